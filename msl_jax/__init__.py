@@ -1,0 +1,1 @@
+"""Mixed-supervision medical image segmentation with a confident student, in JAX and Flax."""

@@ -1,0 +1,1 @@
+"""Networks: pure functions of parameters and images that know nothing of data or losses."""
