@@ -1,0 +1,120 @@
+"""ACDC, the Automated Cardiac Diagnosis Challenge (Bernard et al., IEEE TMI 2018), in the challenge's own layout.
+
+`source` is the folder that holds `training/`, or `training/` itself:
+
+    training/patient001/Info.cfg                            ED, ES (frame numbers), Group
+    training/patient001/patient001_frame01.nii.gz           image
+    training/patient001/patient001_frame01_gt.nii.gz        mask
+    training/patient001/patient001_frame01_scribble.nii.gz  expert scribble (Valvano et al., TMI 2021), where fetched
+"""
+
+from collections.abc import Iterator
+import hashlib
+import pathlib
+
+import numpy as np
+
+from msl_jax.checks import Refused
+from msl_jax.data import nifti
+from msl_jax.data.case import UNLABELED, Case, Reader
+
+LABELS = {"RV": 1, "MYO": 2, "LV": 3}
+SCRIBBLE_UNLABELED = 4
+PHASES = ("ED", "ES")
+NOT_IMAGES = ("_gt", "_scribble", "_4d")
+"""How the names of files beside the images end; `predict` passes these over."""
+
+
+def fingerprint(source: str) -> str:
+    """SHA-256 over names and contents of every file the reader may open."""
+    digest = hashlib.sha256()
+    for folder in _patient_folders(source):
+        for path in sorted(p for p in folder.iterdir() if p.is_file() and not nifti.stem(p).endswith("_4d")):
+            digest.update(f"{folder.name}/{path.name}:{path.stat().st_size}:".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read(source: str) -> Iterator[Case]:
+    """Yields both annotated frames of every patient, in the order of the patients' names.
+
+    Raises:
+      Refused: a file is missing, damaged or on another grid than its image, or a label has an unknown value.
+    """
+    for folder in _patient_folders(source):
+        info = _read_info(folder / "Info.cfg")
+        for phase in PHASES:
+            yield _read_case(folder, info["Group"], phase, _frame(folder, info, phase))
+
+
+def _patient_folders(source: str) -> list[pathlib.Path]:
+    root = pathlib.Path(source).expanduser()
+    if not root.is_dir():
+        raise Refused(f"{root}: no such folder; give the folder of ACDC by --config.data.source=FOLDER.")
+    root = root / "training" if (root / "training").is_dir() else root
+    folders = sorted(path for path in root.glob("patient*") if path.is_dir())
+    if not folders:
+        raise Refused(f"{root}: holds no folders patient001, patient002, ...; give the folder that holds training/.")
+    return folders
+
+
+def _read_info(path: pathlib.Path) -> dict[str, str]:
+    if not path.is_file():
+        raise Refused(f"{path}: is missing; every patient's folder needs the Info.cfg that comes with ACDC.")
+    pairs = (line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
+    info = {key.strip(): value.strip() for key, value in pairs}
+    for key in (*PHASES, "Group"):
+        if not info.get(key):
+            raise Refused(f"{path}: has no line '{key}: ...'; restore the file that comes with ACDC.")
+    return info
+
+
+def _frame(folder: pathlib.Path, info: dict[str, str], phase: str) -> int:
+    if not info[phase].isdecimal():
+        raise Refused(f"{folder / 'Info.cfg'}: {phase} is '{info[phase]}', a frame number is needed.")
+    return int(info[phase])
+
+
+def _read_case(folder: pathlib.Path, group: str, phase: str, frame: int) -> Case:
+    name = f"{folder.name}_frame{frame:02d}"
+    image = nifti.read_image(_existing(folder, name))
+    if image.voxels.min() == image.voxels.max():
+        raise Refused(f"{image.path}: every voxel has the same value; fetch the file again or leave the patient out.")
+    mask = nifti.read_labels(_existing(folder, f"{name}_gt"))
+    nifti.check_same_grid(image, mask)
+    _check_values(mask, {0, *LABELS.values()})
+    scribble_path = nifti.find(folder, f"{name}_scribble")
+    annotation = None
+    if scribble_path:
+        scribble = nifti.read_labels(scribble_path)
+        nifti.check_same_grid(image, scribble)
+        _check_values(scribble, {0, *LABELS.values(), SCRIBBLE_UNLABELED})
+        annotation = np.where(scribble.voxels == SCRIBBLE_UNLABELED, np.uint8(UNLABELED), scribble.voxels)
+    return Case(
+        name=name,
+        patient=folder.name,
+        group=group,
+        phase=phase,
+        frame=frame,
+        image=image.voxels,
+        mask=mask.voxels,
+        annotation=annotation,
+        spacing=image.spacing,
+        units=image.units,
+    )
+
+
+def _existing(folder: pathlib.Path, name: str) -> pathlib.Path:
+    path = nifti.find(folder, name)
+    if path is None:
+        raise Refused(f"{folder / name}.nii.gz: is missing, though Info.cfg names this frame; fetch it again.")
+    return path
+
+
+def _check_values(labels: nifti.Volume, known: set[int]) -> None:
+    unknown = sorted(set(np.unique(labels.voxels).tolist()) - known)
+    if unknown:
+        raise Refused(f"{labels.path}: holds the unknown label values {unknown}; ACDC knows {sorted(known)}.")
+
+
+READER = Reader(labels=LABELS, fingerprint=fingerprint, read=read)

@@ -1,0 +1,211 @@
+"""Every picture and curve, as matplotlib figures without global state; equal inputs give equal bytes.
+
+Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. `save` is the only function that writes.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+import numpy as np
+
+MAX_SLICES = 6
+PANEL, GAP, MARGIN = 2.1, 0.06, 0.8  # inches
+BACKGROUND, TEXT = "#14161a", "#e8eaed"
+# After Okabe and Ito, Color Universal Design (2008): distinct under the common colour blindnesses.
+OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
+CLASSES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00")
+TERMS = {
+    "loss": ("total", "#222222"),
+    "s": ("s: cross-entropy", "#0072b2"),
+    "w": ("w: partial cross-entropy", "#d55e00"),
+    "kd": ("kd: divergence", "#009e73"),
+    "ent": ("ent: entropy", "#cc79a7"),
+}
+VALIDATION = {"validation_dice_teacher": ("teacher", "#0072b2"), "validation_dice_student": ("student", "#d55e00")}
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(beside, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _panels(rows: int, columns: int, ratio: float, title: str, legend: Sequence) -> tuple[Figure, np.ndarray]:
+    """A dark grid of panels of `ratio`, height by width, with a title above and a legend below."""
+    inner = columns * (PANEL + GAP) - GAP, rows * (PANEL * ratio + GAP) - GAP
+    width, height = (size + 2 * MARGIN for size in inner)
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
+    left, bottom = MARGIN / width, MARGIN / height
+    figure.subplots_adjust(left, bottom, 1 - left, 1 - bottom, wspace=GAP / PANEL, hspace=GAP / (PANEL * ratio))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(title, y=1 - 0.4 / height, verticalalignment="bottom", color=TEXT, fontsize=12)
+    anchor = (0.5, 1 - (height - MARGIN + 0.08) / height)
+    style = {"ncols": 6, "frameon": False, "labelcolor": TEXT, "fontsize": 10}
+    figure.legend(handles=legend, loc="upper center", bbox_to_anchor=anchor, borderaxespad=0, **style)
+    return figure, axes
+
+
+def _grey(axis: Axes, image: np.ndarray, limits: Sequence[float], aspect: float) -> None:
+    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="bilinear")
+
+
+def _contrast(image: np.ndarray) -> np.ndarray:
+    return np.percentile(image, (0.5, 99.5))
+
+
+def _shown_slices(structure: np.ndarray) -> np.ndarray:
+    """At most MAX_SLICES indices: evenly among the slices that hold structure, else the middle ones."""
+    indices = np.flatnonzero(structure.any(axis=(1, 2)))
+    if indices.size == 0:
+        first = max(0, (len(structure) - MAX_SLICES) // 2)
+        return np.arange(len(structure))[first : first + MAX_SLICES]
+    chosen = np.linspace(0, indices.size - 1, min(MAX_SLICES, indices.size))
+    return indices[np.round(chosen).astype(int)]
+
+
+def _crop(structure: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
+    """Rows and columns of a window, square in mm, of 1.5 times the structure's longer side; all where it is empty."""
+    if not structure.any():
+        return slice(None), slice(None)
+    boxes = [(int(position.min()), int(position.max()) + 1) for position in np.nonzero(structure)[1:]]
+    side = 1.5 * max((stop - start) * step for (start, stop), step in zip(boxes, spacing[1:], strict=True))
+    window = []
+    for (start, stop), step, length in zip(boxes, spacing[1:], structure.shape[1:], strict=True):
+        size = min(length, math.ceil(side / step))
+        first = min(max((start + stop - size) // 2, 0), length - size)
+        window.append(slice(first, first + size))
+    return tuple(window)
+
+
+def _outline(axis: Axes, labels: np.ndarray, color: str, width: float) -> None:
+    """The boundary of every label other than 0 of a label map (y, x), closed where it meets the border."""
+    y, x = (np.arange(-1, size + 1) for size in labels.shape)
+    for label in np.unique(labels[labels != 0]):
+        axis.contour(x, y, np.pad(labels == label, 1), levels=[0.5], colors=color, linewidths=width)
+    axis.set(xlim=(-0.5, labels.shape[1] - 0.5), ylim=(labels.shape[0] - 0.5, -0.5))
+
+
+def overlay(
+    image: np.ndarray,
+    reference: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    probability: np.ndarray,
+    title: str,
+    spacing: Sequence[float],
+) -> Figure:
+    """Outlines of reference and predictions on the image, above the probability maps, around the structures.
+
+    Args:
+        image: float (slice, y, x).
+        reference: label map, int (slice, y, x), 0 the background.
+        predictions: branch ("teacher", "student") -> label map, int (slice, y, x).
+        probability: foreground probability of the student, or of the only branch, float (slice, y, x) in [0, 1].
+        title: the line above the picture.
+        spacing: the voxel's size along (slice, y, x).
+
+    Returns:
+        One column a slice: at most `MAX_SLICES` of those that hold structure, the middle ones where none does.
+    """
+    outlines = {"reference": reference, **predictions}
+    structure = np.any([labels != 0 for labels in outlines.values()], axis=0)
+    window = _crop(structure, spacing)
+    image, probability = image[:, *window], probability[:, *window]
+    indices, limits, aspect = _shown_slices(structure), _contrast(image), spacing[1] / spacing[2]
+    legend = [Line2D([], [], color=OUTLINES[name], linewidth=2, label=name) for name in outlines]
+    figure, axes = _panels(2, len(indices), aspect * image.shape[1] / image.shape[2], title, legend)
+    for index, (upper, lower) in zip(indices, axes.T, strict=True):
+        _grey(upper, image[index], limits, aspect)
+        upper.set_title(f"slice {index + 1} of {len(image)}", color=TEXT, fontsize=9, pad=4)
+        for name, labels in outlines.items():
+            _outline(upper, labels[index][window], OUTLINES[name], 1.8 if name == "reference" else 1.1)
+        shown = lower.imshow(probability[index], cmap="magma", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+        _outline(lower, reference[index][window], OUTLINES["reference"], 0.8)
+    box, width = axes[1, -1].get_position(), figure.get_figwidth()
+    bar = figure.colorbar(shown, cax=figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height)))
+    bar.set_label(f"{'student' if 'student' in predictions else 'teacher'} probability", color=TEXT, fontsize=9)
+    bar.set_ticks([0, 0.5, 1])
+    bar.ax.tick_params(colors=TEXT, labelsize=8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _painted(labels: np.ndarray, colors: Mapping[int, str]) -> np.ndarray:
+    """RGBA (y, x, 4) of a label map (y, x), transparent where no colour is given."""
+    painted = np.zeros((*labels.shape, 4))
+    for label, color in colors.items():
+        painted[labels == label] = to_rgba(color, alpha=0.85)
+    return painted
+
+
+def weak_label_page(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], weak_labels: Sequence[np.ndarray], unlabeled: int = 255
+) -> Figure:
+    """Image, full mask and weak label side by side, one slice a row, with the classes that occur in the legend.
+
+    Args:
+        images: float slices (y, x).
+        masks: label maps, int (y, x), one an image; 0, the background, is left transparent.
+        weak_labels: label maps, int (y, x), one an image; every class is coloured, the background too.
+        unlabeled: the value of pixels that nobody annotated, left transparent.
+    """
+    present = set(np.unique(np.concatenate([np.ravel(labels) for labels in (*masks, *weak_labels)])).tolist())
+    colors = {label: CLASSES[label % len(CLASSES)] for label in sorted(present - {unlabeled})}
+    structures = {label: color for label, color in colors.items() if label != 0}
+    names = {label: f"class {label}" if label else "background" for label in colors}
+    legend = [Patch(color=color, label=names[label]) for label, color in colors.items()]
+    figure, axes = _panels(len(images), 3, max(height / width for height, width in map(np.shape, images)), "", legend)
+    for row, image, mask, weak in zip(axes, images, masks, weak_labels, strict=True):
+        for axis in row:
+            _grey(axis, image, _contrast(image), 1)
+        row[1].imshow(_painted(mask, structures), interpolation="nearest")
+        row[2].imshow(_painted(weak, colors), interpolation="nearest")
+    for axis, name in zip(axes[0], ("image", "mask", "weak label"), strict=True):
+        axis.set_title(name, color=TEXT, fontsize=11)
+    return figure
+
+
+def _lines(axis: Axes, rows: Sequence[Mapping[str, float | None]], series: Mapping, lowest: float) -> None:
+    for key, (label, color) in series.items():
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        points = [(step, value) for step, value in points if math.isfinite(value) and value >= lowest]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=color, linewidth=1.3, marker=".", markersize=3, label=label)
+    if axis.lines:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, fontsize=9)
+    axis.set_xlabel("step", fontsize=10)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.tick_params(labelsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Loss and its terms (log scale), and the validation Dice, against the step.
+
+    Args:
+        rows: of `metrics.csv`, one a report: "step", and where it has them "loss", "s", "w", "kd", "ent",
+            "validation_dice_teacher" and "validation_dice_student". What is missing, None or not finite is skipped,
+            and so is a loss that a log scale cannot show.
+    """
+    figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
+    losses, dice = figure.subplots(1, 2, sharex=True)
+    losses.set_yscale("log")
+    _lines(losses, rows, TERMS, lowest=1e-12)
+    losses.set_title("Loss", fontsize=11)
+    _lines(dice, rows, VALIDATION, lowest=0)
+    dice.set_title("Validation Dice", fontsize=11)
+    dice.set_ylim(0, 1)
+    return figure
