@@ -1,4 +1,10 @@
-"""What is refused, and in which words."""
+"""What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
+
+import json
+import os
+import sys
+
+from ml_collections import ConfigDict
 
 
 class Refused(Exception):
@@ -6,3 +12,97 @@ class Refused(Exception):
 
     The commands print it and exit with a code other than 0, without a traceback.
     """
+
+
+DTYPES = ("float32", "bfloat16")
+CHECKPOINTS = ("last", "best")
+MAY_DIFFER_ON_RESUME = ("data.source", "data.cache", "eval", "train.keep")
+"""Settings that a run which goes on may have changed: they alter neither its steps nor its figures but as asked."""
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses settings that cannot work, whatever the data.
+
+    Raises:
+      Refused: names the setting, what is wrong with it and what it may be.
+    """
+    data, model, train = config.data, config.model, config.train
+    for key, value in (
+        ("data.size", data.size),
+        ("model.width", model.width),
+        ("model.depth", model.depth),
+        ("train.steps", train.steps),
+        ("train.strong_batch", train.strong_batch),
+        ("train.weak_batch", train.weak_batch),
+        ("train.report_every", train.report_every),
+        ("train.checkpoint_every", train.checkpoint_every),
+        ("train.validate_every", train.validate_every),
+        ("train.keep", train.keep),
+        ("eval.batch", config.eval.batch),
+    ):
+        _require(value >= 1, key, value, "give a whole number from 1 up")
+    _require(config.seed >= 0, "seed", config.seed, "give a whole number from 0 up")
+    factor = 2 ** (model.depth - 1)
+    _require(data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}")
+    low, high = data.percentiles
+    _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
+    _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
+    _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1")
+    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate, "give one above 0")
+    _require(
+        0 <= config.optimizer.warmup_steps < train.steps,
+        "optimizer.warmup_steps",
+        config.optimizer.warmup_steps,
+        f"give fewer than the {train.steps} of train.steps",
+    )
+    _require(
+        train.validate_every % train.checkpoint_every == 0,
+        "train.validate_every",
+        train.validate_every,
+        f"give a multiple of train.checkpoint_every={train.checkpoint_every}, so that the best step has a checkpoint",
+    )
+    _require(
+        config.eval.checkpoint in CHECKPOINTS, "eval.checkpoint", config.eval.checkpoint, f"give one of {CHECKPOINTS}"
+    )
+
+
+def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:
+    """Refuses to go on with a run under other settings than it began with.
+
+    Args:
+      before: the run's config.json.
+      now: what the command asks for, in the same form.
+      workdir: the run's folder, for the message.
+
+    Raises:
+      Refused: lists every setting that differs, old value and new.
+    """
+    old, new = _flat(before), _flat(now)
+    changed = [
+        f"{key} was {old.get(key)} and is {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(MAY_DIFFER_ON_RESUME)
+    ]
+    if changed:
+        raise Refused(f"{workdir}: holds a run with other settings ({'; '.join(changed)}); give another --workdir.")
+
+
+def exit_refused(error: Refused) -> None:
+    """Prints the sentence and ends the process with exit code 2."""
+    print(f"msl_jax: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _require(holds: bool, key: str, value: object, cure: str) -> None:
+    if not holds:
+        raise Refused(f"config.{key}: is {value}; {cure}.")
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = json.dumps(value)
+    return leaves

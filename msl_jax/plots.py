@@ -1,6 +1,6 @@
 """Every picture and curve, as matplotlib figures without global state; equal inputs give equal bytes.
 
-Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. `save` is the only function that writes.
+Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save` writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 import numpy as np
 
 MAX_SLICES = 6
@@ -33,8 +32,7 @@ VALIDATION = {"validation_dice_teacher": ("teacher", "#0072b2"), "validation_dic
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = Path(path).with_name(f".{Path(path).name}.tmp")
     try:
         figure.savefig(beside, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
         os.replace(beside, path)
@@ -52,19 +50,15 @@ def _panels(rows: int, columns: int, ratio: float, title: str, legend: Sequence)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle(title, y=1 - 0.4 / height, verticalalignment="bottom", color=TEXT, fontsize=12)
-    anchor = (0.5, 1 - (height - MARGIN + 0.08) / height)
-    style = {"ncols": 6, "frameon": False, "labelcolor": TEXT, "fontsize": 10}
-    figure.legend(handles=legend, loc="upper center", bbox_to_anchor=anchor, borderaxespad=0, **style)
+    figure.suptitle(title, y=1 - 0.52 / height, verticalalignment="bottom", color=TEXT, fontsize=12)
+    anchor, style = (0.5, bottom), {"ncols": 6, "frameon": False, "labelcolor": TEXT, "fontsize": 10}
+    figure.legend(handles=legend, loc="upper center", bbox_to_anchor=anchor, **style)
     return figure, axes
 
 
-def _grey(axis: Axes, image: np.ndarray, limits: Sequence[float], aspect: float) -> None:
-    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="bilinear")
-
-
-def _contrast(image: np.ndarray) -> np.ndarray:
-    return np.percentile(image, (0.5, 99.5))
+def _grey(axis: Axes, image: np.ndarray, aspect: float) -> None:
+    low, high = np.percentile(image, (0.5, 99.5))
+    axis.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear")
 
 
 def _shown_slices(structure: np.ndarray) -> np.ndarray:
@@ -73,8 +67,7 @@ def _shown_slices(structure: np.ndarray) -> np.ndarray:
     if indices.size == 0:
         first = max(0, (len(structure) - MAX_SLICES) // 2)
         return np.arange(len(structure))[first : first + MAX_SLICES]
-    chosen = np.linspace(0, indices.size - 1, min(MAX_SLICES, indices.size))
-    return indices[np.round(chosen).astype(int)]
+    return indices[np.round(np.linspace(0, indices.size - 1, min(MAX_SLICES, indices.size))).astype(int)]
 
 
 def _crop(structure: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
@@ -124,20 +117,20 @@ def overlay(
     structure = np.any([labels != 0 for labels in outlines.values()], axis=0)
     window = _crop(structure, spacing)
     image, probability = image[:, *window], probability[:, *window]
-    indices, limits, aspect = _shown_slices(structure), _contrast(image), spacing[1] / spacing[2]
+    indices, aspect = _shown_slices(structure), spacing[1] / spacing[2]
     legend = [Line2D([], [], color=OUTLINES[name], linewidth=2, label=name) for name in outlines]
     figure, axes = _panels(2, len(indices), aspect * image.shape[1] / image.shape[2], title, legend)
     for index, (upper, lower) in zip(indices, axes.T, strict=True):
-        _grey(upper, image[index], limits, aspect)
+        _grey(upper, image[index], aspect)
         upper.set_title(f"slice {index + 1} of {len(image)}", color=TEXT, fontsize=9, pad=4)
         for name, labels in outlines.items():
             _outline(upper, labels[index][window], OUTLINES[name], 1.8 if name == "reference" else 1.1)
         shown = lower.imshow(probability[index], cmap="magma", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
         _outline(lower, reference[index][window], OUTLINES["reference"], 0.8)
     box, width = axes[1, -1].get_position(), figure.get_figwidth()
-    bar = figure.colorbar(shown, cax=figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height)))
+    place = figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height))
+    bar = figure.colorbar(shown, cax=place, ticks=(0, 0.5, 1))
     bar.set_label(f"{'student' if 'student' in predictions else 'teacher'} probability", color=TEXT, fontsize=9)
-    bar.set_ticks([0, 0.5, 1])
     bar.ax.tick_params(colors=TEXT, labelsize=8)
     bar.outline.set_visible(False)
     return figure
@@ -166,11 +159,11 @@ def weak_label_page(
     colors = {label: CLASSES[label % len(CLASSES)] for label in sorted(present - {unlabeled})}
     structures = {label: color for label, color in colors.items() if label != 0}
     names = {label: f"class {label}" if label else "background" for label in colors}
-    legend = [Patch(color=color, label=names[label]) for label, color in colors.items()]
+    legend = [Line2D([], [], color=color, linewidth=8, label=names[label]) for label, color in colors.items()]
     figure, axes = _panels(len(images), 3, max(height / width for height, width in map(np.shape, images)), "", legend)
     for row, image, mask, weak in zip(axes, images, masks, weak_labels, strict=True):
         for axis in row:
-            _grey(axis, image, _contrast(image), 1)
+            _grey(axis, image, 1)
         row[1].imshow(_painted(mask, structures), interpolation="nearest")
         row[2].imshow(_painted(weak, colors), interpolation="nearest")
     for axis, name in zip(axes[0], ("image", "mask", "weak label"), strict=True):
@@ -178,17 +171,16 @@ def weak_label_page(
     return figure
 
 
-def _lines(axis: Axes, rows: Sequence[Mapping[str, float | None]], series: Mapping, lowest: float) -> None:
+def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping) -> None:
     for key, (label, color) in series.items():
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        points = [(step, value) for step, value in points if math.isfinite(value) and value >= lowest]
         if points:
             axis.plot(*zip(*points, strict=True), color=color, linewidth=1.3, marker=".", markersize=3, label=label)
-    if axis.lines:
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, fontsize=9)
-    axis.set_xlabel("step", fontsize=10)
+    style = {"ncols": 3, "frameon": False, "fontsize": 9, "handlelength": 1.5, "columnspacing": 1.2}
+    axis.legend(handles=axis.lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), **style)
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel("step")
     axis.grid(color="#dddddd", linewidth=0.6)
-    axis.tick_params(labelsize=9)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -197,15 +189,12 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
 
     Args:
         rows: of `metrics.csv`, one a report: "step", and where it has them "loss", "s", "w", "kd", "ent",
-            "validation_dice_teacher" and "validation_dice_student". What is missing, None or not finite is skipped,
-            and so is a loss that a log scale cannot show.
+            "validation_dice_teacher" and "validation_dice_student"; what is missing or None is skipped.
     """
     figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
     losses, dice = figure.subplots(1, 2, sharex=True)
-    losses.set_yscale("log")
-    _lines(losses, rows, TERMS, lowest=1e-12)
-    losses.set_title("Loss", fontsize=11)
-    _lines(dice, rows, VALIDATION, lowest=0)
-    dice.set_title("Validation Dice", fontsize=11)
+    losses.set_yscale("log", nonpositive="mask")
+    _lines(losses, "Loss", rows, TERMS)
+    _lines(dice, "Validation Dice", rows, VALIDATION)
     dice.set_ylim(0, 1)
     return figure

@@ -28,8 +28,18 @@ LONG_SIDE = (140, 160)
 SLAB = (-1 / 3, 0.0, 1 / 3)
 """Positions within a slice's thickness that are averaged."""
 
-TISSUES = {"air": 0.0, "lung": 0.05, "muscle": 0.17, "myocardium": 0.22, "liver": 0.2, "organ": 0.3, "blood": 0.65}
-TISSUES |= {"fat": 0.85, "gas": 0.03, "bone": 0.3, "fluid": 1.0}
+TISSUES = {
+    "lung": 0.09,
+    "muscle": 0.17,
+    "myocardium": 0.23,
+    "liver": 0.2,
+    "organ": 0.28,
+    "bone": 0.3,
+    "blood": 0.85,
+    "fat": 0.75,
+    "fluid": 1.1,
+    "gas": 0.03,
+}
 """Relative brightness in a balanced steady-state free precession cine."""
 
 
@@ -63,25 +73,29 @@ class Organ:
 
 
 ORGANS = (
-    Organ("liver", (-45, 92, 20), (75, 50, 120)),
-    Organ("fat", (35, 95, 40), (60, 45, 120)),
-    Organ("organ", (60, 62, 65), (36, 28, 60)),
-    Organ("organ", (95, 75, 40), (24, 30, 60)),
-    Organ("fluid", (65, 95, 40), (22, 14, 40)),
-    Organ("gas", (75, 50, 80), (14, 9, 30)),
-    Organ("muscle", (120, 60, 0), (30, 60, 400)),
-    Organ("bone", (92, 30, 0), (19, 18, 400)),
-    Organ("fluid", (108, 34, 0), (5, 6, 400)),
-    Organ("blood", (70, 22, 0), (12, 12, 400)),
-    Organ("blood", (8, 58, 0), (11, 9, 60)),
-    Organ("blood", (-10, 80, 20), (6, 5, 30)),
-    Organ("blood", (-50, 70, 30), (4, 9, 30)),
-    Organ("fat", (5, 0, -25), (50, 48, 35)),
-    Organ("blood", (28, 6, -24), (28, 24, 32)),
-    Organ("blood", (-14, 36, -18), (20, 18, 28)),
-    Organ("blood", (-12, -38, -20), (14, 13, 30)),
-    Organ("blood", (22, -30, -24), (8, 16, 28)),
+    Organ("liver", (-55, 92, 10), (62, 46, 120)),
+    Organ("blood", (-20, 82, 20), (5, 8, 40)),
+    Organ("blood", (-50, 75, 30), (9, 4, 30)),
+    Organ("fat", (48, 66, 65), (40, 32, 60)),
+    Organ("organ", (48, 68, 65), (34, 26, 55)),
+    Organ("fat", (92, 78, 40), (29, 34, 65)),
+    Organ("organ", (92, 78, 40), (23, 28, 60)),
+    Organ("muscle", (125, 50, 0), (32, 70, 400)),
+    Organ("bone", (96, 36, 0), (18, 17, 400)),
+    Organ("fluid", (112, 40, 0), (5, 6, 400)),
+    Organ("fat", (130, -125, 0), (45, 38, 400)),
+    Organ("muscle", (135, -130, 0), (30, 24, 400)),
+    Organ("fat", (72, 24, 0), (17, 17, 400)),
+    Organ("blood", (72, 24, 0), (12, 12, 400)),
+    Organ("blood", (12, 58, 0), (11, 9, 60)),
+    Organ("fat", (5, 0, -25), (46, 44, 33)),
+    Organ("blood", (12, 3, -12), (25, 22, 28)),
+    Organ("blood", (-24, 12, -12), (17, 22, 26)),
+    Organ("blood", (-12, -36, -20), (13, 12, 30)),
+    Organ("blood", (22, -28, -24), (8, 15, 28)),
 )
+BOWEL = ("organ", "organ", "muscle", "muscle", "liver", "fat", "blood", "blood", "fluid", "gas", "organ", "muscle")
+"""Tissues of the loops that lie anywhere below the diaphragm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +119,7 @@ def _view(rng, length):
     gap = rng.uniform(5.5, 10)
     slices = int(np.clip(round(length / gap), *SLICES))
     gap = float(np.clip(round(length / slices, 1), 5, 10))
-    pixel = round(rng.uniform(1.8, 2.2), 3)
+    pixel = round(rng.uniform(1.9, 2.2), 3)
     turn = np.radians(rng.normal(0, 12) if rng.random() < 0.6 else rng.normal(65, 15))
     height = int(rng.integers(LONG_SIDE[0], LONG_SIDE[1] + 1))
     width = int(height * rng.uniform(0.78, 0.92))
@@ -145,50 +159,59 @@ def _warped(rng, view):
     """`view` bent by a few long waves, so that no outline is an ellipse."""
     x, y = view.x.copy(), view.y.copy()
     for _ in range(4):
-        kx, ky, kz = 2 * np.pi * rng.normal(0, 1, 3) / (110, 110, 200)
+        kx, ky, kz = (2 * np.pi * rng.uniform(-1, 1, 3) / (90, 90, 150)).tolist()
         wave = np.sin(kx * view.x[:1] + ky * view.y[:1] + (kz * view.z + rng.uniform(0, 6.3))).astype(np.float32)
         x += rng.normal(0, 3.5) * wave
         y += rng.normal(0, 3.5) * wave
     return dataclasses.replace(view, x=x, y=y)
 
 
+def _bowel(rng):
+    """Loops below the diaphragm, each in a coat of fat."""
+    for tissue in BOWEL:
+        centre = rng.uniform((-60, 70, -10), (130, 160, 110))
+        radii = rng.uniform((8, 6, 20), (24, 18, 60))
+        yield Organ("fat", tuple(centre), tuple(radii + 5))
+        yield Organ(tissue, tuple(centre), tuple(radii))
+
+
 def _paint_body(rng, view):
     """The body without its heart, relative brightness, float32 (slice, y, x)."""
     shape = view.x.shape
     pixel = view.spacing[1]
-    fine, medium, coarse = (_noise(rng, shape, s / pixel) for s in (1.8, 4.5, 10))
+    fine, medium, coarse, broad = (_noise(rng, shape, s / pixel) for s in (1.6, 4.0, 9, 25))
     view = _warped(rng, view)
     tissue = {name: np.float32(value * rng.uniform(0.85, 1.15)) for name, value in TISSUES.items()}
     x, y, z = view.x, view.y, view.z
 
     image = np.zeros(shape, np.float32)
-    radii = np.array([rng.uniform(112, 128), rng.uniform(145, 170)])
-    centre = (rng.uniform(30, 40), 15)
-    narrowing = 1 + 0.0016 * (y - 20)
-    rho = (np.abs((x - centre[0]) / (radii[0] * narrowing)) ** 2.6 + np.abs((y - centre[1]) / radii[1]) ** 2.6) ** (
-        1 / 2.6
-    )
-    depth = (1 - rho) * radii[0]
-    fat_depth = rng.uniform(8, 26) + 3 * coarse
-    _paint(image, _inside(-depth, pixel), tissue["fat"] * (1 + 0.05 * medium))
-    chest_wall = tissue["muscle"] + 0.5 * tissue["fat"] * np.clip(medium - 0.7, 0, 1)
-    _paint(image, _inside(fat_depth - depth, 2 * pixel), chest_wall)
-    lung = tissue["lung"] * (1 + 0.2 * fine) + 0.4 * tissue["blood"] * np.clip(fine - 2.1, 0, 1)
-    chest = _inside(fat_depth + rng.uniform(10, 16) - depth, 2 * pixel)
-    _paint(image, chest, lung)
+    half_width, half_height = rng.uniform(118, 135), rng.uniform(150, 175)
+    u = (x - rng.uniform(38, 48)) / (half_width * (1 + 0.0018 * (y - 30)))
+    v = (y - 20) / half_height
+    depth = (1 - (np.abs(u) ** 2.6 + np.abs(v) ** 2.6) ** (1 / 2.6)) * half_width
+    fat_depth = rng.uniform(6, 22) + 5 * broad[:1] + rng.uniform(0, 0.3) * z + 0.3 * np.clip(-50 - y, 0, None)
+    _paint(image, _inside(-depth, pixel), tissue["fat"] * (1 + 0.06 * medium - 0.25 * np.clip(fine - 1.8, 0, 1)))
+    layers = np.clip(np.sin(0.7 * depth + 2.5 * broad + coarse) - 0.1, 0, 1)
+    chest_wall = tissue["muscle"] + 0.7 * tissue["fat"] * layers
+    _paint(image, _inside(fat_depth - depth, pixel), chest_wall)
+    chest = _inside(fat_depth + rng.uniform(12, 22) + 2 * coarse - depth, pixel)
+    vessels = np.clip(1.2 * fine + 0.5 * broad - 2.9 + 1.2 * np.exp(-((x - 30) ** 2 + (y + 10) ** 2) / 3500), 0, 1)
+    _paint(image, chest, tissue["lung"] * (1 + 0.15 * medium) + 0.7 * tissue["blood"] * vessels)
 
-    diaphragm = 42 + (x - 35) ** 2 / 350 - 0.25 * z
-    entrails = tissue["organ"] * (0.7 + 0.25 * coarse) + tissue["fat"] * np.clip(1 - (medium / 0.35) ** 2, 0, 1) * 0.7
-    _paint(image, chest * _inside(diaphragm - y, pixel), np.abs(entrails))
-    for organ in ORGANS:
-        centre = np.array(organ.centre) + rng.normal(0, 4, 3)
-        radii = np.array(organ.radii) * rng.uniform(0.8, 1.2, 3)
-        rho = np.sqrt(
-            ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + ((z - centre[2]) / radii[2]) ** 2
-        )
-        value = tissue[organ.tissue] * rng.uniform(0.85, 1.15)
-        _paint(image, _inside((rho - 1) * min(radii[:2]), 1.5 * pixel), value * (1 + 0.08 * medium + 0.06 * fine))
-    return image, tissue
+    diaphragm = 40 + (x - 40) ** 2 / 350 - 0.3 * z
+    fatness = rng.uniform(-1, 0.6)
+    entrails = tissue["organ"] + (tissue["fat"] - tissue["organ"]) * np.clip(0.8 * (0.3 * fine + medium + coarse + fatness), 0, 1)
+    _paint(image, chest * _inside(diaphragm - y, pixel), entrails * (0.85 + 0.08 * fine))
+    grain = 1 + 0.07 * medium + 0.06 * fine + 0.6 * np.clip(fine + 0.5 * medium - 2, 0, 1)
+    for organ in (*ORGANS[:6], *_bowel(rng), *ORGANS[6:]):
+        shift, swell = rng.normal(0, 4, 3), rng.uniform(0.8, 1.2, 3)
+        (cx, cy, cz), (rx, ry, rz) = (organ.centre + shift).tolist(), (organ.radii * swell).tolist()
+        rho = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2)
+        value = tissue[organ.tissue] * rng.uniform(0.8, 1.2)
+        _paint(image, _inside((rho - 1) * min(rx, ry), pixel), value * grain)
+
+    bands = np.clip(np.hypot(x + 20, y) - rng.uniform(120, 190), 0, None) / rng.uniform(7, 12)
+    return image * np.clip(np.cos(bands * np.pi) + 1.3, 0.1, 1), tissue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,15 +225,19 @@ class Heart:
     apex: float
     rv_angle: float
     rv_width: float
+    rv_skew: float
     waves: np.ndarray
     thickening: float
     thick_at: float
+    papillary: tuple[float, float]
+    rv_gain: float
 
 
 def _hearts(rng, group, length):
     """Draws a patient's heart, at end-diastole and at end-systole."""
     shape = GROUPS[group]
-    size = rng.uniform(0.88, 1.12)
+    size = rng.uniform(0.86, 1.06)
+    rv_angle = np.pi + rng.normal(-0.35, 0.3)
     orders = np.arange(2, 5)
     waves = np.stack([rng.normal(0, 0.07, 3) / (orders - 1), rng.uniform(0, 2 * np.pi, 3)])
     ed = Heart(
@@ -219,11 +246,14 @@ def _hearts(rng, group, length):
         rv_depth=shape.rv_depth * size * rng.uniform(0.85, 1.15),
         base=-4.0,
         apex=length,
-        rv_angle=np.pi + rng.normal(-0.25, 0.25),
-        rv_width=rng.uniform(1.15, 1.4),
+        rv_angle=rv_angle,
+        rv_width=rng.uniform(0.25, 0.5),
+        rv_skew=rng.uniform(-0.15, 0.45),
         waves=waves,
         thickening=rng.uniform(0.05, 0.25),
         thick_at=rng.uniform(0, 2 * np.pi),
+        papillary=tuple((rv_angle + np.pi + rng.normal((-0.9, 0.9), 0.25)).tolist()),
+        rv_gain=rng.uniform(0.75, 1.0),
     )
     es = dataclasses.replace(
         ed,
@@ -254,18 +284,19 @@ def _contours(heart, radius, theta, z):
     wall = (heart.endo + heart.wall) * _profile(s) - endo
     endo_contour = endo * (1 + wave)
     epi_contour = endo_contour + wall * (1 + heart.thickening * np.cos(theta - heart.thick_at))
-    offset = np.abs((theta - heart.rv_angle + np.pi) % (2 * np.pi) - np.pi)
+    epi = (heart.endo + heart.wall) * _profile(s)
     taper = _profile(s / RV_END)
-    crescent = np.clip(np.cos(np.clip(offset / (heart.rv_width * (0.6 + 0.4 * taper)), 0, 1) * np.pi / 2), 0, 1)
-    rv_contour = epi_contour + heart.rv_depth * taper * crescent
+    forward, across = radius * np.cos(theta - heart.rv_angle), radius * np.sin(theta - heart.rv_angle)
+    forward, across = forward - 0.6 * epi, across + heart.rv_skew * (forward - epi)
+    long, wide = 0.4 * epi + heart.rv_depth * taper + 0.1, (0.7 + heart.rv_width * taper) * epi + 0.1
+    free_wall = np.hypot(forward, across) * (1 - 1 / np.maximum(np.hypot(forward / long, across / wide), 1e-3))
     present = np.where(s >= 0, 0, np.float32(1e3))
-    return radius - endo_contour + present, radius - epi_contour + present, radius - rv_contour + present
+    return radius - endo_contour + present, radius - epi_contour + present, free_wall + present
 
 
 def _paint_heart(rng, image, view, heart, tissue):
     """Paints a heart over `image` and returns both image and mask."""
-    pixel = view.spacing[1]
-    gap = view.spacing[0]
+    gap, pixel, _ = view.spacing
     radius, theta = np.hypot(view.x[0], view.y[0]), np.arctan2(view.y[0], view.x[0])
     endo, epi, rv = _contours(heart, radius, theta, view.z)
     mask = np.select([endo < 0, epi < 0, rv < -0.5 * pixel], [LABELS[k] for k in ("LV", "MYO", "RV")]).astype(np.uint8)
@@ -275,20 +306,27 @@ def _paint_heart(rng, image, view, heart, tissue):
     for offset in SLAB:
         one = image.copy()
         endo, epi, rv = _contours(heart, radius, theta, view.z + offset * gap)
-        _paint(one, _inside(rv - 5 - 3 * coarse, 2 * pixel), tissue["fat"] * 0.8)
-        _paint(one, _inside(np.minimum(rv - 2.5, epi), pixel), tissue["myocardium"] * (1 + 0.08 * medium))
-        blood = tissue["blood"] * (1 + 0.06 * coarse + 0.04 * medium)
-        _paint(one, _inside(np.maximum(rv + 1.5 * np.clip(medium, 0, 3), 1 - epi), pixel), 0.92 * blood)
-        _paint(one, _inside(endo + 1.2 * np.clip(medium, 0, 3), pixel), blood)
-        for side in (-0.9, 0.9):
-            angle = heart.rv_angle + np.pi + side
-            reach = 0.66 * heart.endo
-            s = (view.z + offset * gap - heart.base) / (heart.apex - heart.base)
-            size = 0.24 * heart.endo * np.sqrt(np.clip(1 - ((s - 0.5) / 0.3) ** 2, 0, 1))
-            d = np.hypot(view.x - reach * np.cos(angle), view.y - reach * np.sin(angle)) - size
+        _paint(one, _inside(np.minimum(rv, epi + 2) - 3 - 5 * coarse, pixel), tissue["fat"] * 0.85)
+        _paint(one, _inside(np.minimum(rv - 2, epi), pixel), tissue["myocardium"] * (1 + 0.1 * medium))
+        blood = tissue["blood"] * (1 + 0.1 * coarse + 0.06 * medium)
+        trabeculae = np.clip(medium - 0.2, 0, 3)
+        _paint(one, _inside(np.maximum(rv + 2.5 * trabeculae, 0.5 - epi), pixel), heart.rv_gain * blood)
+        _paint(one, _inside(endo + 2 * trabeculae, pixel), blood)
+        s = (view.z + offset * gap - heart.base) / (heart.apex - heart.base)
+        size = 0.2 * heart.endo * np.sqrt(np.clip(1 - ((s - 0.5) / 0.32) ** 2, 0, 1))
+        for angle in heart.papillary:
+            reach = 0.68 * heart.endo * np.exp(1j * angle)
+            d = np.hypot(view.x - float(reach.real), view.y - float(reach.imag)) - size * (1 + 0.35 * medium)
             _paint(one, _inside(d, pixel) * (size > 0), tissue["myocardium"])
         painted += one / len(SLAB)
     return painted, mask
+
+
+def _coils(rng, view):
+    """Sensitivity of a coil array on the chest and on the back, about 1 at the heart."""
+    chest = np.exp(-((view.x + 90) ** 2 + (view.y - rng.uniform(-70, 50)) ** 2) / (2 * rng.uniform(55, 85) ** 2))
+    back = np.exp(-((view.x - 130) ** 2 + (view.y - rng.uniform(0, 90)) ** 2) / (2 * rng.uniform(50, 80) ** 2))
+    return rng.uniform(0.45, 0.75) + rng.uniform(0.7, 1.3) * chest + rng.uniform(0, 0.5) * back
 
 
 def _acquire(rng, image, view, shading, scale, noise):
@@ -299,7 +337,7 @@ def _acquire(rng, image, view, shading, scale, noise):
         rng.standard_normal(image.shape, np.float32) + 1j * rng.standard_normal(image.shape, np.float32)
     )
     ky, kx = np.abs(fft.fftfreq(h))[:, None], np.abs(fft.fftfreq(w))
-    window = np.exp(-((ky / 0.42) ** 6) - (kx / 0.46) ** 6).astype(np.float32)
+    window = np.exp(-((ky / 0.45) ** 12) - (kx / 0.48) ** 12).astype(np.float32)
     return (scale * np.abs(fft.ifft2(fft.fft2(signal.astype(np.complex64)) * window))).astype(np.float32)
 
 
@@ -311,8 +349,8 @@ def patient_cases(seed, number):
     view = _view(rng, length)
     hearts = _hearts(rng, group, length)
     body, tissue = _paint_body(rng, view)
-    shading = np.exp(-view.x * rng.uniform(0.0, 0.005) + view.y * rng.normal(0, 0.0015)).astype(np.float32)
-    scale, noise = rng.uniform(300, 900), rng.uniform(0.012, 0.035)
+    shading = _coils(rng, view)
+    scale, noise = rng.uniform(300, 900), rng.uniform(0.008, 0.025)
     frames = (1, int(rng.integers(9, 13)))
     for phase, frame, heart in zip(PHASES, frames, hearts, strict=True):
         image, mask = _paint_heart(rng, body, view, heart, tissue)

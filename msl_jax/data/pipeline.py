@@ -116,7 +116,7 @@ def _load(
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     serialized = tf.numpy_function(lambda i: data.records[int(i)], [record], tf.string, stateful=False)
     example = data.features.deserialize_example(tf.ensure_shape(serialized, []))
-    low, high = (np.searchsorted(QUANTILES, p / 100) for p in preparation.percentiles)
+    low, high = (round(p / 100 * (len(QUANTILES) - 1)) for p in preparation.percentiles)
     image = transforms.normalize(example["image"], example["quantiles"][low], example["quantiles"][high])
     label = tf.gather(preparation.class_of_value(), tf.cast(example["mask"], tf.int32))
     weak_label = tf.numpy_function(

@@ -1,0 +1,50 @@
+"""The papers' experiment: left ventricle of ACDC, 2-D slices of 256 x 256, three fully annotated patients.
+
+Source: arXiv 2012.08051 and 2109.10902.
+"""
+
+from ml_collections import config_dict
+
+import configs
+from msl_jax.methods import TERMS
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    """The papers' setting, with what ARG asks for."""
+    config = config_dict.create(
+        # Weights, batches, and which patients are strong.
+        seed=0,
+        data=dict(
+            layout="acdc",
+            source="data/acdc",
+            cache=config_dict.placeholder(str),  # TFDS's own folder
+            classes="LV",  # names joined by "+", or all
+            strong=config_dict.FieldReference(3, field_type=object),  # a number, or a list of patients
+            split_seed=0,
+            split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to the patients
+            split=dict(train=(), validation=(), test=()),  # lists of patients, in place of a draw
+            weak="erosion",
+            weak_background=False,
+            size=256,
+            percentiles=(1.0, 99.0),
+            augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
+        ),
+        method=dict(
+            name="kl_ent",
+            terms={term: config_dict.placeholder(float) for term in TERMS},  # weights, in place of the method's own
+            kd_on=config_dict.placeholder(str),  # strong, weak or both, in place of the method's own
+        ),
+        model=dict(width=64, depth=5, dropout=0.0, dtype="float32"),
+        optimizer=dict(learning_rate=1e-3, warmup_steps=0),
+        train=dict(
+            steps=20_000,
+            strong_batch=4,
+            weak_batch=4,
+            report_every=100,
+            checkpoint_every=1_000,
+            validate_every=1_000,
+            keep=2,
+        ),
+        eval=dict(checkpoint="last", batch=8),
+    )
+    return configs.apply(config, arg)

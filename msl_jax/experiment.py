@@ -1,0 +1,111 @@
+"""From a config to everything it stands for: the data set, who is in which split, the method, the network."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+
+from etils import epath
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from msl_jax import methods
+from msl_jax.checks import Refused, check_config
+from msl_jax.data import builder, splits
+from msl_jax.data.pipeline import Preparation
+from msl_jax.models.dual_branch import DualBranchUNet
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A config that was checked and opened.
+
+    Attributes:
+      config: with every default filled in; `config.json` of the run.
+      data: the data set, built.
+      split: "train", "validation", "test" -> patients.
+      strong: training patients whose full masks are used; the others are the weak set.
+      method: terms, weights and kd_on.
+    """
+
+    config: ConfigDict
+    data: builder.Built
+    split: splits.Split
+    strong: list[str]
+    method: methods.Method
+
+    def entries(self, patients: list[str]) -> list[builder.Entry]:
+        """The cases of these patients."""
+        return self.data.of_patients(patients)
+
+    def training_sets(self) -> dict[str, list[builder.Entry]]:
+        """"strong" and "weak" -> cases, those that the method uses."""
+        weak = [patient for patient in self.split["train"] if patient not in self.strong]
+        patients = {"strong": self.strong, "weak": weak}
+        if "weak" in self.method.sets() and not weak:
+            raise Refused("config.data.strong: takes every training patient and leaves none weak; give fewer.")
+        return {name: self.entries(patients[name]) for name in self.method.sets()}
+
+
+def open_experiment(config: ConfigDict) -> Experiment:
+    """Checks a config, builds or opens its data set and draws the split.
+
+    Raises:
+      Refused: a setting or a file cannot work.
+    """
+    check_config(config)
+    method = method_of(config)
+    data = builder.build(config.data.layout, config.data.source, config.data.cache)
+    groups = data.groups()
+    lists = config.data.split
+    if any(lists[role] for role in splits.ROLES):
+        split = splits.listed_split(groups, lists)
+    else:
+        split = splits.split_patients(groups, config.data.split_sizes, config.data.split_seed)
+    train = {patient: groups[patient] for patient in split["train"]}
+    strong = splits.draw_strong(train, len(train) if method.all_strong else config.data.strong, config.seed)
+    return Experiment(_filled_in(config, method, data.labels), data, split, strong, method)
+
+
+def method_of(config: ConfigDict) -> methods.Method:
+    """The method a config names, with the weights it gives."""
+    return methods.resolve(config.method.name, config.method.terms.to_dict(), config.method.kd_on)
+
+
+def preparation_of(config: ConfigDict) -> Preparation:
+    """How images are made ready, of a filled-in config."""
+    return Preparation(
+        size=(config.data.size, config.data.size),
+        percentiles=tuple(config.data.percentiles),
+        values=(0, *config.data.classes.values()),
+    )
+
+
+def model_of(config: ConfigDict) -> DualBranchUNet:
+    """The network of a filled-in config."""
+    return DualBranchUNet(
+        width=config.model.width,
+        depth=config.model.depth,
+        classes=1 + len(config.data.classes),
+        dropout=config.model.dropout,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+
+
+def read_config(workdir: epath.Path) -> ConfigDict:
+    """The filled-in config of a run folder; raises Refused where there is none."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise Refused(f"{path}: is missing; give the folder of a run as --workdir.")
+    return ConfigDict(json.loads(path.read_text()), sort_keys=False)
+
+
+def _filled_in(config: ConfigDict, method: methods.Method, labels: Mapping[str, int]) -> ConfigDict:
+    names = tuple(labels) if config.data.classes == "all" else config.data.classes.split("+")
+    for name in names:
+        if name not in labels:
+            raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(labels)} and all.")
+    filled = json.loads(config.to_json())
+    filled["data"]["classes"] = {name: labels[name] for name in names}
+    filled["method"]["terms"] = {term: method.terms.get(term, 0.0) for term in methods.TERMS}
+    filled["method"]["kd_on"] = method.kd_on
+    return ConfigDict(filled, sort_keys=False)

@@ -1,0 +1,108 @@
+"""From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from msl_jax import checkpoints, experiment
+from msl_jax.checks import Refused
+from msl_jax.data import transforms
+from msl_jax.data.pipeline import Preparation
+from msl_jax.models.dual_branch import DualBranchUNet
+
+Variables = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+    """Segments volumes slice by slice.
+
+    Attributes:
+      model: the network.
+      preparation: normalisation, image size and label values, as in training.
+      branches: which branches to run.
+      batch: slices at a time; the last batch of a volume is padded, so that one shape is compiled.
+    """
+
+    model: DualBranchUNet
+    preparation: Preparation
+    branches: tuple[str, ...]
+    batch: int
+
+    def probabilities(self, variables: Variables, volume: np.ndarray) -> dict[str, np.ndarray]:
+        """Softmax outputs on the volume's own grid.
+
+        Args:
+          variables: {"params", "batch_stats"} of the model.
+          volume: float32 (slice, y, x), intensities as stored.
+
+        Returns:
+          Branch -> float32 (slice, y, x, classes), background first.
+        """
+        low, high = np.percentile(volume, self.preparation.percentiles).astype(np.float32)
+        images = transforms.normalize(volume[..., None], low, high)
+        images = transforms.resize_image(images, self.preparation.size).numpy()
+        slices = len(images)
+        images = np.pad(images, ((0, -slices % self.batch), (0, 0), (0, 0), (0, 0)))
+        outputs = [
+            _softmax(self.model, self.branches, variables, images[first : first + self.batch])
+            for first in range(0, slices, self.batch)
+        ]
+        outputs = jax.device_get(outputs)
+        return {
+            branch: transforms.resize_image(
+                np.concatenate([output[branch] for output in outputs])[:slices], volume.shape[1:]
+            ).numpy()
+            for branch in self.branches
+        }
+
+    def label_map(self, probabilities: np.ndarray) -> np.ndarray:
+        """uint8 (slice, y, x): the likeliest class as the data set's own label value."""
+        return self.preparation.value_of_class()[probabilities.argmax(-1)]
+
+
+def load(workdir: epath.Path, which: str = "last", branch: str | None = None) -> tuple[Segmenter, Variables, int]:
+    """Reads a run's network.
+
+    Args:
+      workdir: the run's folder.
+      which: "last" or "best" checkpoint.
+      branch: "teacher" or "student", None for all that were trained.
+
+    Returns:
+      The segmenter, its variables and the step they are of.
+
+    Raises:
+      Refused: the folder holds no run or no checkpoint, or the branch was not trained.
+    """
+    config = experiment.read_config(workdir)
+    trained = tuple(experiment.method_of(config).branches())
+    if branch and branch not in trained:
+        raise Refused(f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone.")
+    segmenter = Segmenter(
+        model=experiment.model_of(config),
+        preparation=experiment.preparation_of(config),
+        branches=(branch,) if branch else trained,
+        batch=config.eval.batch,
+    )
+    manager = checkpoints.open_manager(workdir)
+    step = checkpoints.choose(manager, which)
+    abstract = jax.eval_shape(lambda: init_variables(segmenter.model, segmenter.preparation.size, trained, seed=0))
+    return segmenter, checkpoints.restore(manager, step, network=abstract)["network"], step
+
+
+def init_variables(model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int) -> Variables:
+    """Freshly drawn parameters and batch statistics of a model with these branches."""
+    images = jnp.zeros((1, 1, *size, 1), jnp.float32)
+    return model.init(jax.random.key(seed), images, {branch: slice(None) for branch in branches}, train=False)
+
+
+@jax.jit(static_argnums=(0, 1))
+def _softmax(model, branches, variables, images):
+    logits = model.apply(variables, images[None], {branch: slice(None) for branch in branches}, train=False)
+    return {branch: jax.nn.softmax(logits[branch][0]) for branch in branches}

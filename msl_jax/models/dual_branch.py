@@ -1,0 +1,56 @@
+"""One encoder, two decoders of the same shape: the teacher and the student (arXiv 2012.08051, figure 1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from msl_jax.models.unet import Decoder, Encoder
+
+BRANCHES = ("teacher", "student")
+
+
+class DualBranchUNet(nn.Module):
+    """A U-Net with a teacher and a student decoder, each run on those images alone whose output is wanted.
+
+    Attributes:
+      width: channels of the finest level; each level below has twice as many.
+      depth: levels; image sides must be multiples of 2^(depth - 1).
+      classes: output channels, background included.
+      dropout: rate at the coarsest level.
+      dtype: of the computation; parameters, statistics and logits are float32.
+    """
+
+    width: int = 64
+    depth: int = 5
+    classes: int = 2
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, rows: Mapping[str, slice], train: bool) -> dict[str, jax.Array]:
+        """Runs the encoder on all images and each branch on its rows.
+
+        Args:
+          images: float (groups, n, y, x, channels). A group is what lies on one device: rows are cut within groups,
+            so that no image leaves its device.
+          rows: branch -> which of the n images of every group it sees. A branch that is not named has no parameters.
+          train: batch norm with the statistics of this batch (and dropout) instead of the running ones.
+
+        Returns:
+          Branch -> float32 logits (groups, rows, y, x, classes).
+        """
+        groups, n, *plane = images.shape
+        encoder = Encoder(self.width, self.depth, self.dropout, self.dtype, name="encoder")
+        levels = encoder(images.reshape(groups * n, *plane).astype(self.dtype), train)
+        grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
+        logits = {}
+        for branch in BRANCHES:
+            if branch in rows:
+                seen = [level[:, rows[branch]] for level in grouped]
+                flat = [level.reshape(-1, *level.shape[2:]) for level in seen]
+                out = Decoder(self.classes, self.dtype, name=branch)(flat, train)
+                logits[branch] = out.reshape(*seen[0].shape[:-1], self.classes)
+        return logits

@@ -1,0 +1,267 @@
+"""One pure train step for every method, and the loop around it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from clu import metric_writers
+from etils import epath
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from msl_jax import checkpoints, metrics, report
+from msl_jax.checks import Refused
+from msl_jax.data import pipeline
+from msl_jax.experiment import Experiment, model_of, preparation_of
+from msl_jax.inference import Segmenter, init_variables
+from msl_jax.methods import SETS, TERMS, Method
+
+Batch = Mapping[str, Mapping[str, jax.Array]]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: float32 parameters.
+      batch_stats: float32 running means and variances.
+      opt_state: of the optax optimizer.
+      sums: "loss", every term and "steps", summed since the last report; float32 scalars.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: dict[str, jax.Array]
+
+    def network(self) -> dict[str, Any]:
+        """The variables of the model: the "network" item of a checkpoint."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def training(self) -> dict[str, Any]:
+        """What else goes on from step to step: the "training" item of a checkpoint."""
+        return {"step": self.step, "opt_state": self.opt_state, "sums": self.sums}
+
+
+def make_train_step(
+    *, apply_fn: Callable, optimizer: optax.GradientTransformation, method: Method, groups: int, key: jax.Array
+) -> Callable[[TrainState, Batch], TrainState]:
+    """The step of a method: forward pass, its terms, gradient, update.
+
+    Args:
+      apply_fn: of a DualBranchUNet.
+      optimizer: from optax.
+      method: which terms over which images, with which weights.
+      groups: number of devices the batch is sharded over; strong and weak images are interleaved so that each device
+        holds its share of both, and only gradients and batch norm's sums travel.
+      key: PRNG key of the run; a step's dropout is a function of it and the step's number.
+
+    Returns:
+      A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        images = interleave([batch[name]["image"] for name in method.sets()], groups)
+        labels = {
+            "label": interleave([batch["strong"]["label"]], groups),
+            "weak_label": interleave([batch[name]["weak_label"] for name in method.sets()], groups),
+        }
+        spans = rows_of_sets({name: len(batch[name]["image"]) // groups for name in method.sets()})
+        seen = {branch: spans[sets] for branch, sets in method.branches().items()}
+        annotated = {"label": spans[("strong",)], "weak_label": spans[method.sets()]}
+
+        def loss_fn(params):
+            logits, updates = apply_fn(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                seen,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, state.step)},
+            )
+            terms = {}
+            for name in method.terms:
+                rows = spans[method.images(name)]
+                terms[name] = TERMS[name].loss(_cut(logits, seen, rows), _cut(labels, annotated, rows))
+            loss = sum(weight * terms[name] for name, weight in method.terms.items())
+            return loss, (terms, updates["batch_stats"])
+
+        (loss, (terms, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        new = {"loss": loss, "steps": jnp.ones_like(loss), **terms}
+        return TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            sums=jax.tree.map(jnp.add, state.sums, new),
+        )
+
+    return train_step
+
+
+def interleave(arrays: Sequence[jax.Array], groups: int) -> jax.Array:
+    """Arrays (n_i, ...) sharded over `groups` devices -> (groups, sum of n_i / groups, ...), nothing moved between them."""
+    return jnp.concatenate([a.reshape(groups, -1, *a.shape[1:]) for a in arrays], axis=1)
+
+
+def rows_of_sets(sizes: Mapping[str, int]) -> dict[tuple[str, ...], slice]:
+    """Which rows of a group each choice of sets takes, given how many images of each set a group holds."""
+    ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
+    return {
+        sets: slice(ends[sets[0]] - sizes[sets[0]], ends[sets[-1]]) for sets in SETS.values() if set(sets) <= set(sizes)
+    }
+
+
+def init_state(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, from the config's seed."""
+    config, method = experiment.config, experiment.method
+    size = preparation_of(config).size
+    variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        sums={name: jnp.zeros((), jnp.float32) for name in ("loss", "steps", *method.terms)},
+    )
+
+
+def make_schedule(config: Any) -> optax.Schedule:
+    """The learning rate by step: linear warm-up, then a cosine to 0 at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
+        peak_value=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.train.steps,
+    )
+
+
+def make_mesh() -> Mesh:
+    """All devices of all hosts along one axis, "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
+    """Trains, or goes on with, the run in `workdir`, writing reports and checkpoints there.
+
+    Raises:
+      Refused: a batch cannot be shared evenly by the devices, or the run in `workdir` has lost its checkpoints.
+    """
+    config, method = experiment.config, experiment.method
+    mesh = make_mesh()
+    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    schedule = make_schedule(config)
+    optimizer = optax.adam(schedule)
+    manager = checkpoints.open_manager(workdir, config.train.keep)
+    state = jax.device_put(_start(experiment, optimizer, manager, workdir, replicated), replicated)
+    step_fn = jax.jit(
+        make_train_step(
+            apply_fn=model_of(config).apply,
+            optimizer=optimizer,
+            method=method,
+            groups=mesh.size,
+            key=jax.random.key(config.seed),
+        ),
+        in_shardings=(replicated, sharded),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )
+    start = int(state.step)
+    columns = ["learning_rate", "loss", *method.terms, *(f"validation_dice_{b}" for b in method.branches())]
+    table = report.Table(workdir / "metrics.csv", ["step", *columns], keep_until=start)
+    clock = report.Clock(start, config.train.steps)
+    writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
+    validate = _validator(experiment)
+    for step, batch in enumerate(_batches(experiment, start, mesh.size, sharded), start=start + 1):
+        state = step_fn(state, batch)
+        last = step == config.train.steps
+        row = {}
+        if step % config.train.report_every == 0 or last:
+            sums = jax.device_get(state.sums)
+            row = {"learning_rate": float(schedule(step - 1))}
+            row |= {name: float(total / sums["steps"]) for name, total in sums.items() if name != "steps"}
+            state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+        if step % config.train.validate_every == 0 or last:
+            row |= validate(state.network())
+        if row:
+            table.add({"step": step, **row})
+            writer.write_scalars(step, row)
+            clock.say(step, row)
+        if step % config.train.checkpoint_every == 0 or last:
+            dice = row.get(f"validation_dice_{list(method.branches())[-1]}")
+            checkpoints.save(manager, step, state.network(), state.training(), dice)
+    writer.close()
+    manager.wait_until_finished()
+    manager.close()
+    return state
+
+
+def _start(experiment, optimizer, manager, workdir, sharding) -> TrainState:
+    latest = manager.latest_step()
+    if latest is None:
+        if (workdir / "metrics.csv").exists() and len((workdir / "metrics.csv").read_text().splitlines()) > 1:
+            print(f"{workdir}: no checkpoint was written before the run broke off; starting from the first step.")
+        return init_state(experiment, optimizer)
+    abstract = jax.eval_shape(lambda: init_state(experiment, optimizer))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+    items = checkpoints.restore(manager, latest, network=abstract.network(), training=abstract.training())
+    return TrainState(**items["network"], **items["training"])
+
+
+def _batches(experiment: Experiment, start: int, devices: int, sharding: NamedSharding) -> Iterator[Batch]:
+    config = experiment.config
+    sets = experiment.training_sets()
+    sizes = {name: config.train[f"{name}_batch"] for name in sets}
+    for name, size in sizes.items():
+        if size % devices:
+            raise Refused(f"config.train.{name}_batch: is {size}; give a multiple of the {devices} devices.")
+    batches = pipeline.batches(
+        experiment.data,
+        sets,
+        sizes,
+        preparation_of(config),
+        pipeline.Weakening(config.data.weak, config.data.weak_background),
+        config.data.augment.to_dict(),
+        seed=config.seed,
+        start=start,
+        stop=config.train.steps,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    for batch in batches.as_numpy_iterator():
+        yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def _validator(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
+    """Mean Dice over validation cases and structures, by branch."""
+    config = experiment.config
+    cases = [experiment.data.case(entry) for entry in experiment.entries(experiment.split["validation"])]
+    segmenter = Segmenter(
+        model_of(config), preparation_of(config), tuple(experiment.method.branches()), config.eval.batch
+    )
+
+    def validate(variables):
+        dice = {branch: [] for branch in segmenter.branches}
+        for case in cases:
+            for branch, probabilities in segmenter.probabilities(variables, case.image).items():
+                labels = segmenter.label_map(probabilities)
+                dice[branch] += [metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()]
+        return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
+
+    return validate
+
+
+def _cut(arrays: Mapping[str, jax.Array], held: Mapping[str, slice], rows: slice) -> dict[str, jax.Array]:
+    """Of arrays that hold the rows `held` of every group, those that hold all of `rows`, cut to them."""
+    return {
+        name: array[:, rows.start - held[name].start : rows.stop - held[name].start]
+        for name, array in arrays.items()
+        if held[name].start <= rows.start and rows.stop <= held[name].stop
+    }

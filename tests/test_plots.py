@@ -1,0 +1,186 @@
+from matplotlib.image import imread
+import numpy as np
+import pytest
+
+from msl_jax import plots
+
+SPACING = (10.0, 1.5, 1.5)
+
+
+def volume(slices=8, height=40, width=32):
+    """An image, a reference that its first and last slice lack, a prediction shifted by two, and a probability."""
+    image = np.random.default_rng(0).random((slices, height, width), dtype=np.float32)
+    reference = np.zeros(image.shape, dtype=np.int32)
+    reference[slice(1, -1) if slices > 2 else slice(None), 10:20, 8:18] = 3
+    return image, reference, np.roll(reference, 2, axis=1), np.where(reference == 3, 0.9, 0.1)
+
+
+def drawn(figure):
+    figure.canvas.draw()
+    return figure
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("branches", [("teacher",), ("student",), ("teacher", "student")])
+def test_overlay_names_the_branches_it_shows(branches):
+    image, reference, prediction, probability = volume()
+    predictions = dict.fromkeys(branches, prediction)
+    figure = drawn(plots.overlay(image, reference, predictions, probability, "a case", SPACING))
+    assert legend(figure) == ["reference", *branches]
+    assert figure.axes[-1].get_ylabel() == f"{branches[-1]} probability"
+    assert figure.get_suptitle() == "a case"
+    assert titles(figure) == [f"slice {number} of 8" for number in range(2, 8)]
+
+
+def test_overlay_crops_to_a_square_around_all_structures():
+    """Rows 10..21 of reference and shifted prediction, 12 of 1.5 mm: 18 by 18 voxels, centred on them."""
+    image, reference, prediction, probability = volume()
+    figure = plots.overlay(image, reference, {"teacher": prediction}, probability, "", SPACING)
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, image[1, 7:25, 4:22])
+    np.testing.assert_array_equal(figure.axes[6].images[0].get_array(), probability[1, 7:25, 4:22])
+
+
+def test_overlay_draws_voxels_in_their_shape():
+    image, reference, prediction, probability = volume()
+    figure = plots.overlay(image, reference, {"teacher": prediction}, probability, "", (10, 3.0, 1.5))
+    rows, columns = figure.axes[0].images[0].get_array().shape
+    assert (rows, columns) == (18, 32)
+    assert figure.axes[0].get_aspect() == 2
+
+
+def test_overlay_outlines_lie_on_the_boundary_of_the_labels():
+    image, reference, _, probability = volume()
+    axis = plots.overlay(image, reference, {"teacher": reference}, probability, "", SPACING).axes[0]
+    for outline in axis.collections:
+        vertices = np.concatenate([path.vertices for path in outline.get_paths()])
+        # Ten voxels of a window of fifteen that starts three before them: half a voxel outside the outermost centres.
+        np.testing.assert_allclose(vertices.min(axis=0), [2.5, 2.5])
+        np.testing.assert_allclose(vertices.max(axis=0), [12.5, 12.5])
+    assert len(axis.collections) == 2
+
+
+@pytest.mark.parametrize("slices", [1, 2, 30])
+def test_overlay_shows_at_most_six_slices(slices):
+    image, reference, prediction, probability = volume(slices)
+    figure = drawn(plots.overlay(image, reference, {"student": prediction}, probability, "t" * 80, SPACING))
+    assert len(titles(figure)) == min(slices, 6)
+
+
+def test_overlay_spreads_slices_from_first_to_last_structure():
+    image, reference, prediction, probability = volume(30)
+    figure = plots.overlay(image, reference, {"student": prediction}, probability, "", SPACING)
+    numbers = [int(title.split()[1]) for title in titles(figure)]
+    assert (numbers[0], numbers[-1]) == (2, 29)
+    assert set(np.diff(numbers)) <= {5, 6}
+
+
+def test_overlay_of_nothing_shows_the_middle_slices_whole():
+    image, reference, _, probability = volume(10)
+    empty = np.zeros_like(reference)
+    figure = drawn(plots.overlay(image, empty, {"teacher": empty, "student": empty}, probability, "", SPACING))
+    assert titles(figure) == [f"slice {number} of 10" for number in range(3, 9)]
+    assert figure.axes[0].images[0].get_array().shape == image.shape[1:]
+
+
+def test_overlay_shows_what_only_the_prediction_holds():
+    image, reference, prediction, probability = volume()
+    empty = np.zeros_like(reference)
+    figure = drawn(plots.overlay(image, empty, {"student": prediction}, probability, "", SPACING))
+    assert len(titles(figure)) == 6
+
+
+def test_overlay_of_structures_that_fill_the_image():
+    image, reference, _, probability = volume()
+    full = np.ones_like(reference)
+    figure = drawn(plots.overlay(np.zeros_like(image), full, {"teacher": full}, probability, "", SPACING))
+    assert figure.axes[0].images[0].get_array().shape == image.shape[1:]
+
+
+@pytest.mark.parametrize("unlabeled", [255, 4])
+def test_weak_label_page_leaves_unlabelled_pixels_transparent(unlabeled):
+    mask = np.zeros((20, 16), dtype=np.int32)
+    mask[5:15, 4:12] = 3
+    weak = np.full_like(mask, unlabeled)
+    weak[0, :] = 0
+    weak[10, 6:9] = 3
+    image = np.linspace(0, 1, mask.size).reshape(mask.shape)
+    figure = drawn(plots.weak_label_page([image, image], [mask, mask], [weak, weak], unlabeled=unlabeled))
+    assert legend(figure) == ["background", "class 3"]
+    assert titles(figure) == ["image", "mask", "weak label"]
+    painted_mask, painted_weak = (figure.axes[column].images[1].get_array() for column in (1, 2))
+    np.testing.assert_array_equal(painted_mask[..., 3] > 0, mask == 3)
+    np.testing.assert_array_equal(painted_weak[..., 3] > 0, weak != unlabeled)
+    np.testing.assert_array_equal(painted_weak[10, 6], painted_mask[10, 6])
+
+
+def test_weak_label_page_without_any_label():
+    image, weak = np.zeros((8, 8)), np.full((8, 8), 255)
+    assert legend(drawn(plots.weak_label_page([image], [weak], [weak]))) == []
+
+
+def test_curves_skip_what_is_missing():
+    rows = [
+        {"step": 10.0, "learning_rate": 1e-3, "loss": 1.0, "s": 0.7, "w": None, "validation_dice_teacher": None},
+        {"step": 20.0, "learning_rate": 1e-3, "loss": 0.5, "s": 0.4, "w": 0.2, "validation_dice_teacher": 0.6},
+        {"step": 30.0, "learning_rate": 1e-3, "loss": 0.4, "s": 0.0, "w": None, "validation_dice_teacher": 0.7},
+    ]
+    losses, dice = drawn(plots.curves(rows)).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert lines == {
+        "total": [[10, 1.0], [20, 0.5], [30, 0.4]],
+        "s: cross-entropy": [[10, 0.7], [20, 0.4], [30, 0.0]],
+        "w: partial cross-entropy": [[20, 0.2]],
+    }
+    assert losses.get_yscale() == "log"
+    assert [line.get_xydata().tolist() for line in dice.lines] == [[[20, 0.6], [30, 0.7]]]
+
+
+def test_curves_of_no_reports():
+    losses, dice = drawn(plots.curves([])).axes
+    assert not losses.lines and not dice.lines
+
+
+def figures():
+    image, reference, prediction, probability = volume(3)
+    yield plots.overlay(image, reference, {"teacher": prediction, "student": reference}, probability, "case", SPACING)
+    yield plots.weak_label_page([image[0]], [reference[1]], [reference[1]])
+    yield plots.curves([{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)])
+
+
+def test_equal_inputs_are_equal_bytes(tmp_path):
+    for index, (first, second) in enumerate(zip(figures(), figures(), strict=True)):
+        plots.save(first, tmp_path / f"{index}_first.png")
+        plots.save(second, tmp_path / f"{index}_second.png")
+        written = (tmp_path / f"{index}_first.png").read_bytes()
+        assert written == (tmp_path / f"{index}_second.png").read_bytes()
+        assert b"Software" not in written and b"tIME" not in written
+
+
+def test_save_writes_a_readable_png_over_the_old_one_and_nothing_else(tmp_path):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+    plots.save(plots.curves([{"step": 1, "loss": 1.0}]), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
+    height, width, _ = imread(path).shape
+    assert height > 400 and width > 800
+
+
+def test_save_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    def break_off(source, target):
+        raise OSError("disk full")
+
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(plots.os, "replace", break_off)
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(plots.curves([]), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
+    assert path.read_bytes() == b"old"
