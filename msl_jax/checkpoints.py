@@ -23,7 +23,9 @@ def open_manager(workdir: epath.Path, keep: int | None = None) -> ocp.Checkpoint
         preservation_policy=policies.AnyPreservationPolicy(
             [
                 policies.LatestN(n=keep),
-                policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
+                ),
             ]
         ),
         read_only=keep is None,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 from ml_collections import ConfigDict
 
@@ -43,12 +42,19 @@ def check_config(config: ConfigDict) -> None:
         _require(value >= 1, key, value, "give a whole number from 1 up")
     _require(config.seed >= 0, "seed", config.seed, "give a whole number from 0 up")
     factor = 2 ** (model.depth - 1)
-    _require(data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}")
+    _require(
+        data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}"
+    )
     low, high = data.percentiles
     _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
     _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
     _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1")
-    _require(config.optimizer.learning_rate > 0, "optimizer.learning_rate", config.optimizer.learning_rate, "give one above 0")
+    _require(
+        config.optimizer.learning_rate > 0,
+        "optimizer.learning_rate",
+        config.optimizer.learning_rate,
+        "give one above 0",
+    )
     _require(
         0 <= config.optimizer.warmup_steps < train.steps,
         "optimizer.warmup_steps",
@@ -85,12 +91,6 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:
     ]
     if changed:
         raise Refused(f"{workdir}: holds a run with other settings ({'; '.join(changed)}); give another --workdir.")
-
-
-def exit_refused(error: Refused) -> None:
-    """Prints the sentence and ends the process with exit code 2."""
-    print(f"msl_jax: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _require(holds: bool, key: str, value: object, cure: str) -> None:

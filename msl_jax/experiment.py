@@ -5,14 +5,16 @@ import dataclasses
 import json
 
 from etils import epath
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from msl_jax import methods
-from msl_jax.checks import Refused, check_config
+from msl_jax.checks import Refused, check_config, check_resumable
 from msl_jax.data import builder, splits
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.report import replace_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,8 +39,26 @@ class Experiment:
         """The cases of these patients."""
         return self.data.of_patients(patients)
 
+    def claim(self, workdir: epath.Path) -> None:
+        """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
+        config = json.loads(self.config.to_json())
+        weak = [patient for patient in self.split["train"] if patient not in self.strong]
+        roles = {**self.split, "strong": self.strong, "weak": weak}
+        if workdir.exists() and not workdir.is_dir():
+            raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
+        if (workdir / "config.json").exists():
+            check_resumable(json.loads((workdir / "config.json").read_text()), config, workdir)
+        if (workdir / "splits.json").exists() and json.loads((workdir / "splits.json").read_text()) != roles:
+            raise Refused(
+                f"{workdir}: its splits.json names other patients than the data set has now; give another --workdir."
+            )
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            replace_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+            replace_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
+
     def training_sets(self) -> dict[str, list[builder.Entry]]:
-        """"strong" and "weak" -> cases, those that the method uses."""
+        """ "strong" and "weak" -> cases, those that the method uses."""
         weak = [patient for patient in self.split["train"] if patient not in self.strong]
         patients = {"strong": self.strong, "weak": weak}
         if "weak" in self.method.sets() and not weak:

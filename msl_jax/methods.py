@@ -33,7 +33,9 @@ class Term:
 
 TERMS: Mapping[str, Term] = {
     "s": Term(("teacher",), "strong", lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["label"])),
-    "w": Term(("student",), "both", lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"])),
+    "w": Term(
+        ("student",), "both", lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"])
+    ),
     "kd": Term(
         ("teacher", "student"), None, lambda logits, _: losses.kl_divergence(logits["teacher"], logits["student"])
     ),

@@ -19,15 +19,15 @@ class Table:
         """Opens the table at `path`, dropping rows after step `keep_until`: the run goes on from there."""
         self.path, self.columns = path, columns
         rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
-        self.text = _csv([columns])
+        self.text = csv_text([columns])
         for row in rows:
             if int(row["step"]) <= keep_until:
-                self.text += _csv([[row[column] for column in columns]])
+                self.text += csv_text([[row[column] for column in columns]])
         self._write()
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends a row; the file on disk is always whole."""
-        self.text += _csv([[row.get(column, "") for column in self.columns]])
+        self.text += csv_text([[row.get(column, "") for column in self.columns]])
         self._write()
 
     def _write(self) -> None:
@@ -56,10 +56,11 @@ def replace_text(path: epath.Path, text: str) -> None:
     """Writes a text file whole or not at all: beside, then renamed."""
     beside = path.parent / f".{path.name}.{os.getpid()}"
     beside.write_text(text)
-    beside.rename(path) if not path.exists() else beside.replace(path)
+    beside.replace(path)
 
 
-def _csv(rows: Sequence[Sequence]) -> str:
+def csv_text(rows: Sequence[Sequence]) -> str:
+    """Rows as CSV."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()

@@ -107,7 +107,7 @@ def make_train_step(
 
 
 def interleave(arrays: Sequence[jax.Array], groups: int) -> jax.Array:
-    """Arrays (n_i, ...) sharded over `groups` devices -> (groups, sum of n_i / groups, ...), nothing moved between them."""
+    """Arrays (n_i, ...) sharded over `groups` devices -> (groups, sum of n_i / groups, ...), each left in place."""
     return jnp.concatenate([a.reshape(groups, -1, *a.shape[1:]) for a in arrays], axis=1)
 
 

@@ -21,8 +21,6 @@ from msl_jax.data.case import UNLABELED, Case, Reader
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 SCRIBBLE_UNLABELED = 4
 PHASES = ("ED", "ES")
-NOT_IMAGES = ("_gt", "_scribble", "_4d")
-"""How the names of files beside the images end; `predict` passes these over."""
 
 
 def fingerprint(source: str) -> str:
@@ -117,4 +115,4 @@ def _check_values(labels: nifti.Volume, known: set[int]) -> None:
         raise Refused(f"{labels.path}: holds the unknown label values {unknown}; ACDC knows {sorted(known)}.")
 
 
-READER = Reader(labels=LABELS, fingerprint=fingerprint, read=read)
+READER = Reader(labels=LABELS, fingerprint=fingerprint, read=read, not_images=("_gt", "_scribble", "_4d"))

@@ -15,11 +15,11 @@ import sys
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from msl_jax.checks import Refused
-from msl_jax.data import acdc, case as case_lib, nifti, phantom
+from msl_jax.data import acdc, nifti, phantom
+from msl_jax.data import case as case_lib
 from msl_jax.data.case import UNLABELED, Case, Reader
 
 READERS: Mapping[str, Reader] = {"acdc": acdc.READER, "phantom": phantom.READER}

@@ -46,8 +46,10 @@ class Reader:
       labels: name -> value of every structure a mask may hold; 0 is background and not named.
       fingerprint: source -> text that changes whenever the data do.
       read: source -> its cases, in an order that depends on the source alone.
+      not_images: how the names of files end that lie among the images and are none; `predict` passes them over.
     """
 
     labels: Mapping[str, int]
     fingerprint: Callable[[str], str]
     read: Callable[[str], Iterator[Case]]
+    not_images: tuple[str, ...] = ()

@@ -68,7 +68,9 @@ def read_labels(path: os.PathLike) -> Volume:
     volume = _read(path)
     labels = volume.voxels.astype(np.uint8, casting="unsafe")
     if not np.array_equal(labels, volume.voxels):
-        raise Refused(f"{path}: a label map holds whole numbers from 0 to 255 alone, this one does not; export it anew.")
+        raise Refused(
+            f"{path}: a label map holds whole numbers from 0 to 255 alone, this one does not; export it anew."
+        )
     return dataclasses.replace(volume, voxels=labels)
 
 
@@ -98,7 +100,9 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
     """Raises Refused unless both volumes have the same shape and, to 1e-3, the same affine."""
     shape, other_shape = (v.voxels.shape[::-1] for v in (volume, other))
     if shape != other_shape:
-        raise Refused(f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them.")
+        raise Refused(
+            f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
+        )
     if not np.allclose(volume.file.affine, other.file.affine, atol=1e-3):
         raise Refused(f"{other.path}: its affine is not that of {volume.path}; resample one of them.")
 
@@ -133,7 +137,9 @@ def _parse(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
     if dtype.kind not in "iuf":
         raise Refused(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it anew.")
     if len(contents) < needed:
-        raise Refused(f"{path}: its header promises {needed} bytes and {len(contents)} are there; fetch the file again.")
+        raise Refused(
+            f"{path}: its header promises {needed} bytes and {len(contents)} are there; fetch the file again."
+        )
     return image
 
 

@@ -37,7 +37,7 @@ def split_patients(groups: Mapping[str, str], sizes: Sequence[Sequence[int]], se
         known = ", ".join("+".join(map(str, row)) for row in sizes)
         raise Refused(
             f"config.data.split_sizes: no row adds up to the {len(groups)} patients of the data set ({known}); "
-            "give the numbers for train, validation and test as --config.data.split_sizes='((TRAIN, VALIDATION, TEST),)'."
+            "give numbers for train, validation and test, --config.data.split_sizes='((TRAIN, VALIDATION, TEST),)'."
         )
     order = stratified_order(groups, seed)
     _, validation, test = row
@@ -54,7 +54,9 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
     seen: dict[str, str] = {}
     for role in ROLES:
         if not lists[role]:
-            raise Refused(f"config.data.split.{role}: is empty; list the patients of all of {', '.join(ROLES)}, or of none.")
+            raise Refused(
+                f"config.data.split.{role}: is empty; list the patients of all of {', '.join(ROLES)}, or of none."
+            )
         for patient in lists[role]:
             if patient not in groups:
                 raise Refused(f"config.data.split.{role}: the data set has no patient '{patient}'.")

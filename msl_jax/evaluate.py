@@ -1,0 +1,220 @@
+"""From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D and on the original grid.
+
+python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=3,MYO=2 --output=RESULTS.json
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import json
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+from etils import epath
+import jax
+import numpy as np
+
+from msl_jax import command, inference, metrics, plots, report
+from msl_jax.checks import Refused
+from msl_jax.data import nifti
+from msl_jax.data.case import Case
+from msl_jax.experiment import Experiment
+
+Row = dict[str, Any]
+"""One case under one branch: "case", "patient", "branch", and structure -> metric -> value in "scores"."""
+
+
+def score(prediction: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], spacing: Sequence[float]) -> dict:
+    """Structure -> metric -> value, of label maps (slice, y, x) with the data set's own values."""
+    return {
+        name: metrics.case_metrics(prediction == value, reference == value, spacing) for name, value in labels.items()
+    }
+
+
+def results(rows: Sequence[Row], units: str, checkpoint: str | None) -> dict[str, Any]:
+    """The content of a results file: mean and standard deviation over cases, by branch and structure."""
+    branches = {}
+    for branch in dict.fromkeys(row["branch"] for row in rows):
+        scores = [row["scores"] for row in rows if row["branch"] == branch]
+        branches[branch] = {name: metrics.summarise([s[name] for s in scores]) for name in scores[0]}
+    return {
+        "units": units,
+        "checkpoint": checkpoint,
+        "branches": branches,
+        "cases": len({row["case"] for row in rows}),
+        "patients": len({row["patient"] for row in rows}),
+    }
+
+
+def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
+    """A row per case and branch; a distance that is undefined is left empty."""
+    structures = list(rows[0]["scores"])
+    header = ["case", "patient", "branch", *(f"{name}_{metric}" for name in structures for metric in metrics.METRICS)]
+    table = [header]
+    for row in rows:
+        values = [row["scores"][name][metric] for name in structures for metric in metrics.METRICS]
+        table.append([row["case"], row["patient"], row["branch"], *("" if np.isnan(v) else v for v in values)])
+    report.replace_text(path, report.csv_text(table))
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The results as a table to read: Dice in percent, distances in the results' units."""
+    lines = [
+        f"| branch | structure | Dice % | HD95 {summary['units']} | ASSD {summary['units']} | empty |",
+        "|---|---|---|---|---|---|",
+    ]
+    for branch, structures in summary["branches"].items():
+        for name, values in structures.items():
+            cells = [_cell(values["dice"], 100, 1), _cell(values["hd95"], 1, 2), _cell(values["assd"], 1, 2)]
+            lines.append(f"| {branch} | {name} | {' | '.join(cells)} | {values['empty']} |")
+    lines.append("")
+    lines.append(
+        f"{summary['cases']} cases of {summary['patients']} patients, mean ± standard deviation over cases. "
+        "A case whose prediction or reference lacks the structure has no distances: it is counted as empty and left "
+        "out of their mean; its Dice is 0, or 1 where both lack it."
+    )
+    return "\n".join(lines)
+
+
+def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
+    """Evaluates every trained branch of a finished run on the test split.
+
+    Writes results/test.json, test.csv, curves.png and overlays of the worst, median and best case (by Dice of the
+    student, or of the teacher where it is alone).
+
+    Returns:
+      The content of test.json.
+    """
+    config = experiment.config
+    labels = config.data.classes.to_dict()
+    segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
+    rows, units = [], set()
+    entries = experiment.entries(experiment.split["test"])
+    for entry in entries:
+        case = experiment.data.case(entry)
+        units.add(case.units)
+        for branch, probabilities in segmenter.probabilities(variables, case.image).items():
+            scores = score(segmenter.label_map(probabilities), case.mask, labels, case.spacing)
+            rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
+    summary = results(rows, _one_unit(units), config.eval.checkpoint)
+    if jax.process_index() == 0:
+        folder = workdir / "results"
+        (folder / "overlays").mkdir(parents=True, exist_ok=True)
+        write_csv(rows, folder / "test.csv")
+        for rank, index in _ranked(rows, segmenter.branches[-1]).items():
+            case = experiment.data.case(entries[index])
+            picture = _overlay(segmenter, variables, case, labels, rank)
+            plots.save(picture, folder / "overlays" / f"{rank}_{case.name}.png")
+        with (workdir / "metrics.csv").open() as table:
+            reported = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(table)]
+        plots.save(plots.curves(reported), folder / "curves.png")
+        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        print(f"\n{markdown(summary)}\n\nWritten to {folder}")
+    return summary
+
+
+def evaluate_folders(
+    predictions: pathlib.Path, references: pathlib.Path, labels: Mapping[str, int], suffix: str
+) -> tuple[dict[str, Any], list[Row]]:
+    """Scores every prediction against the reference of the same name + `suffix`, wherever below the folders they lie.
+
+    References without a prediction are left out. A patient is what a name says before its frame
+    (patient001_frame01 is one of patient001); a name without a frame is a patient of its own.
+
+    Raises:
+      Refused: a folder is missing or empty, a prediction has no reference or two, or they lie on different grids.
+    """
+    found = {}
+    for path in _nifti_files(references):
+        found.setdefault(nifti.stem(path), []).append(path)
+    rows, units = [], set()
+    for path in _nifti_files(predictions):
+        name = nifti.stem(path)
+        if name.endswith("_prob"):
+            continue
+        matches = found.get(name + suffix, [])
+        if len(matches) != 1:
+            raise Refused(
+                f"{path}: has {len(matches)} references named {name}{suffix} below {references}; one is needed."
+            )
+        prediction, reference = nifti.read_labels(path), nifti.read_labels(matches[0])
+        nifti.check_same_grid(reference, prediction)
+        units.add(reference.units)
+        scores = score(prediction.voxels, reference.voxels, labels, reference.spacing)
+        patient = re.sub(r"_frame\d+$", "", name)
+        rows.append({"case": name, "patient": patient, "branch": "prediction", "scores": scores})
+    return results(rows, _one_unit(units), None), rows
+
+
+def _nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise Refused(f"{folder}: no such folder.")
+    files = nifti.find_all(folder)
+    if not files:
+        raise Refused(f"{folder}: holds no NIfTI files.")
+    return files
+
+
+def _one_unit(units: set[str]) -> str:
+    if len(units) > 1:
+        raise Refused(
+            "Some cases have voxel sizes and some have none, so no mean distance exists; evaluate them apart."
+        )
+    return units.pop()
+
+
+def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
+    """Which case is the worst, the median and the best by mean Dice of a branch: rank -> index of the case."""
+    dice = [np.mean([s["dice"] for s in row["scores"].values()]) for row in rows if row["branch"] == branch]
+    order = np.argsort(dice, kind="stable").tolist()
+    return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+
+
+def _overlay(segmenter, variables, case: Case, labels: Mapping[str, int], rank: str):
+    probabilities = segmenter.probabilities(variables, case.image)
+    predictions = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
+    foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
+    reference = np.where(np.isin(case.mask, list(labels.values())), case.mask, 0)
+    dice = ", ".join(
+        f"{branch} {np.mean([metrics.dice(p == v, reference == v) for v in labels.values()]):.3f}"
+        for branch, p in predictions.items()
+    )
+    title = f"{rank}: {case.name}, Dice {dice}"
+    return plots.overlay(case.image, reference, predictions, foreground, title, case.spacing)
+
+
+def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
+    if values["mean"] is None:
+        return "-"
+    return f"{values['mean'] * scale:.{digits}f} ± {values['std'] * scale:.{digits}f}"
+
+
+def _parse_labels(text: str) -> dict[str, int]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name and value.isdecimal() and 0 < int(value) < 255 for name, _, value in pairs):
+        raise Refused(f"--labels={text}: give NAME=VALUE,NAME=VALUE with values from 1 to 254, like LV=3,MYO=2.")
+    return {name: int(value) for name, _, value in pairs}
+
+
+def main(_) -> None:
+    """Compares two folders."""
+    labels = _parse_labels(LABELS.value)
+    summary, rows = evaluate_folders(
+        pathlib.Path(PREDICTIONS.value), pathlib.Path(REFERENCES.value), labels, SUFFIX.value
+    )
+    output = epath.Path(OUTPUT.value)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, output.with_suffix(".csv"))
+    report.replace_text(output, json.dumps(summary, indent=2) + "\n")
+    print(markdown(summary))
+
+
+if __name__ == "__main__":
+    PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of predicted label maps.")
+    REFERENCES = flags.DEFINE_string("references", None, "Folder of reference label maps.")
+    LABELS = flags.DEFINE_string("labels", None, "Structures and their values: LV=3,MYO=2.")
+    OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; a CSV of the cases goes beside it.")
+    SUFFIX = flags.DEFINE_string("reference_suffix", "", "What a reference's name has behind its prediction's: _gt.")
+    flags.mark_flags_as_required(["predictions", "references", "labels", "output"])
+    command.run(main)

@@ -1,0 +1,30 @@
+"""Trains the experiment of a config and evaluates it on the test split: flags, hosts and devices, then hand over.
+
+python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KEY=VALUE ...]
+"""
+
+from absl import flags
+from etils import epath
+import jax
+from ml_collections import config_flags
+
+from msl_jax import command, evaluate, experiment, train
+
+
+def main(_) -> None:
+    """Trains, then evaluates the test split."""
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
+    opened = experiment.open_experiment(CONFIG.value)
+    workdir = epath.Path(WORKDIR.value).expanduser()
+    opened.claim(workdir)
+    train.train(opened, workdir)
+    evaluate.evaluate_test(opened, workdir)
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same command again goes on with it.")
+    DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes: a TPU pod's, or Slurm's.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    command.run(main)
