@@ -19,14 +19,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
-        rest = app.parse_flags_with_usage(list(argv))
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, FileNotFoundError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refused(
-            f"--config: cannot be read as asked for ({reason.rstrip('.')}); see --help and the file."
-        ) from error
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.ERROR)
+        rest = flags.FLAGS(list(argv))
+    except (AttributeError, KeyError) as error:
+        raise Refused(f"--config: there is no setting {error}; see the config's file for those that are.") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise Refused(str(error).strip().splitlines()[-1]) from error
     if rest[1:]:
         raise Refused(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)
     return rest

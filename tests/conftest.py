@@ -1,0 +1,55 @@
+"""What every test runs under: four fake devices, no silent broadcasting, and data sets built once a session."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+
+import pathlib
+
+import jax
+import pytest
+
+from configs import phantom as phantom_config
+from msl_jax.data import builder
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> str:
+    """A TFDS folder of this session."""
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def phantoms(cache) -> builder.Built:
+    """Eight phantom patients, built."""
+    return builder.build("phantom", "patients=8,seed=0", cache)
+
+
+@pytest.fixture
+def tiny_config(cache, phantoms):
+    """The phantom experiment shrunk to seconds: make(arg) -> unlocked config."""
+
+    def make(arg: str | None = None):
+        config = phantom_config.get_config(arg).unlock()
+        config.data.source, config.data.cache = "patients=8,seed=0", cache
+        config.data.split_sizes = ((5, 1, 2),)
+        config.data.size = 32
+        config.model.width, config.model.depth = 2, 3
+        config.train.steps = 4
+        config.train.report_every = 1
+        config.train.checkpoint_every = config.train.validate_every = 2
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def acdc_folder() -> pathlib.Path:
+    """80 patients of ACDC, where they lie beside the repository."""
+    if not (SHARED / "acdc" / "training").is_dir():
+        pytest.skip(f"needs ACDC in {SHARED}")
+    return SHARED / "acdc"
