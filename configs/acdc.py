@@ -27,6 +27,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             weak_background=False,
             size=256,
             percentiles=(1.0, 99.0),
+            batches_ahead=4,  # made ready while a step runs: bounds the memory
             augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
         ),
         method=dict(

@@ -28,6 +28,7 @@ def check_config(config: ConfigDict) -> None:
     data, model, train = config.data, config.model, config.train
     for key, value in (
         ("data.size", data.size),
+        ("data.batches_ahead", data.batches_ahead),
         ("model.width", model.width),
         ("model.depth", model.depth),
         ("train.steps", train.steps),
@@ -47,6 +48,19 @@ def check_config(config: ConfigDict) -> None:
     )
     low, high = data.percentiles
     _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
+    _require(
+        all(round(10 * p, 6).is_integer() for p in (low, high)),
+        "data.percentiles",
+        (low, high),
+        "give them in steps of 0.1",
+    )
+    for key in ("rotation", "zoom", "gamma", "contrast"):
+        _require(data.augment[key] >= 0, f"data.augment.{key}", data.augment[key], "give 0 for none, or more")
+    strong_is_list = isinstance(data.strong, list | tuple) and all(isinstance(p, str) for p in data.strong)
+    strong_is_number = isinstance(data.strong, int) and not isinstance(data.strong, bool)
+    _require(
+        strong_is_list or strong_is_number, "data.strong", data.strong, "give a whole number or a list of patients"
+    )
     _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
     _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1")
     _require(

@@ -20,9 +20,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
+        if getattr(flags.FLAGS, "config", None) is not None:
+            flags.FLAGS.config.seed  # noqa: B018  a file that could not be loaded says so when it is first used
     except (AttributeError, KeyError) as error:
         raise Refused(f"--config: there is no setting {error}; see the config's file for those that are.") from error
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, OSError, TypeError, ValueError) as error:
         raise Refused(str(error).strip().splitlines()[-1]) from error
     if rest[1:]:
         raise Refused(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+from typing import Any
 
 from etils import epath
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from msl_jax import methods
 from msl_jax.checks import Refused, check_config, check_resumable
-from msl_jax.data import builder, splits
+from msl_jax.data import builder, splits, weak_labels
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.report import replace_text
@@ -74,6 +75,8 @@ def open_experiment(config: ConfigDict) -> Experiment:
     """
     check_config(config)
     method = method_of(config)
+    if config.data.weak not in weak_labels.RECIPES:
+        raise Refused(f"config.data.weak: is '{config.data.weak}'; give one of {', '.join(weak_labels.RECIPES)}.")
     data = builder.build(config.data.layout, config.data.source, config.data.cache)
     groups = data.groups()
     lists = config.data.split
@@ -116,7 +119,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise Refused(f"{path}: is missing; give the folder of a run as --workdir.")
-    return ConfigDict(json.loads(path.read_text()), sort_keys=False)
+    return _in_order(json.loads(path.read_text()))
 
 
 def _filled_in(config: ConfigDict, method: methods.Method, labels: Mapping[str, int]) -> ConfigDict:
@@ -128,4 +131,9 @@ def _filled_in(config: ConfigDict, method: methods.Method, labels: Mapping[str, 
     filled["data"]["classes"] = {name: labels[name] for name in names}
     filled["method"]["terms"] = {term: method.terms.get(term, 0.0) for term in methods.TERMS}
     filled["method"]["kd_on"] = method.kd_on
-    return ConfigDict(filled, sort_keys=False)
+    return _in_order(filled)
+
+
+def _in_order(tree: Mapping[str, Any]) -> ConfigDict:
+    """A ConfigDict that keeps the order of its keys at every level: that of the classes is that of the channels."""
+    return ConfigDict({k: _in_order(v) if isinstance(v, dict) else v for k, v in tree.items()}, sort_keys=False)

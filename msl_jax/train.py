@@ -229,6 +229,7 @@ def _batches(experiment: Experiment, start: int, devices: int, sharding: NamedSh
         preparation_of(config),
         pipeline.Weakening(config.data.weak, config.data.weak_background),
         config.data.augment.to_dict(),
+        ahead=config.data.batches_ahead,
         seed=config.seed,
         start=start,
         stop=config.train.steps,
@@ -242,14 +243,14 @@ def _batches(experiment: Experiment, start: int, devices: int, sharding: NamedSh
 def _validator(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
     """Mean Dice over validation cases and structures, by branch."""
     config = experiment.config
-    cases = [experiment.data.case(entry) for entry in experiment.entries(experiment.split["validation"])]
+    entries = experiment.entries(experiment.split["validation"])
     segmenter = Segmenter(
         model_of(config), preparation_of(config), tuple(experiment.method.branches()), config.eval.batch
     )
 
     def validate(variables):
         dice = {branch: [] for branch in segmenter.branches}
-        for case in cases:
+        for case in map(experiment.data.case, entries):
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
                 labels = segmenter.label_map(probabilities)
                 dice[branch] += [metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()]

@@ -59,7 +59,8 @@ def _patient_folders(source: str) -> list[pathlib.Path]:
 def _read_info(path: pathlib.Path) -> dict[str, str]:
     if not path.is_file():
         raise Refused(f"{path}: is missing; every patient's folder needs the Info.cfg that comes with ACDC.")
-    pairs = (line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
     info = {key.strip(): value.strip() for key, value in pairs}
     for key in (*PHASES, "Group"):
         if not info.get(key):

@@ -7,6 +7,7 @@ voxels, and is then measured in voxels.
 
 import dataclasses
 import gzip
+import math
 import os
 import pathlib
 import zlib
@@ -17,7 +18,9 @@ import numpy as np
 from msl_jax.checks import Refused
 
 ENDINGS = (".nii.gz", ".nii")
-MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+UNKNOWN_UNIT = 0
+MILLIMETRES = {UNKNOWN_UNIT: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""The header's code of a unit of length -> mm."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,15 +61,18 @@ def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
 def read_image(path: os.PathLike) -> Volume:
     """Reads a 3-D image as float32; raises Refused with one sentence if that cannot be done rightly."""
     volume = _read(path)
-    if not np.isfinite(volume.voxels).all():
+    with np.errstate(over="ignore"):
+        voxels = volume.voxels.astype(np.float32)
+    if not np.isfinite(voxels).all():
         raise Refused(f"{path}: the image holds NaN or infinite values; repair it or leave it out.")
-    return dataclasses.replace(volume, voxels=volume.voxels.astype(np.float32))
+    return dataclasses.replace(volume, voxels=voxels)
 
 
 def read_labels(path: os.PathLike) -> Volume:
     """Reads a 3-D label map as uint8; raises Refused unless every value is a whole number from 0 to 255."""
     volume = _read(path)
-    labels = volume.voxels.astype(np.uint8, casting="unsafe")
+    with np.errstate(invalid="ignore"):
+        labels = volume.voxels.astype(np.uint8, casting="unsafe")
     if not np.array_equal(labels, volume.voxels):
         raise Refused(
             f"{path}: a label map holds whole numbers from 0 to 255 alone, this one does not; export it anew."
@@ -112,9 +118,9 @@ def _read(path: os.PathLike) -> Volume:
     image = _parse(path, _contents(path))
     if image.ndim == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
-    if image.ndim != 3 or 0 in image.shape:
+    if image.ndim != 3:
         raise Refused(f"{path}: its shape is {image.shape}, a volume with three axes is needed.")
-    spacing, units = _spacing(image.header)
+    spacing, units = _spacing(path, image.header)
     return Volume(path, np.asarray(image.dataobj).T, spacing, units, image)
 
 
@@ -131,11 +137,13 @@ def _parse(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
     try:
         image = nib.Nifti1Image.from_bytes(contents)
         dtype = image.get_data_dtype()
-        needed = int(image.header["vox_offset"]) + dtype.itemsize * int(np.prod(image.shape, dtype=object))
+        needed = image.dataobj.offset + dtype.itemsize * math.prod(image.shape)
     except Exception as error:  # nibabel raises a dozen kinds for a bad header
         raise Refused(f"{path}: is no readable NIfTI file ({error}); export it anew.") from error
     if dtype.kind not in "iuf":
         raise Refused(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it anew.")
+    if any(length < 1 for length in image.shape):
+        raise Refused(f"{path}: its shape is {image.shape}, a volume with three axes is needed.")
     if len(contents) < needed:
         raise Refused(
             f"{path}: its header promises {needed} bytes and {len(contents)} are there; fetch the file again."
@@ -143,7 +151,10 @@ def _parse(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
     return image
 
 
-def _spacing(header: nib.Nifti1Header) -> tuple[tuple[float, float, float], str]:
-    unit = header.get_xyzt_units()[0]
-    spacing = tuple(float(size) * MILLIMETRES[unit] for size in header.get_zooms()[2::-1])
-    return spacing, "voxel" if unit == "unknown" and spacing == (1.0, 1.0, 1.0) else "mm"
+def _spacing(path: pathlib.Path, header: nib.Nifti1Header) -> tuple[tuple[float, float, float], str]:
+    unit = int(header["xyzt_units"]) % 8  # the other bits are the unit of time
+    sizes = [float(size) for size in header.get_zooms()[2::-1]]
+    if unit not in MILLIMETRES or not all(0 < size < math.inf for size in sizes):
+        raise Refused(f"{path}: its voxel sizes {sizes[::-1]} with unit code {unit} are no lengths; export it anew.")
+    spacing = tuple(size * MILLIMETRES[unit] for size in sizes)
+    return spacing, "voxel" if unit == UNKNOWN_UNIT and spacing == (1.0, 1.0, 1.0) else "mm"

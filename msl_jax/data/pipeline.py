@@ -2,7 +2,7 @@
 
 Slice number p of a set (the strong or the weak one) is place p mod N of the permutation of epoch p div N, and is
 augmented with a seed folded from p. So a run may start at any step, and any number of hosts may share a batch, without
-any of them reading what came before or what belongs to another. Nothing is held in memory but the batches in flight.
+any of them reading what came before or what belongs to another. Nothing is held in memory but `ahead` batches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,6 @@ from msl_jax.data.builder import QUANTILES, Built, Entry
 from msl_jax.data.case import UNLABELED
 
 STREAMS = {"strong": 0, "weak": 1}
-BATCHES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +60,7 @@ def batches(
     weakening: Weakening,
     augmentation: Mapping[str, float],
     *,
+    ahead: int,
     seed: int,
     start: int,
     stop: int,
@@ -76,6 +76,7 @@ def batches(
       preparation: normalisation, image size and classes.
       weakening: how weak labels are made.
       augmentation: keyword arguments of transforms.augment.
+      ahead: how many batches are made ready while a step runs; this bounds the memory.
       seed: of the order and the augmentation.
       start: first step.
       stop: step after the last.
@@ -105,7 +106,7 @@ def batches(
         dataset = tf.data.Dataset.range(start * share, stop * share)
         return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(share, drop_remainder=True)
 
-    return tf.data.Dataset.zip({name: stream(name, entries) for name, entries in sets.items()}).prefetch(BATCHES_AHEAD)
+    return tf.data.Dataset.zip({name: stream(name, entries) for name, entries in sets.items()}).prefetch(ahead)
 
 
 OUTSIDE = {"label": 0, "weak_label": UNLABELED}

@@ -1,0 +1,138 @@
+import dataclasses
+import json
+import pathlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from msl_jax.checks import Refused
+from msl_jax.data import acdc, builder, phantom
+from msl_jax.data.case import UNLABELED
+
+PHASES = {"ED": 1, "ES": 9}
+
+
+def write_patient(folder, *, scribbles, seed):
+    folder.mkdir(parents=True)
+    (folder / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: HCM\n")
+    rng = np.random.default_rng(seed)
+    for frame in PHASES.values():
+        shape = (9, 8, 2 + seed + frame)
+        files = {"": rng.integers(0, 500, shape, np.int16), "_gt": rng.integers(0, 4, shape, np.uint8)}
+        if scribbles:
+            files["_scribble"] = rng.integers(0, 5, shape, np.uint8)
+        for end, voxels in files.items():
+            image = nib.Nifti1Image(voxels, np.diag([1.37, 1.37, 9.6, 1]))
+            image.header.set_xyzt_units("mm")
+            nib.save(image, folder / f"{folder.name}_frame{frame:02d}{end}.nii.gz")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two patients in ACDC's layout, the second with scribbles."""
+    for i in (1, 2):
+        write_patient(tmp_path / "training" / f"patient{i:03d}", scribbles=i == 2, seed=i)
+    return tmp_path
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Call it, and from then on reading a case of ACDC fails."""
+
+    def explode(source):
+        raise AssertionError("read again")
+
+    def install():
+        explode.__module__ = acdc.read.__module__
+        monkeypatch.setitem(builder.READERS, "acdc", dataclasses.replace(acdc.READER, read=explode))
+
+    return install
+
+
+def assert_gives_back(data, cases):
+    assert len(data.entries) == len(cases)
+    for entry, case in zip(data.entries, cases, strict=True):
+        again = data.case(entry)
+        for field in dataclasses.fields(case):
+            got, expected = getattr(again, field.name), getattr(case, field.name)
+            assert type(got) is type(expected), field.name
+            np.testing.assert_array_equal(got, expected, err_msg=field.name)
+            assert getattr(got, "dtype", None) == getattr(expected, "dtype", None)
+
+
+def test_phantoms_come_back_bit_for_bit(phantoms):
+    assert_gives_back(phantoms, list(phantom.read("patients=8,seed=0")))
+    assert phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
+
+
+def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, unreadable):
+    cases, cache = list(acdc.read(source)), str(tmp_path / "cache")
+    assert_gives_back(builder.build("acdc", str(source), cache), cases)
+    unreadable()
+    data = builder.build("acdc", str(source), cache)
+    assert_gives_back(data, cases)
+    assert [entry.annotated for entry in data.entries] == [False, False, True, True]
+    assert [(entry.first, entry.slices) for entry in data.entries] == [(0, 4), (4, 12), (16, 5), (21, 13)]
+    assert len(data.records) == 34
+    assert data.groups() == {"patient001": "HCM", "patient002": "HCM"}
+    assert [entry.name for entry in data.of_patients(["patient002"])] == ["patient002_frame01", "patient002_frame09"]
+
+
+def test_a_copy_elsewhere_is_not_built_again(source, tmp_path, unreadable):
+    cache = str(tmp_path / "cache")
+    builder.build("acdc", str(source), cache)
+    unreadable()
+    assert len(builder.build("acdc", str(source / "training"), cache).entries) == 4
+
+
+def test_a_changed_source_is_built_anew(source, tmp_path):
+    cache = str(tmp_path / "cache")
+    before = builder.build("acdc", str(source), cache)
+    path = source / "training" / "patient001" / "patient001_frame01.nii.gz"
+    voxels = np.zeros((9, 8, 4), np.int16)
+    voxels[3, 5, 2] = 77
+    nib.save(nib.Nifti1Image(voxels, nib.load(path).affine, nib.load(path).header), path)
+    after = builder.build("acdc", str(source), cache)
+    image = after.case(after.entries[0]).image
+    assert image[2, 5, 3] == 77 and image.sum() == 77
+    assert before.case(before.entries[0]).image.sum() > 77
+
+
+def test_a_slice_carries_its_volumes_quantiles_and_its_place(phantoms):
+    entry = phantoms.entries[3]
+    image = phantoms.case(entry).image
+    for z in (0, entry.slices - 1):
+        example = phantoms.features.deserialize_example_np(phantoms.records[entry.first + z])
+        assert (example["slice"], example["slices"], example["frame"]) == (z, entry.slices, entry.frame)
+        assert (example["name"].decode(), example["phase"].decode()) == (entry.name, "ES")
+        assert (example["annotation"] == UNLABELED).all()
+        for percent in (0, 1, 50, 99.5, 100):
+            assert example["quantiles"][round(percent * 10)] == pytest.approx(np.percentile(image, percent), rel=1e-6)
+
+
+def test_what_is_built_knows_no_roles(phantoms, cache):
+    folders = {path.parent for path in pathlib.Path(cache).rglob("dataset_info.json")}
+    assert folders
+    for folder in folders:
+        built = tfds.builder_from_directory(folder)
+        assert list(built.info.splits) == ["slices"]
+        names = json.dumps([path.name for path in folder.iterdir()])
+        assert not any(role in names for role in ("train", "val", "test", "strong", "weak"))
+
+
+def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
+    path = source / "training" / "patient002" / "patient002_frame09_gt.nii.gz"
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    with pytest.raises(Refused, match="cannot be read") as refusal:
+        builder.build("acdc", str(source), str(tmp_path / "cache"))
+    assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
+    path.write_bytes(good)
+    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 4
+
+
+def test_an_unknown_layout_is_refused(tmp_path):
+    with pytest.raises(Refused, match="there is no 'nifti'; there are acdc, phantom"):
+        builder.build("nifti", str(tmp_path), str(tmp_path))

@@ -1,0 +1,264 @@
+import gzip
+import tracemalloc
+import unicodedata
+import warnings
+
+from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msl_jax.checks import Refused
+from msl_jax.data import nifti
+
+TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.6, 0.8], [0, -0.8, 0.6]])
+OBLIQUE = np.block([[TURN @ np.diag([-1.5, 2, -8]), np.array([[90.5], [-120], [7]])], [np.zeros((1, 3)), 1]])
+COUNT = np.arange(24).reshape(2, 3, 4)
+HEADER = 352
+
+
+def image(voxels=COUNT, affine=OBLIQUE, *, dtype="int16", units="mm", endianness="<"):
+    header = nib.Nifti1Header(endianness=endianness)
+    header.set_data_dtype(np.dtype(dtype).newbyteorder(endianness))
+    made = nib.Nifti1Image(np.asarray(voxels, dtype), affine, header, dtype=dtype)
+    made.header.set_xyzt_units(units)
+    return made
+
+
+def saved(path, *args, **kwargs):
+    nib.save(image(*args, **kwargs), path)
+    return path
+
+
+def edited(offset, values, dtype, contents=None):
+    """The bytes of a good file with some of them replaced."""
+    contents = bytearray(image().to_bytes() if contents is None else contents)
+    new = np.array(values, dtype).tobytes()
+    contents[offset : offset + len(new)] = new
+    return bytes(contents)
+
+
+@pytest.mark.parametrize("ending", nifti.ENDINGS)
+@pytest.mark.parametrize("endianness", "<>")
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32", "float64", "uint64"])
+def test_every_number_type_is_read_as_slice_y_x(tmp_path, ending, endianness, dtype):
+    path = saved(tmp_path / f"a{ending}", dtype=dtype, endianness=endianness)
+    as_image, as_labels = nifti.read_image(path), nifti.read_labels(path)
+    assert as_image.voxels.dtype == np.float32 and as_labels.voxels.dtype == np.uint8
+    for volume in (as_image, as_labels):
+        assert volume.voxels.shape == (4, 3, 2)
+        assert all(volume.voxels[z, y, x] == COUNT[x, y, z] for x, y, z in np.ndindex(2, 3, 4))
+        assert volume.spacing == pytest.approx((8, 2, 1.5)) and volume.units == "mm"
+        np.testing.assert_allclose(volume.file.affine, OBLIQUE, atol=1e-5)
+
+
+def test_slope_and_intercept_are_honoured(tmp_path):
+    (tmp_path / "a.nii").write_bytes(edited(112, [0.5, -3], "<f4"))
+    np.testing.assert_array_equal(nifti.read_image(tmp_path / "a.nii").voxels, COUNT.T * 0.5 - 3)
+
+
+def test_one_trailing_frame_is_no_fourth_axis(tmp_path):
+    assert nifti.read_image(saved(tmp_path / "a.nii", COUNT[..., None])).voxels.shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "unit, sizes, spacing, units",
+    [
+        ("unknown", (1, 1, 1), (1, 1, 1), "voxel"),
+        ("unknown", (1, 1, 2), (2, 1, 1), "mm"),
+        ("mm", (1, 1, 1), (1, 1, 1), "mm"),
+        ("mm", (1.5, 2, 8), (8, 2, 1.5), "mm"),
+        ("meter", (0.001, 0.002, 0.008), (8, 2, 1), "mm"),
+        ("meter", (1, 1, 1), (1000, 1000, 1000), "mm"),
+        ("micron", (1500, 2000, 8000), (8, 2, 1.5), "mm"),
+        ("micron", (1000, 1000, 1000), (1, 1, 1), "mm"),
+    ],
+)
+def test_spacing_is_in_mm_unless_the_header_knows_nothing(tmp_path, unit, sizes, spacing, units):
+    volume = nifti.read_image(saved(tmp_path / "a.nii", affine=np.diag([*sizes, 1]), units=unit))
+    assert volume.spacing == pytest.approx(spacing, rel=1e-6) and volume.units == units
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "Größe 心臓.nii.gz", "a.b.nii"])
+@pytest.mark.parametrize("unit", ["mm", "unknown", "micron"])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_what_is_written_lies_on_the_grid_it_was_read_from(tmp_path, name, unit, channels):
+    like = nifti.read_image(saved(tmp_path / name, units=unit))
+    voxels = np.arange(24 * 3, dtype=np.float32).reshape(4, 3, 2, 3)[..., :3] / 7
+    voxels = voxels if channels else voxels[..., 0]
+    nifti.write(tmp_path / "out" / name, voxels, like)
+    before, after = nib.load(tmp_path / name), nib.load(tmp_path / "out" / name)
+    on_disk = np.asarray(after.dataobj)
+    assert on_disk.shape == (2, 3, 4, *channels) and after.get_data_dtype() == np.float32
+    assert all((on_disk[x, y, z] == voxels[z, y, x]).all() for x, y, z in np.ndindex(2, 3, 4))
+    np.testing.assert_array_equal(after.affine, before.affine)
+    assert after.header.get_zooms()[:3] == before.header.get_zooms()
+    assert after.header.get_xyzt_units()[0] == unit
+    assert [unicodedata.normalize("NFC", path.name) for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_labels_survive_the_header_of_a_scaled_image(tmp_path):
+    (tmp_path / "a.nii").write_bytes(edited(112, [0.5, -3], "<f4"))
+    labels = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    nifti.write(tmp_path / "b.nii", labels, nifti.read_image(tmp_path / "a.nii"))
+    again = nifti.read_labels(tmp_path / "b.nii")
+    np.testing.assert_array_equal(again.voxels, labels)
+    assert again.file.get_data_dtype() == np.uint8
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.nii.gz")
+    before = path.read_bytes()
+
+    def fail(image, beside):
+        beside.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
+        patched.setattr(nib, "save", fail)
+        nifti.write(path, np.zeros((4, 3, 2), np.uint8), nifti.read_image(path))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    nifti.write(path, np.zeros((4, 3, 2), np.uint8), nifti.read_image(path))
+    assert not nifti.read_labels(path).voxels.any() and list(tmp_path.iterdir()) == [path]
+
+
+GOOD = image().to_bytes()
+GZIPPED = gzip.compress(GOOD)
+RGB = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+DAMAGED = {
+    "empty": ("a.nii", b"", "NIfTI"),
+    "empty, zipped": ("a.nii.gz", b"", "NIfTI"),
+    "truncated": ("a.nii", GOOD[:-1], "promises 400 bytes and 399"),
+    "truncated header": ("a.nii", GOOD[:200], "NIfTI"),
+    "truncated, zipped": ("a.nii.gz", GZIPPED[:-10], "damaged"),
+    "truncated, then zipped": ("a.nii.gz", gzip.compress(GOOD[:-1]), "promises 400 bytes"),
+    "checksum": ("a.nii.gz", edited(len(GZIPPED) - 8, [GZIPPED[-8] ^ 1], "u1", GZIPPED), "damaged"),
+    "no gzip": ("a.nii.gz", GOOD, "no gzip file"),
+    "no NIfTI": ("a.nii", b"text " * 1000, "NIfTI"),
+    "terabytes": ("a.nii", edited(42, [30000] * 3, "<i2"), "promises 54000000000352 bytes"),
+    "terabytes, zipped": ("a.nii.gz", gzip.compress(edited(42, [30000] * 3, "<i2")), "promises 54000000000352"),
+    "negative shape": ("a.nii", edited(44, [-3], "<i2"), "shape"),
+    "no slices": ("a.nii", edited(46, [0], "<i2"), "shape"),
+    "two axes": ("a.nii", image(COUNT[0], dtype="int16").to_bytes(), "shape"),
+    "several frames": ("a.nii", image(np.stack([COUNT] * 2, -1)).to_bytes(), "shape"),
+    "complex": ("a.nii", image(dtype="complex64").to_bytes(), "complex64"),
+    "RGB": ("a.nii", nib.Nifti1Image(RGB, OBLIQUE).to_bytes(), "plain numbers"),
+    "unit of length 4": ("a.nii", edited(123, [4], "u1"), "unit code 4"),
+    "size NaN": ("a.nii", edited(80, [np.nan], "<f4"), "voxel sizes"),
+}
+
+
+@pytest.mark.parametrize("read", [nifti.read_image, nifti.read_labels])
+@pytest.mark.parametrize("case", DAMAGED)
+def test_what_cannot_be_read_rightly_is_refused_by_name(tmp_path, case, read):
+    name, contents, says = DAMAGED[case]
+    path = tmp_path / name
+    path.write_bytes(contents)
+    refused(path, read, says)
+
+
+def refused(path, read, says):
+    tracemalloc.start()
+    with pytest.raises(Refused, match=says) as refusal:
+        read(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert str(refusal.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "read, value, dtype, says",
+    [
+        (nifti.read_image, np.nan, "float32", "NaN"),
+        (nifti.read_image, np.inf, "float32", "infinite"),
+        (nifti.read_image, 1e300, "float64", "infinite"),
+        (nifti.read_labels, np.nan, "float32", "0 to 255"),
+        (nifti.read_labels, 0.5, "float32", "0 to 255"),
+        (nifti.read_labels, -1, "int16", "0 to 255"),
+        (nifti.read_labels, 256, "int16", "0 to 255"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_without_a_warning(tmp_path, read, value, dtype, says):
+    voxels = COUNT.astype(dtype)
+    voxels[1, 2, 3] = value
+    path = saved(tmp_path / "a.nii.gz", voxels, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused(path, read, says)
+
+
+@pytest.mark.parametrize("name", ["none.nii.gz", "folder.nii.gz"])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / "folder.nii.gz").mkdir()
+    refused(tmp_path / name, nifti.read_image, "cannot be read")
+
+
+@given(at=st.integers(0, 8 * len(GZIPPED) - 1))
+def test_a_flipped_bit_of_a_gzip_file_is_refused_or_harmless(tmp_path_factory, at):
+    path = tmp_path_factory.getbasetemp() / "flipped.nii.gz"
+    path.write_bytes(edited(at // 8, [GZIPPED[at // 8] ^ (1 << at % 8)], "u1", GZIPPED))
+    try:
+        volume = nifti.read_image(path)
+    except Refused:
+        return
+    np.testing.assert_array_equal(volume.voxels, COUNT.T)
+    assert volume.spacing == (8, 2, 1.5)
+
+
+@given(
+    at=st.integers(0, HEADER - 1),
+    value=st.integers(0, 255),
+    read=st.sampled_from([nifti.read_image, nifti.read_labels]),
+)
+def test_no_header_brings_another_error_or_a_warning(tmp_path_factory, at, value, read):
+    path = tmp_path_factory.getbasetemp() / "header.nii"
+    path.write_bytes(edited(at, [value], "u1"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            volume = read(path)
+        except Refused:
+            return
+    assert volume.voxels.ndim == 3 and np.isfinite(volume.voxels).all()
+    assert all(0 < size < np.inf for size in volume.spacing)
+
+
+def test_grids_are_compared_by_shape_and_affine(tmp_path):
+    here = nifti.read_image(saved(tmp_path / "here.nii"))
+    near, far = OBLIQUE.copy(), OBLIQUE.copy()
+    near[2, 3] += 5e-4
+    far[2, 3] += 0.1
+    nifti.check_same_grid(here, nifti.read_labels(saved(tmp_path / "near.nii", affine=near)))
+    with pytest.raises(Refused, match=r"far\.nii: its affine .*here\.nii"):
+        nifti.check_same_grid(here, nifti.read_labels(saved(tmp_path / "far.nii", affine=far)))
+    with pytest.raises(Refused, match=r"less\.nii: its grid \(2, 3, 3\) .*\(2, 3, 4\) .*here\.nii"):
+        nifti.check_same_grid(here, nifti.read_labels(saved(tmp_path / "less.nii", COUNT[..., :3])))
+
+
+def test_files_are_found_by_name(tmp_path):
+    for name in ("b.nii", "sub/a.nii.gz", "sub/.hidden.nii", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert nifti.find_all(tmp_path) == [tmp_path / "b.nii", tmp_path / "sub" / "a.nii.gz"]
+    assert nifti.find(tmp_path, "b") == tmp_path / "b.nii" and nifti.find(tmp_path, "a") is None
+    assert nifti.find(tmp_path / "sub", "a") == tmp_path / "sub" / "a.nii.gz"
+    assert [nifti.stem(name) for name in ("x/a.b.nii.gz", "a.nii", "a.txt")] == ["a.b", "a", "a.txt"]
+
+
+def test_a_prostate_in_oblique_slices(tmp_path):
+    folder = SHARED / "prostate"
+    if not folder.is_dir():
+        pytest.skip(f"needs the prostate volume in {folder}")
+    volume, labels = (
+        nifti.read_image(folder / "Prostatex_0000.nii.gz"),
+        nifti.read_labels(folder / "Prostatex_0000_lab.nii.gz"),
+    )
+    nifti.check_same_grid(volume, labels)
+    assert volume.voxels.shape == (19, 384, 384) and volume.units == "mm"
+    assert volume.spacing == pytest.approx((3, 0.5, 0.5), abs=1e-5)
+    nifti.write(tmp_path / "a.nii.gz", labels.voxels, volume)
+    written = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(written.affine, nib.load(folder / "Prostatex_0000.nii.gz").affine)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), nib.load(folder / "Prostatex_0000_lab.nii.gz").dataobj)

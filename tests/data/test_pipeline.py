@@ -1,0 +1,176 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from msl_jax import inference
+from msl_jax.data import pipeline
+from msl_jax.data.case import UNLABELED
+from msl_jax.data.pipeline import Preparation, Weakening
+
+SIZE = (64, 56)
+OFF = dict(flip=False, rotation=0.0, zoom=0.0, gamma=0.0, contrast=0.0)
+STRONG_AUGMENTATION = dict(flip=True, rotation=60.0, zoom=0.5, gamma=0.5, contrast=0.3)
+KEYS = {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}
+
+
+@pytest.fixture(scope="module")
+def sets(phantoms):
+    """One strong patient and two weak ones."""
+    patients = sorted(phantoms.groups())
+    return {"strong": phantoms.of_patients(patients[:1]), "weak": phantoms.of_patients(patients[1:3])}
+
+
+@pytest.fixture(scope="module")
+def batches(phantoms, sets):
+    """make(...) -> the batches as a list of dicts of arrays."""
+
+    def make(start=0, stop=3, *, values=(0, 1, 2, 3), augmentation=OFF, seed=0, names=("strong", "weak"), **hosts):
+        dataset = pipeline.batches(
+            phantoms,
+            {name: sets[name] for name in names},
+            {"strong": 4, "weak": 6},
+            Preparation(SIZE, (1.0, 99.0), values),
+            Weakening("erosion", background=True),
+            augmentation,
+            seed=seed,
+            start=start,
+            stop=stop,
+            **hosts,
+        )
+        return list(dataset.as_numpy_iterator())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def augmented(batches):
+    """Six batches with everything that augmentation can do."""
+    return batches(0, 6, augmentation=STRONG_AUGMENTATION)
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for a, b in zip(some, others, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].keys() == b[name].keys()
+            for key in a[name]:
+                np.testing.assert_array_equal(a[name][key], b[name][key], err_msg=f"{name} {key}")
+
+
+def joined(some, name, key):
+    return np.concatenate([batch[name][key] for batch in some])
+
+
+def test_shapes_are_static_and_dtypes_as_promised(phantoms, sets):
+    dataset = pipeline.batches(
+        phantoms,
+        sets,
+        {"strong": 4, "weak": 6},
+        Preparation(SIZE, (1.0, 99.0), (0, 3)),
+        Weakening("erosion", background=False),
+        OFF,
+        seed=0,
+        start=0,
+        stop=1,
+        host=1,
+        hosts=2,
+    )
+    assert {name: set(spec) for name, spec in dataset.element_spec.items()} == KEYS
+    for name, share in (("strong", 2), ("weak", 3)):
+        for key, spec in dataset.element_spec[name].items():
+            assert spec.shape == (share, *SIZE, 1) if key == "image" else spec.shape == (share, *SIZE)
+            assert spec.dtype == ("float32" if key == "image" else "int32")
+
+
+def test_values_are_as_promised(augmented):
+    for batch in augmented:
+        assert {name: set(part) for name, part in batch.items()} == KEYS
+        for name, number in (("strong", 4), ("weak", 6)):
+            image, weak_label = batch[name]["image"], batch[name]["weak_label"]
+            assert image.shape == (number, *SIZE, 1) and weak_label.shape == (number, *SIZE)
+            assert image.min() >= 0 and image.max() <= 1 and image.std() > 0.05
+            assert set(np.unique(weak_label)) <= {0, 1, 2, 3, UNLABELED} and UNLABELED in weak_label
+        assert set(np.unique(batch["strong"]["label"])) <= {0, 1, 2, 3}
+
+
+def test_a_run_may_start_at_any_step(batches, augmented):
+    assert_same(batches(4, 6, augmentation=STRONG_AUGMENTATION), augmented[4:])
+    assert_same(batches(1, 2, augmentation=STRONG_AUGMENTATION), augmented[1:2])
+
+
+def test_hosts_share_a_batch(batches, augmented):
+    shares = [batches(0, 6, augmentation=STRONG_AUGMENTATION, host=host, hosts=2) for host in (0, 1)]
+    whole = [
+        {name: {key: np.concatenate([share[name][key] for share in pair]) for key in KEYS[name]} for name in KEYS}
+        for pair in zip(*shares, strict=True)
+    ]
+    assert_same(whole, augmented)
+
+
+def test_a_method_without_weak_images_sees_the_same_strong_ones(batches, augmented):
+    alone = batches(0, 6, augmentation=STRONG_AUGMENTATION, names=("strong",))
+    assert_same(alone, [{"strong": batch["strong"]} for batch in augmented])
+
+
+def test_seeds_and_steps_differ(batches, augmented):
+    other = batches(0, 6, augmentation=STRONG_AUGMENTATION, seed=1)
+    for name in KEYS:
+        images = [image.tobytes() for some in (augmented, other) for image in joined(some, name, "image")]
+        assert len(set(images)) == len(images)
+
+
+def test_the_weak_label_of_a_strong_image_agrees_with_its_mask(augmented):
+    label, weak_label = (joined(augmented, "strong", key) for key in ("label", "weak_label"))
+    drawn = weak_label != UNLABELED
+    assert 0.005 < drawn.mean() < 0.9 and set(weak_label[drawn]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(weak_label[drawn], label[drawn])
+
+
+def as_inference_sees(monkeypatch, phantoms, entries):
+    """The images that inference hands to the network, of all slices of these cases."""
+    seen = []
+
+    def network(model, branches, variables, images):
+        seen.append(images)
+        return {branch: images for branch in branches}
+
+    monkeypatch.setattr(inference, "_softmax", network)
+    segmenter = inference.Segmenter(None, Preparation(SIZE, (1.0, 99.0), (0, 3)), ("student",), batch=1)
+    for entry in entries:
+        segmenter.probabilities({}, phantoms.case(entry).image)
+    return np.concatenate(seen)
+
+
+@pytest.mark.parametrize("name, size", [("strong", 4), ("weak", 6)])
+def test_an_epoch_holds_every_slice_once_as_inference_sees_it(monkeypatch, phantoms, sets, batches, name, size):
+    expected = as_inference_sees(monkeypatch, phantoms, sets[name])
+    slices = len(expected)
+    images = joined(batches(0, 3 * slices // size + 1), name, "image")[: 3 * slices]
+    distance = abs(images[:, None] - expected[None]).max((2, 3, 4))
+    assert distance.min(1).max() < 1e-6 and ((distance < 1e-3).sum(1) == 1).all()
+    epochs = distance.argmin(1).reshape(3, slices)
+    assert (np.sort(epochs) == np.arange(slices)).all()
+    assert all((a != b).any() for a, b in itertools.combinations([np.arange(slices), *epochs], 2))
+
+
+def test_classes_that_are_not_asked_for_are_background(batches):
+    every, lv, swapped = (batches(values=values) for values in ((0, 1, 2, 3), (0, 3), (0, 3, 1)))
+    label = joined(every, "strong", "label")
+    assert set(np.unique(label)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(joined(lv, "strong", "label"), label == 3)
+    np.testing.assert_array_equal(joined(swapped, "strong", "label"), np.array([0, 2, 0, 1])[label])
+    for name in KEYS:
+        weak, weak_lv = (joined(some, name, "weak_label") for some in (every, lv))
+        assert set(np.unique(weak_lv)) == {0, 1, UNLABELED}
+        np.testing.assert_array_equal(weak_lv == 1, weak == 3)
+
+
+def test_class_and_value_tables():
+    preparation = Preparation(SIZE, (1.0, 99.0), (0, 3))
+    table = preparation.class_of_value()
+    assert table[:5].tolist() == [0, 0, 0, 1, 0] and table[UNLABELED] == UNLABELED and table.shape == (256,)
+    values = preparation.value_of_class()
+    assert values.dtype == np.uint8 and values.tolist() == [0, 3]
+    np.testing.assert_array_equal(table[values], [0, 1])

@@ -1,0 +1,145 @@
+from collections import Counter
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from msl_jax.checks import Refused
+from msl_jax.data import splits
+
+SIZES = ((75, 5, 20), (55, 10, 15))
+ACDC_GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")
+
+
+def acdc(patients):
+    """Patients as ACDC numbers them: one group after the other, all of one size."""
+    return {f"patient{i + 1:03d}": ACDC_GROUPS[i * len(ACDC_GROUPS) // patients] for i in range(patients)}
+
+
+def train_of(groups, split_seed=0):
+    return {patient: groups[patient] for patient in splits.split_patients(groups, SIZES, split_seed)["train"]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("patients, sizes", [(80, (55, 10, 15)), (100, (75, 5, 20))])
+def test_acdc_is_divided_as_the_papers_do_and_alike_in_every_group(patients, sizes, seed):
+    groups = acdc(patients)
+    split = splits.split_patients(groups, SIZES, seed)
+    assert tuple(len(split[role]) for role in ("train", "validation", "test")) == sizes
+    assert sorted(itertools.chain(*split.values())) == sorted(groups)
+    for role, size in zip(("train", "validation", "test"), sizes, strict=True):
+        assert split[role] == sorted(split[role])
+        assert Counter(groups[patient] for patient in split[role]) == dict.fromkeys(ACDC_GROUPS, size // 5)
+
+
+def test_the_split_is_a_function_of_its_seed_and_of_who_is_there():
+    groups = acdc(80)
+    again = dict(sorted(groups.items(), reverse=True))
+    assert splits.split_patients(groups, SIZES, 0) == splits.split_patients(again, SIZES, 0)
+    assert len({tuple(splits.split_patients(groups, SIZES, seed)["test"]) for seed in range(10)}) == 10
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_strong_patients_are_nested_and_of_many_groups(seed):
+    train = train_of(acdc(80))
+    three, five, ten, every = (splits.draw_strong(train, strong, seed) for strong in (3, 5, 10, 55))
+    assert set(three) < set(five) < set(ten) < set(train) and every == sorted(train)
+    assert (len(three), len(five), len(ten)) == (3, 5, 10)
+    assert all(count == 1 for count in Counter(train[patient] for patient in three).values())
+    assert Counter(train[patient] for patient in five) == dict.fromkeys(ACDC_GROUPS, 1)
+    assert Counter(train[patient] for patient in ten) == dict.fromkeys(ACDC_GROUPS, 2)
+    assert three == splits.draw_strong(train, 3, seed)
+
+
+def test_seeds_draw_other_strong_patients_and_groups():
+    train = train_of(acdc(80))
+    draws = [splits.draw_strong(train, 3, seed) for seed in range(20)]
+    assert len({tuple(draw) for draw in draws}) == 20
+    assert {train[patient] for draw in draws for patient in draw} == set(ACDC_GROUPS)
+
+
+group_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=8)
+
+
+@given(group_sizes, st.integers(0, 2**32 - 1))
+def test_every_beginning_of_the_order_holds_the_groups_in_proportion(counts, seed):
+    """A group with share f of the patients is within (1 + f (G - 2)) / 2 of its part: at most 1 if G groups are equal.
+
+    Where the order stands at t between 0 and 1, a group with n members has given n t of them to within 1/2.
+    """
+    groups = {f"{group}-{i}": str(group) for group, count in enumerate(counts) for i in range(count)}
+    order = splits.stratified_order(groups, seed)
+    assert sorted(order) == sorted(groups)
+    seen = Counter()
+    for length, patient in enumerate(order, start=1):
+        seen[groups[patient]] += 1
+        for group, count in enumerate(counts):
+            share = count / len(groups)
+            bound = (1 + share * max(len(counts) - 2, 0)) / 2 if len(counts) > 1 else 0
+            assert abs(seen[str(group)] - length * share) <= bound + 1e-9
+
+
+@given(group_sizes, st.integers(0, 99), st.data())
+def test_any_row_that_adds_up_divides_the_patients(counts, seed, data):
+    groups = {f"{group}-{i}": str(group) for group, count in enumerate(counts) for i in range(count)}
+    validation = data.draw(st.integers(0, len(groups)))
+    test = data.draw(st.integers(0, len(groups) - validation))
+    row = (len(groups) - validation - test, validation, test)
+    split = splits.split_patients(groups, [(len(groups), 1, 0), row], seed)
+    assert tuple(len(split[role]) for role in splits.ROLES) == row
+    assert sorted(itertools.chain(*split.values())) == sorted(groups)
+
+
+def test_lists_are_taken_as_they_are():
+    groups = acdc(80)
+    lists = {"train": ("patient009", "patient002"), "validation": ["patient001"], "test": ["patient003"]}
+    split = splits.listed_split(groups, lists)
+    assert split == {"train": ["patient002", "patient009"], "validation": ["patient001"], "test": ["patient003"]}
+    assert splits.draw_strong(train_of(groups), ("patient009",), 0) == ["patient009"]
+
+
+@pytest.mark.parametrize(
+    "role, patients, says",
+    [
+        ("validation", [], r"split\.validation: is empty"),
+        ("test", ["patient999"], r"split\.test: .*'patient999'"),
+        ("test", ["patient001"], r"split\.test: .*'patient001' is already in train"),
+        ("train", ["patient001", "patient001"], r"split\.train: .*'patient001' is already in train"),
+    ],
+)
+def test_lists_that_cannot_be_meant_are_refused(role, patients, says):
+    lists = {"train": ["patient001"], "validation": ["patient002"], "test": ["patient003"]}
+    with pytest.raises(Refused, match=says):
+        splits.listed_split(acdc(80), {**lists, role: patients})
+
+
+def test_sizes_that_do_not_add_up_are_refused():
+    with pytest.raises(Refused, match=r"split_sizes: .*the 79 patients .*75\+5\+20, 55\+10\+15"):
+        splits.split_patients(dict(list(acdc(80).items())[1:]), SIZES, 0)
+
+
+@pytest.mark.parametrize(
+    "strong, says",
+    [
+        (0, "is 0; there are 55"),
+        (-1, "is -1; there are 55"),
+        (56, "is 56; there are 55"),
+        (["patient999"], r"\['patient999'\] are no training patients"),
+        ([], "empty"),
+        (2 * ["first"], "twice"),
+    ],
+)
+def test_strong_patients_that_are_not_there_are_refused(strong, says):
+    train = train_of(acdc(80))
+    if strong == ["first", "first"]:
+        strong = 2 * [min(train)]
+    with pytest.raises(Refused, match=r"config\.data\.strong: .*" + says):
+        splits.draw_strong(train, strong, 0)
+
+
+def test_a_strong_patient_of_the_test_part_is_refused():
+    groups = acdc(80)
+    held_out = splits.split_patients(groups, SIZES, 0)["test"][0]
+    with pytest.raises(Refused, match=held_out):
+        splits.draw_strong(train_of(groups), [held_out], 0)

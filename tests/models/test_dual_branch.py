@@ -1,0 +1,186 @@
+import itertools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msl_jax.models.dual_branch import BRANCHES, DualBranchUNet
+from msl_jax.models.unet import Decoder, Encoder
+
+KEY = jax.random.key(0)
+MODEL = DualBranchUNet(width=4, depth=3, classes=3)
+ALL = dict.fromkeys(BRANCHES, slice(None))
+IMAGES = jnp.array(np.random.default_rng(0).uniform(size=(2, 4, 16, 16, 1)), jnp.float32)
+
+
+def run(variables, images, rows=ALL, model=MODEL):
+    return jax.jit(lambda v, x: model.apply(v, x, rows, train=False))(variables, images)
+
+
+def shapes(model, rows=ALL, size=16):
+    images = jax.ShapeDtypeStruct((1, 1, size, size, 1), jnp.float32)
+    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, rows, train=False), images)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def draw(shapes):
+    """Variables of these shapes, drawn so that no bias is 0, no scale 1, and no statistic that of the start."""
+    generator = np.random.default_rng(1)
+
+    def leaf(path, x):
+        if path[-1].key == "kernel":
+            values = generator.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape)
+        else:
+            values = generator.uniform(0.5, 1.5, x.shape)
+        return jnp.array(values, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return draw(shapes(MODEL)[1])
+
+
+@pytest.mark.parametrize(("width", "depth", "classes"), [(64, 5, 2), (8, 5, 2), (4, 3, 4), (2, 1, 3)])
+def test_parameter_count(width, depth, classes):
+    """A block of c channels on top of b: two 3 x 3 kernels and a scale and a shift behind each.
+
+    Upsampling from 2c to c channels: a 2 x 2 kernel and a bias for each of its places. The head: a 1 x 1 convolution.
+    """
+
+    def block(b, c):
+        return 9 * b * c + 9 * c * c + 4 * c
+
+    channels = [width * 2**level for level in range(depth)]
+    encoder = sum(block(b, c) for b, c in zip([1, *channels], channels, strict=False))
+    upsampling = sum(4 * (2 * c) * c + 4 * c for c in channels[:-1])
+    decoder = upsampling + sum(block(2 * c, c) for c in channels[:-1]) + width * classes + classes
+    params = shapes(DualBranchUNet(width, depth, classes))[1]["params"]
+    assert {name: count(part) for name, part in params.items()} == {
+        "encoder": encoder,
+        "teacher": decoder,
+        "student": decoder,
+    }
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_branch_that_is_not_asked_for_has_no_parameters(branch):
+    logits, variables = shapes(MODEL, {branch: slice(None)})
+    assert set(logits) == {branch}
+    assert set(variables["params"]) == set(variables["batch_stats"]) == {"encoder", branch}
+
+
+def test_bfloat16_leaves_parameters_and_logits_float32():
+    model = DualBranchUNet(width=2, depth=3, classes=2, dtype=jnp.bfloat16)
+    logits, variables = shapes(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype("float32")}
+    drawn = draw(variables)
+    program = str(jax.make_jaxpr(lambda v, x: model.apply(v, x, ALL, train=False))(drawn, IMAGES))
+    convolutions = [line for line in program.splitlines() if "conv_general_dilated[" in line]
+    assert convolutions and all("bf16[" in line for line in convolutions)
+    outputs = run(drawn, IMAGES, model=model)
+    precise = run(drawn, IMAGES, model=DualBranchUNet(width=2, depth=3, classes=2))
+    for branch in BRANCHES:
+        assert outputs[branch].dtype == jnp.float32
+        np.testing.assert_allclose(outputs[branch], precise[branch], atol=0.1)
+
+
+def test_it_is_one_encoder_under_two_decoders(variables):
+    """Each branch is its own decoder on the feature maps of the one encoder."""
+    flat = IMAGES.reshape(8, 16, 16, 1)
+
+    def part(name):
+        return {kind: tree[name] for kind, tree in variables.items()}
+
+    levels = jax.jit(lambda v, x: Encoder(4, 3).apply(v, x, False))(part("encoder"), flat)
+    logits = run(variables, IMAGES)
+    for branch in BRANCHES:
+        expected = jax.jit(lambda v, levels: Decoder(3).apply(v, levels, False))(part(branch), levels)
+        np.testing.assert_allclose(logits[branch].reshape(8, 16, 16, 3), expected, atol=1e-4)
+    assert np.abs(logits["teacher"] - logits["student"]).max() > 0.1
+
+
+@pytest.mark.parametrize("level", range(3))
+def test_each_skip_matters_to_both_branches(variables, level):
+    """Without one level's feature map, the coarsest included, the logits of both branches change."""
+
+    def without(next_fun, args, kwargs, context):
+        out = next_fun(*args, **kwargs)
+        if isinstance(context.module, Encoder) and context.method_name == "__call__":
+            out = [jnp.zeros_like(x) if i == level else x for i, x in enumerate(out)]
+        return out
+
+    whole = run(variables, IMAGES)
+    with nn.intercept_methods(without):
+        cut = run(variables, IMAGES)
+    for branch in BRANCHES:
+        assert np.abs(whole[branch] - cut[branch]).max() > 1e-3
+
+
+def test_every_parameter_moves_the_logits_of_its_own_branch_alone(variables):
+    def loss(params, branch):
+        logits = MODEL.apply({**variables, "params": params}, IMAGES, ALL, train=False)[branch]
+        return (logits * jnp.sin(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)).sum()
+
+    for branch, other in itertools.permutations(BRANCHES):
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], branch)
+        assert all(g.any() for g in jax.tree.leaves({"encoder": gradient["encoder"], branch: gradient[branch]}))
+        assert not any(g.any() for g in jax.tree.leaves(gradient[other]))
+
+
+def test_the_decoders_share_no_parameters(variables):
+    """They are drawn apart, and changing all of one's leaves the other's logits as they were."""
+    drawn = DualBranchUNet(width=2, depth=1).init(KEY, IMAGES[:1, :1], ALL, train=False)["params"]
+    assert (drawn["teacher"]["Conv_0"]["kernel"] != drawn["student"]["Conv_0"]["kernel"]).any()
+    before = run(variables, IMAGES)
+    changed = jax.tree.map(lambda x: x + 1, variables["params"]["student"])
+    after = run({**variables, "params": variables["params"] | {"student": changed}}, IMAGES)
+    np.testing.assert_array_equal(before["teacher"], after["teacher"])
+    assert (before["student"] != after["student"]).any()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [{"teacher": slice(0, 2), "student": slice(1, 4)}, {"teacher": slice(3, 4)}, {"student": slice(None)}],
+    ids=str,
+)
+def test_rows_select_what_they_say(variables, rows):
+    everything, selected = run(variables, IMAGES), run(variables, IMAGES, rows)
+    assert set(selected) == set(rows)
+    for branch, span in rows.items():
+        assert selected[branch].shape == (2, len(range(4)[span]), 16, 16, 3)
+        np.testing.assert_allclose(selected[branch], everything[branch][:, span], atol=1e-4)
+
+
+def test_groups_are_an_arrangement_of_the_same_images(variables):
+    """Rows are cut within groups: rows 0-1 of two groups of four are images 0, 1, 4, 5 of one group of eight."""
+    rows = {"teacher": slice(0, 2), "student": slice(None)}
+    grouped = run(variables, IMAGES, rows)
+    one = run(variables, IMAGES.reshape(1, 8, 16, 16, 1))
+    picked = one["teacher"][0, jnp.array([0, 1, 4, 5])]
+    np.testing.assert_allclose(grouped["teacher"].reshape(picked.shape), picked, atol=1e-4)
+    np.testing.assert_allclose(grouped["student"].reshape(one["student"].shape), one["student"], atol=1e-4)
+
+
+def test_in_training_a_decoders_statistics_are_of_its_own_rows(variables):
+    """What the student alone sees reaches the teacher's running means through the encoder, and by no other way."""
+
+    def statistics(rows):
+        apply = jax.jit(lambda v, x: MODEL.apply(v, x, rows, train=True, mutable=["batch_stats"])[1]["batch_stats"])
+        return apply(variables, IMAGES)
+
+    alone = statistics({"teacher": slice(0, 2)})
+    beside = statistics({"teacher": slice(0, 2), "student": slice(None)})
+    more = statistics({"teacher": slice(None)})
+    for a, b in zip(jax.tree.leaves(alone["teacher"]), jax.tree.leaves(beside["teacher"]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert any(
+        np.abs(a - b).max() > 1e-4
+        for a, b in zip(jax.tree.leaves(alone["teacher"]), jax.tree.leaves(more["teacher"]), strict=True)
+    )

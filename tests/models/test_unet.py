@@ -1,0 +1,94 @@
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msl_jax.models.unet import Block, Decoder, Encoder, Upsample
+
+KEY = jax.random.key(0)
+
+
+def normal(shape, seed=0):
+    return jnp.array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_encoder_halves_the_plane_and_doubles_the_channels():
+    encoder = Encoder(width=3, depth=4)
+    levels = jax.eval_shape(lambda x: encoder.init_with_output(KEY, x, False)[0], jnp.zeros((2, 16, 32, 1)))
+    assert [level.shape for level in levels] == [(2, 16, 32, 3), (2, 8, 16, 6), (2, 4, 8, 12), (2, 2, 4, 24)]
+
+
+def test_upsample_is_a_transposed_convolution():
+    """Its kernel (c, 2, 2, features) is that of nn.ConvTranspose (2, 2, c, features), mirrored along both sides.
+
+    lax.conv_transpose slides the kernel as it stands over the image with zeros in between, so that the last tap meets
+    a pixel first. The bias is one and the same wherever in the 2 x 2 window a pixel lies.
+    """
+    x = normal((2, 3, 5, 4))
+    params = Upsample(6).init(KEY, x)["params"]["DenseGeneral_0"]
+    kernel, bias = normal(params["kernel"].shape, 1), normal((6,), 2)
+    assert kernel.shape == (4, 2, 2, 6)
+    ours = Upsample(6).apply(
+        {"params": {"DenseGeneral_0": {"kernel": kernel, "bias": jnp.broadcast_to(bias, params["bias"].shape)}}}, x
+    )
+    theirs = nn.ConvTranspose(6, (2, 2), strides=(2, 2)).apply(
+        {"params": {"kernel": kernel.transpose(1, 2, 0, 3)[::-1, ::-1], "bias": bias}}, x
+    )
+    assert ours.shape == (2, 6, 10, 6)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_upsample_by_hand():
+    """One pixel of value 2 becomes its kernel times 2, in place."""
+    params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1), "bias": jnp.zeros((2, 2, 1))}
+    x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(2.0)
+    expected = np.zeros((4, 4))
+    expected[2:, :2] = [[2, 4], [6, 8]]
+    np.testing.assert_array_equal(Upsample(1).apply({"params": {"DenseGeneral_0": params}}, x)[0, ..., 0], expected)
+
+
+def test_block_normalises_each_channel_over_the_batch_in_training_alone():
+    x = 3 + 5 * normal((4, 8, 8, 2))
+    variables = Block(3).init(KEY, x, False)
+    _, updates = Block(3).apply(variables, x, True, mutable=["batch_stats"])
+    first = updates["batch_stats"]["BatchNorm_0"]
+    conv = nn.Conv(3, (3, 3), use_bias=False).apply({"params": variables["params"]["Conv_0"]}, x)
+    np.testing.assert_allclose(first["mean"], 0.1 * conv.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first["var"], 0.9 + 0.1 * conv.var((0, 1, 2)), rtol=1e-4)
+    alone = Block(3).apply(variables, x[:1], False)
+    np.testing.assert_allclose(Block(3).apply(variables, x, False)[:1], alone, atol=1e-5)
+
+
+def test_decoder_depends_on_every_level():
+    levels = [normal((1, 16 // 2**level, 16 // 2**level, 4 * 2**level), level) for level in range(3)]
+    decoder = Decoder(classes=2)
+    variables = decoder.init(KEY, levels, False)
+    out = decoder.apply(variables, levels, False)
+    assert out.shape == (1, 16, 16, 2)
+    gradients = jax.grad(lambda levels: (decoder.apply(variables, levels, False) * normal(out.shape, 9)).sum())(levels)
+    for gradient in gradients:
+        assert (jnp.abs(gradient).max((0, 1, 2)) > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("module", [lambda dtype: Encoder(2, 2, dtype=dtype), lambda dtype: Block(2, dtype)])
+def test_bfloat16_is_of_the_computation_alone(module):
+    x = jnp.zeros((1, 8, 8, 1), jnp.bfloat16)
+    out, variables = jax.eval_shape(lambda x: module(jnp.bfloat16).init_with_output(KEY, x, True), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("bfloat16")}
+
+
+def test_dropout_works_on_the_coarsest_level_in_training_alone():
+    x = normal((2, 8, 8, 1))
+    encoder = Encoder(4, 2, dropout=0.5)
+    variables = encoder.init(KEY, x, False)
+
+    def run(train, key):
+        return encoder.apply(variables, x, train, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+
+    one, other = (run(True, jax.random.key(k)) for k in (1, 2))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert (one[1] != other[1]).any()
+    for a, b in zip(run(False, jax.random.key(1)), run(False, jax.random.key(2)), strict=True):
+        np.testing.assert_array_equal(a, b)

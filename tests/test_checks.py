@@ -1,0 +1,95 @@
+import math
+
+import pytest
+
+from msl_jax.checks import Refused, check_config, check_resumable
+from msl_jax.experiment import open_experiment
+
+SETTINGS = [
+    ("data.size", 0, ["from 1 up"]),
+    ("data.size", 33, ["33", "model.depth=3", "multiple of 4"]),
+    ("model.width", 0, ["from 1 up"]),
+    ("model.depth", 0, ["from 1 up"]),
+    ("model.depth", 7, ["data.size", "32", "multiple of 64"]),
+    ("model.dtype", "float16", ["float16", "float32", "bfloat16"]),
+    ("model.dropout", 1.0, ["1.0", "below 1"]),
+    ("model.dropout", -0.1, ["-0.1"]),
+    ("train.steps", 0, ["from 1 up"]),
+    ("train.strong_batch", 0, ["from 1 up"]),
+    ("train.weak_batch", -4, ["-4"]),
+    ("train.report_every", 0, ["from 1 up"]),
+    ("train.checkpoint_every", 0, ["from 1 up"]),
+    ("train.validate_every", 0, ["from 1 up"]),
+    ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
+    ("train.keep", 0, ["from 1 up"]),
+    ("eval.batch", 0, ["from 1 up"]),
+    ("eval.checkpoint", "newest", ["newest", "last", "best"]),
+    ("seed", -1, ["-1", "from 0 up"]),
+    ("data.percentiles", (99.0, 1.0), ["99.0", "1.0"]),
+    ("data.percentiles", (5.0, 101.0), ["101.0", "0 to 100"]),
+    ("optimizer.learning_rate", 0.0, ["above 0"]),
+    ("optimizer.learning_rate", math.nan, ["nan"]),
+    ("optimizer.warmup_steps", 4, ["4", "train.steps"]),
+    ("optimizer.warmup_steps", -1, ["-1"]),
+]
+NEED_DATA = [
+    ("method.name", "kl_entropy", ["kl_entropy", "lower_bound", "kl_ent", "upper_bound"]),
+    ("method.kd_on", "all", ["all", "strong", "weak", "both"]),
+    ("method.terms.ent", -1.0, ["-1.0"]),
+    ("method.terms.kd", math.nan, ["nan"]),
+    ("method.terms.s", 0.0, ["above 0"]),
+    ("data.layout", "acdcc", ["acdcc", "acdc", "phantom"]),
+    ("data.weak", "erosoin", ["erosoin", "erosion"]),
+    ("data.classes", "AORTA", ["AORTA", "RV", "MYO", "LV", "all"]),
+    ("data.classes", "LV+", ["''", "LV"]),
+    ("data.strong", 0, ["0", "5 training patients"]),
+    ("data.strong", 6, ["6", "5 training patients"]),
+    ("data.strong", ["nobody"], ["nobody"]),
+    ("data.strong", [], ["empty"]),
+    ("data.split_sizes", ((5, 1, 1),), ["5+1+1", "8 patients"]),
+    ("data.split.test", ("phantom001",), ["empty"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), SETTINGS + NEED_DATA, ids=lambda x: str(x) if x else "")
+def test_a_setting_that_cannot_work_is_refused_by_name(tiny_config, key, value, said):
+    config = tiny_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(Refused) as refusal:
+        (check_config if (key, value, said) in SETTINGS else open_experiment)(config)
+    sentence = str(refusal.value)
+    group = key.rpartition(".")[0] if key.startswith("data.split.") else key
+    assert f"config.{group}" in sentence or "data.size" in said
+    assert all(word in sentence for word in said), sentence
+    assert "\n" not in sentence and sentence.endswith(".")
+
+
+def test_the_tiny_config_and_the_edges_are_accepted(tiny_config):
+    config = tiny_config()
+    check_config(config)
+    config.data.percentiles, config.optimizer.warmup_steps, config.model.dropout = (0.0, 100.0), 3, 0.99
+    config.eval.checkpoint, config.model.dtype, config.data.size = "best", "bfloat16", 4
+    check_config(config)
+
+
+BEFORE = {"seed": 0, "data": {"source": "a", "size": 32}, "train": {"keep": 2, "steps": 4}, "eval": {"batch": 8}}
+
+
+def test_equal_settings_go_on():
+    check_resumable(BEFORE, BEFORE, "RUN")
+
+
+def test_where_the_data_lie_and_how_it_is_evaluated_may_change():
+    now = BEFORE | {"data": {"source": "b", "size": 32}, "train": {"keep": 5, "steps": 4}, "eval": {"batch": 1}}
+    check_resumable(BEFORE, now, "RUN")
+
+
+def test_all_other_changes_are_listed_old_and_new():
+    now = BEFORE | {"seed": 7, "data": {"source": "a", "size": 64}, "extra": {"new": "x"}}
+    with pytest.raises(Refused) as refusal:
+        check_resumable(BEFORE, now, "RUN")
+    sentence = str(refusal.value)
+    assert sentence.startswith("RUN: ") and "\n" not in sentence
+    for part in ("seed was 0 and is 7", "data.size was 32 and is 64", 'extra.new was None and is "x"'):
+        assert part in sentence
+    assert "source" not in sentence and "steps" not in sentence

@@ -1,0 +1,343 @@
+"""The commands as a user types them, on phantoms, in processes of their own."""
+
+import csv
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msl_jax.data import builder
+
+ROOT = pathlib.Path(__file__).parents[1]
+STRUCTURES = {"LV": 3}
+STEPS = 12
+
+
+def command(name, *flags):
+    return [sys.executable, "-m", f"msl_jax.{name}", *map(str, flags)]
+
+
+def start(name, *flags):
+    return subprocess.Popen(command(name, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(name, *flags):
+    done = finished(start(name, *flags))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def settings(cache, phantoms):
+    """Flags that shrink the phantom experiment to seconds."""
+    values = {
+        "data.source": "patients=8,seed=0",
+        "data.cache": cache,
+        "data.split_sizes": "((5,1,2),)",
+        "data.size": 32,
+        "model.width": 2,
+        "model.depth": 3,
+        "train.steps": STEPS,
+        "train.report_every": 3,
+        "train.checkpoint_every": 2,
+        "train.validate_every": 6,
+        "optimizer.learning_rate": 0.01,
+    }
+    return ["--config=configs/phantom.py:method=kl_ent,strong=2,seed=1"] + [
+        f"--config.{key}={value}" for key, value in values.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, settings):
+    """A run that was trained and evaluated."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run("main", *settings, f"--workdir={folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(workdir):
+    return json.loads((workdir / "results" / "test.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory, workdir, phantoms):
+    """The test cases as NIfTI files: images in a folder a patient, references NAME_gt beside each other elsewhere."""
+    folder = tmp_path_factory.mktemp("hospital")
+    (folder / "references").mkdir()
+    patients = json.loads((workdir / "splits.json").read_text())["test"]
+    for index, entry in enumerate(phantoms.of_patients(patients)):
+        case = phantoms.case(entry)
+        affine = np.diag([*case.spacing[::-1], 1.0])
+        affine[:3, 3] = (10 * index, -20, 30.5)
+        if index == 0:
+            affine[:2] = -affine[:2]
+        image = folder / "images" / case.patient / f"{case.name}.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        for path, volume in ((image, case.image), (folder / "references" / f"{case.name}_gt.nii.gz", case.mask)):
+            file = nib.Nifti1Image(volume.T, affine)
+            file.header.set_xyzt_units("mm")
+            nib.save(file, path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory, workdir, hospital):
+    folder = tmp_path_factory.mktemp("predicted") / "new"
+    out = run(
+        "predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={folder}", "--save_probabilities"
+    )
+    return folder, out
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# main
+
+
+def test_a_runs_folder_holds_what_it_should(workdir):
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "splits.json", "checkpoints", "metrics.csv", "results"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {"test.json", "test.csv", "overlays"} <= {path.name for path in (workdir / "results").iterdir()}
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_config_is_that_of_the_command(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["seed"], config["data"]["strong"], config["method"]["name"]) == (1, 2, "kl_ent")
+    assert config["data"]["classes"] == STRUCTURES and config["model"]["width"] == 2
+    assert all(isinstance(weight, float) for weight in config["method"]["terms"].values())
+    assert config["method"]["kd_on"] in ("strong", "weak", "both")
+
+
+def test_the_split_is_written(workdir):
+    roles = json.loads((workdir / "splits.json").read_text())
+    sizes = {role: len(patients) for role, patients in roles.items()}
+    assert sizes == {"train": 5, "validation": 1, "test": 2, "strong": 2, "weak": 3}
+
+
+def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
+    rows = table(workdir / "metrics.csv")
+    dice = ["validation_dice_teacher", "validation_dice_student"]
+    assert list(rows[0]) == ["step", "learning_rate", "loss", "s", "w", "kd", "ent", *dice]
+    assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert [row["validation_dice_student"] != "" for row in rows] == [False, True, False, True]
+
+
+def test_results_are_in_the_designs_format(summary):
+    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients"}
+    assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
+    assert set(summary["branches"]) == {"teacher", "student"}
+    for structures in summary["branches"].values():
+        assert set(structures) == set(STRUCTURES)
+        for values in structures.values():
+            assert set(values) == {"dice", "hd95", "assd", "empty"}
+            assert all(set(values[metric]) == {"mean", "std"} for metric in ("dice", "hd95", "assd"))
+            assert 0 <= values["dice"]["mean"] <= 1 and values["empty"] in range(5)
+
+
+def test_the_table_has_a_row_for_every_case_and_branch(workdir, summary):
+    rows = table(workdir / "results" / "test.csv")
+    assert list(rows[0]) == ["case", "patient", "branch", "LV_dice", "LV_hd95", "LV_assd"]
+    assert len({(row["case"], row["branch"]) for row in rows}) == len(rows) == 4 * 2
+    assert {row["patient"] for row in rows} == set(json.loads((workdir / "splits.json").read_text())["test"])
+    for branch, structures in summary["branches"].items():
+        dice = [float(row["LV_dice"]) for row in rows if row["branch"] == branch]
+        assert structures["LV"]["dice"]["mean"] == pytest.approx(np.mean(dice))
+        empty = sum(row["LV_hd95"] == "" for row in rows if row["branch"] == branch)
+        assert structures["LV"]["empty"] == empty
+
+
+def test_pictures_are_drawn(workdir):
+    pictures = sorted((workdir / "results" / "overlays").iterdir())
+    assert [picture.name.split("_")[0] for picture in pictures] == ["best", "median", "worst"]
+    for picture in [*pictures, workdir / "results" / "curves.png"]:
+        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
+    """SIGKILL once the first checkpoint lies there; the same command again ends where the undisturbed run ended."""
+    killed = tmp_path / "run"
+    process = start("main", *settings, f"--workdir={killed}")
+    try:
+        while not any(path.name.isdecimal() for path in (killed / "checkpoints").glob("*")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert finished(process).returncode == -signal.SIGKILL
+    assert not (killed / "results").exists()
+    assert (killed / "metrics.csv").read_bytes() != (workdir / "metrics.csv").read_bytes()
+    run("main", *settings, f"--workdir={killed}")
+    for name in ("metrics.csv", "splits.json", "config.json", "results/test.json", "results/test.csv"):
+        assert (killed / name).read_bytes() == (workdir / name).read_bytes(), name
+
+
+# predict, evaluate
+
+
+def test_predictions_mirror_the_input(predicted, hospital):
+    images = {path.relative_to(hospital / "images") for path in (hospital / "images").rglob("*.nii.gz")}
+    labels = {path.relative_to(predicted[0]) for path in predicted[0].rglob("*") if path.is_file()}
+    assert len(images) == 4 and len({path.parent for path in images}) == 2
+    probabilities = {path.with_name(path.name.replace(".nii.gz", "_prob.nii.gz")) for path in images}
+    assert labels == images | probabilities
+    assert all(str(path) in predicted[1] for path in images) and "student" in predicted[1] and "LV=3" in predicted[1]
+
+
+def test_predictions_lie_on_the_inputs_grid(predicted, hospital):
+    for image_file in (hospital / "images").rglob("*.nii.gz"):
+        image = nib.load(image_file)
+        label = nib.load(predicted[0] / image_file.relative_to(hospital / "images"))
+        assert label.shape == image.shape
+        np.testing.assert_array_equal(label.affine, image.affine)
+        assert label.header.get_zooms() == image.header.get_zooms()
+        assert label.header.get_xyzt_units() == image.header.get_xyzt_units()
+        values = np.asarray(label.dataobj)
+        assert label.get_data_dtype() == values.dtype == np.uint8 and set(np.unique(values)) <= {0, 3}
+
+
+def test_probabilities_are_those_of_the_labels(predicted):
+    found = sorted(predicted[0].rglob("*_prob.nii.gz"))
+    assert len(found) == 4
+    for path in found:
+        label = nib.load(path.with_name(path.name.replace("_prob", "")))
+        probabilities = nib.load(path)
+        assert probabilities.shape == (*label.shape, 2) and probabilities.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(probabilities.affine, label.affine)
+        p = np.asarray(probabilities.dataobj)
+        np.testing.assert_allclose(p.sum(-1), 1, atol=1e-5)
+        np.testing.assert_array_equal(p.argmax(-1) * 3, np.asarray(label.dataobj))
+
+
+def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospital, summary, workdir, tmp_path):
+    """NIfTI in, NIfTI out and compared as files: the same figures as those of the run's own test split."""
+    output = tmp_path / "deep" / "results.json"
+    out = run(
+        "evaluate",
+        f"--predictions={predicted[0]}",
+        f"--references={hospital}/references",
+        "--labels=LV=3",
+        "--reference_suffix=_gt",
+        f"--output={output}",
+    )
+    results = json.loads(output.read_text())
+    assert set(results) == set(summary) and results["units"] == "mm"
+    assert (results["cases"], results["patients"]) == (summary["cases"], summary["patients"])
+    assert set(results["branches"]) == {"prediction"}
+    ours, theirs = results["branches"]["prediction"]["LV"], summary["branches"]["student"]["LV"]
+    assert ours["empty"] == theirs["empty"]
+    for metric in ("dice", "hd95", "assd"):
+        assert ours[metric] == pytest.approx(theirs[metric], rel=1e-5), metric
+    rows = {row["case"]: row for row in table(output.with_suffix(".csv"))}
+    students = [row for row in table(workdir / "results" / "test.csv") if row["branch"] == "student"]
+    assert {name: float(row["LV_dice"]) for name, row in rows.items()} == pytest.approx(
+        {row["case"]: float(row["LV_dice"]) for row in students}
+    )
+    assert "prediction" in out and "Dice" in out
+
+
+def test_the_teacher_may_be_asked(workdir, hospital, predicted, tmp_path):
+    image = next((hospital / "images").rglob("*.nii.gz"))
+    out = run("predict", f"--workdir={workdir}", f"--input={image}", f"--output={tmp_path}", "--branch=teacher")
+    assert [path.name for path in tmp_path.iterdir()] == [image.name] and "teacher" in out
+    teacher = np.asarray(nib.load(tmp_path / image.name).dataobj)
+    student = np.asarray(nib.load(predicted[0] / image.relative_to(hospital / "images")).dataobj)
+    assert teacher.shape == student.shape and (teacher != student).any()
+
+
+# prepare
+
+
+def test_prepare_says_who_is_who(settings, workdir):
+    lines = run("prepare", *settings).splitlines()
+    roles = json.loads((workdir / "splits.json").read_text())
+    assert lines[0].startswith("16 cases of 8 patients")
+    counts = {words[0]: int(words[1]) for words in map(str.split, lines) if words[0] in roles and words[1].isdecimal()}
+    assert counts == {role: len(roles[role]) for role in ("strong", "weak", "validation", "test")}
+    assert f"strong: {', '.join(roles['strong'])}" in lines
+
+
+# Refusals
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory, settings, workdir, hospital, predicted):
+    """What -> the finished process of a command that cannot work. Two at a time, since most of it is start-up."""
+    empty = tmp_path_factory.mktemp("empty")
+    new = empty.parent / "new"
+    config, *shrunk = settings
+    main = ["main", f"--workdir={new}"]
+    predict = ["predict", f"--workdir={workdir}", f"--output={new}"]
+    refused = {
+        "flag": ["predict", "--wrokdir=x"],
+        "required flag": ["main", f"--workdir={new}"],
+        "argument": [*main, config, *shrunk, "train"],
+        "config key": [*main, config, *shrunk, "--config.model.widht=4"],
+        "config value": [*main, config, *shrunk, "--config.train.steps=many"],
+        "config file": [*main, "--config=configs/nowhere.py"],
+        "config arg": [*main, f"{config},strnog=3"],
+        "other run": ["main", f"--workdir={workdir}", config, *shrunk, "--config.seed=2"],
+        "no run": ["predict", f"--workdir={new}", f"--input={hospital}/images", f"--output={new}"],
+        "no images": [*predict, f"--input={empty}"],
+        "no file": [*predict, f"--input={empty}/nothing.nii.gz"],
+        "output exists": ["predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={predicted[0]}"],
+        "labels": ["evaluate", f"--predictions={predicted[0]}", f"--references={hospital}/references"]
+        + [f"--output={new}.json", "--labels=LV"],
+        "references": ["evaluate", f"--predictions={predicted[0]}", f"--references={empty}"]
+        + [f"--output={new}.json", "--labels=LV=3"],
+    }
+    processes, waiting = {}, list(refused)
+    stamps = {path: path.stat().st_mtime_ns for path in predicted[0].rglob("*")}
+    while waiting:
+        pair, waiting = waiting[:2], waiting[2:]
+        begun = {what: start(*refused[what]) for what in pair}
+        processes |= {what: finished(process) for what, process in begun.items()}
+    assert not new.exists() and not new.with_suffix(".json").exists(), "a refused command wrote something"
+    assert stamps == {path: path.stat().st_mtime_ns for path in predicted[0].rglob("*")}
+    return processes
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("flag", ["wrokdir"]),
+        ("required flag", ["--config"]),
+        ("argument", ["'train'", "--NAME=VALUE"]),
+        ("config key", ["widht"]),
+        ("config value", ["many"]),
+        ("config file", ["configs/nowhere.py"]),
+        ("config arg", ["strnog=3", "strong"]),
+        ("other run", ["seed was 1 and is 2"]),
+        ("no run", ["config.json", "is missing"]),
+        ("no images", ["holds no NIfTI"]),
+        ("no file", ["nothing.nii.gz", "cannot be read"]),
+        ("output exists", ["exists", "--overwrite"]),
+        ("labels", ["--labels=LV", "NAME=VALUE"]),
+        ("references", ["holds no NIfTI"]),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(refusals, what, said):
+    done = refusals[what]
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("msl_jax: ") and not line.startswith("msl_jax:  ")
+    assert all(word in line for word in said), line

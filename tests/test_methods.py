@@ -1,0 +1,120 @@
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msl_jax.checks import Refused
+from msl_jax.methods import METHODS, SETS, TERMS, resolve
+
+STRONG, WEAK, BOTH = ("strong",), ("weak",), ("strong", "weak")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_tables_values_hold_unless_given(name):
+    assert resolve(name, {}, None) == METHODS[name]
+    assert resolve(name, dict.fromkeys(TERMS), None) == METHODS[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_table_itself_is_sound(name):
+    method = METHODS[name]
+    assert method.terms["s"] > 0 and set(method.terms) <= set(TERMS) and method.kd_on in SETS
+    assert all(0 < weight < math.inf for weight in method.terms.values())
+
+
+def test_given_values_replace_the_tables_own():
+    table = METHODS["kl_ent"]
+    method = resolve("kl_ent", {"ent": 17.0, "w": None}, "strong")
+    assert method.terms == {**table.terms, "ent": 17.0} and method.kd_on == "strong"
+    assert METHODS["kl_ent"] is table and table.terms["ent"] != 17.0
+
+
+def test_a_weight_of_0_drops_the_term():
+    kl = resolve("kl_ent", {"ent": 0}, None)
+    assert set(kl.terms) == {"s", "w", "kd"}
+    alone = resolve("kl_ent", {"w": 0.0, "kd": 0.0, "ent": 0.0}, None)
+    assert set(alone.terms) == {"s"} and list(alone.branches()) == ["teacher"]
+
+
+def test_a_term_may_be_added_to_a_method_that_has_it_not():
+    method = resolve("lower_bound", {"ent": 0.3}, None)
+    assert method.terms == {**METHODS["lower_bound"].terms, "ent": 0.3}
+    assert method.branches() == {"teacher": STRONG, "student": WEAK} and method.sets() == BOTH
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "kd_on", "said"),
+    [
+        ("kl_entt", {}, None, ["config.method.name", "'kl_entt'", *METHODS]),
+        ("kl", {"entropy": 1.0}, None, ["config.method.terms", "'entropy'", *TERMS]),
+        ("kl", {"w": -0.1}, None, ["config.method.terms.w", "-0.1"]),
+        ("kl", {"kd": math.nan}, None, ["config.method.terms.kd", "nan"]),
+        ("kl", {"kd": math.inf}, None, ["config.method.terms.kd", "inf"]),
+        ("kl", {"s": 0.0}, None, ["config.method.terms.s"]),
+        ("kl", {}, "all", ["config.method.kd_on", "'all'", *SETS]),
+        ("kl", {}, "", ["config.method.kd_on", *SETS]),
+    ],
+)
+def test_refused(name, terms, kd_on, said):
+    with pytest.raises(Refused) as refusal:
+        resolve(name, terms, kd_on)
+    assert all(word in str(refusal.value) for word in said) and "\n" not in str(refusal.value)
+
+
+def test_which_images_each_branch_sees():
+    assert METHODS["lower_bound"].branches() == METHODS["upper_bound"].branches() == {"teacher": STRONG}
+    assert METHODS["lower_bound"].sets() == METHODS["upper_bound"].sets() == STRONG
+    assert METHODS["upper_bound"].all_strong and not METHODS["lower_bound"].all_strong
+    for name in ("kl", "kl_ent"):
+        assert METHODS[name].sets() == BOTH and METHODS[name].branches()["student"] == BOTH
+        assert list(METHODS[name].branches()) == ["teacher", "student"]
+
+
+@pytest.mark.parametrize("kd_on", SETS)
+def test_kd_on_changes_the_teachers_images(kd_on):
+    """The teacher always sees the strong images (s), and the weak ones where it is followed there."""
+    expected = {"strong": STRONG, "weak": BOTH, "both": BOTH}
+    method = resolve("kl_ent", {}, kd_on)
+    assert method.images("kd") == SETS[kd_on]
+    assert method.branches() == {"teacher": expected[kd_on], "student": BOTH}
+
+
+def test_terms_that_need_no_weak_images_ask_for_none():
+    method = resolve("kl", {"w": 0.0}, "strong")
+    assert method.sets() == STRONG and method.branches() == {"teacher": STRONG, "student": STRONG}
+
+
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.dictionaries(st.sampled_from(sorted(set(TERMS) - {"s"})), st.sampled_from([None, 0.0, 0.1, 5.0])),
+    st.sampled_from([None, *SETS]),
+)
+def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on):
+    method = resolve(name, terms, kd_on)
+    branches = method.branches()
+    assert 0.0 not in method.terms.values()
+    for term in method.terms:
+        assert set(method.images(term)) <= set(method.sets())
+        assert all(set(method.images(term)) <= set(branches[branch]) for branch in TERMS[term].branches)
+    assert set(branches) == {branch for term in method.terms for branch in TERMS[term].branches}
+    assert ("student" in branches) == bool({"w", "kd", "ent"} & set(method.terms))
+
+
+def test_each_term_teaches_the_branch_it_should():
+    """From full masks the teacher learns, from all else the student; one term is not moved by another's labels."""
+    generator = np.random.default_rng(0)
+    logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
+    labels = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label")}
+    learns = {"s": "teacher", "w": "student", "kd": "student", "ent": "student"}
+    reads = {"s": {"label"}, "w": {"weak_label"}, "kd": set(), "ent": set()}
+    assert set(learns) == set(TERMS)
+    for name, term in TERMS.items():
+        value, gradient = jax.value_and_grad(term.loss)(logits, labels)
+        assert {branch for branch, g in gradient.items() if g.any()} == {learns[name]}
+        for key in labels:
+            changed = term.loss(logits, labels | {key: 1 - labels[key]})
+            assert (changed != value) == (key in reads[name])
