@@ -25,7 +25,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         raise Refused(f"--config: there is no setting {error}; see the config's file for those that are.") from error
     except (flags.Error, OSError, TypeError, ValueError) as error:
-        raise Refused(str(error).strip().splitlines()[-1]) from error
+        raise Refused(str(error).strip().splitlines()[-1].strip()) from error
     if rest[1:]:
         raise Refused(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")
     if flags.FLAGS["verbosity"].using_default_value:

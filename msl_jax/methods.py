@@ -20,15 +20,17 @@ class Term:
     """One part of the loss.
 
     Attributes:
-      branches: whose logits it reads.
+      branches: whose logits it trains.
       images: a key of SETS, or None for the method's `kd_on`.
       loss: (branch -> logits, labels) -> float32 scalar; both over `images`. `labels` holds "label" (strong images
         alone) and "weak_label".
+      targets: branches whose logits it reads and does not train.
     """
 
     branches: tuple[str, ...]
     images: str | None
     loss: Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]
+    targets: tuple[str, ...] = ()
 
 
 TERMS: Mapping[str, Term] = {
@@ -37,7 +39,10 @@ TERMS: Mapping[str, Term] = {
         ("student",), "both", lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"])
     ),
     "kd": Term(
-        ("teacher", "student"), None, lambda logits, _: losses.kl_divergence(logits["teacher"], logits["student"])
+        ("student",),
+        None,
+        lambda logits, _: losses.kl_divergence(logits["teacher"], logits["student"]),
+        targets=("teacher",),
     ),
     "ent": Term(("student",), "weak", lambda logits, _: losses.entropy(logits["student"])),
 }
@@ -67,12 +72,20 @@ class Method:
         return tuple(name for name in SETS["both"] if name in used)
 
     def branches(self) -> dict[str, tuple[str, ...]]:
-        """Branch -> the sets of images whose logits some term reads, the teacher first."""
-        used: dict[str, set[str]] = {}
-        for term in self.terms:
-            for branch in TERMS[term].branches:
-                used.setdefault(branch, set()).update(self.images(term))
-        return {b: tuple(s for s in SETS["both"] if s in used[b]) for b in ("teacher", "student") if b in used}
+        """Branch -> the sets of images on which some term trains it, the teacher first."""
+        return self._sets_by_branch(lambda term: term.branches)
+
+    def watched(self) -> dict[str, tuple[str, ...]]:
+        """Branch -> the sets of images on which it is read as a target and not trained."""
+        trained = self.branches()
+        read = self._sets_by_branch(lambda term: term.targets)
+        rest = {branch: tuple(s for s in sets if s not in trained[branch]) for branch, sets in read.items()}
+        return {branch: sets for branch, sets in rest.items() if sets}
+
+    def _sets_by_branch(self, of: Callable[[Term], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        used = [(branch, name) for term in self.terms for branch in of(TERMS[term]) for name in self.images(term)]
+        sets = {branch: tuple(s for s in SETS["both"] if (branch, s) in used) for branch in ("teacher", "student")}
+        return {branch: names for branch, names in sets.items() if names}
 
 
 METHODS: Mapping[str, Method] = {

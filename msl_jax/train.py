@@ -73,22 +73,25 @@ def make_train_step(
             "weak_label": interleave([batch[name]["weak_label"] for name in method.sets()], groups),
         }
         spans = rows_of_sets({name: len(batch[name]["image"]) // groups for name in method.sets()})
-        seen = {branch: spans[sets] for branch, sets in method.branches().items()}
+        rows = {branch: spans[sets] for branch, sets in method.branches().items()}
+        watched = {branch: spans[sets] for branch, sets in method.watched().items()}
+        seen = {branch: _joined(rows[branch], watched.get(branch, rows[branch])) for branch in rows}
         annotated = {"label": spans[("strong",)], "weak_label": spans[method.sets()]}
 
         def loss_fn(params):
             logits, updates = apply_fn(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
-                seen,
+                rows,
                 train=True,
+                watched=watched,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(key, state.step)},
             )
             terms = {}
             for name in method.terms:
-                rows = spans[method.images(name)]
-                terms[name] = TERMS[name].loss(_cut(logits, seen, rows), _cut(labels, annotated, rows))
+                wanted = spans[method.images(name)]
+                terms[name] = TERMS[name].loss(_cut(logits, seen, wanted), _cut(labels, annotated, wanted))
             loss = sum(weight * terms[name] for name, weight in method.terms.items())
             return loss, (terms, updates["batch_stats"])
 
@@ -257,6 +260,10 @@ def _validator(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
         return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
 
     return validate
+
+
+def _joined(rows: slice, others: slice) -> slice:
+    return slice(min(rows.start, others.start), max(rows.stop, others.stop))
 
 
 def _cut(arrays: Mapping[str, jax.Array], held: Mapping[str, slice], rows: slice) -> dict[str, jax.Array]:

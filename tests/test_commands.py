@@ -1,30 +1,41 @@
 """The commands as a user types them, on phantoms, in processes of their own."""
 
 import csv
+import itertools
 import json
 import pathlib
+import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
 
+from absl import app, flags, logging
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
-
-from msl_jax.data import builder
 
 ROOT = pathlib.Path(__file__).parents[1]
 STRUCTURES = {"LV": 3}
 STEPS = 12
 
 
-def command(name, *flags):
-    return [sys.executable, "-m", f"msl_jax.{name}", *map(str, flags)]
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    """What the processes inherit: one device, and the programs that an earlier one compiled."""
+    assert jax.device_count() == 4  # those of this process are settled before its environment changes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
 
 
-def start(name, *flags):
-    return subprocess.Popen(command(name, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(name, *argv):
+    command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(process):
@@ -32,8 +43,8 @@ def finished(process):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run(name, *flags):
-    done = finished(start(name, *flags))
+def run(name, *argv):
+    done = finished(start(name, *argv))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -278,66 +289,90 @@ def test_prepare_says_who_is_who(settings, workdir):
 # Refusals
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory, settings, workdir, hospital, predicted):
-    """What -> the finished process of a command that cannot work. Two at a time, since most of it is start-up."""
-    empty = tmp_path_factory.mktemp("empty")
-    new = empty.parent / "new"
-    config, *shrunk = settings
-    main = ["main", f"--workdir={new}"]
-    predict = ["predict", f"--workdir={workdir}", f"--output={new}"]
-    refused = {
-        "flag": ["predict", "--wrokdir=x"],
-        "required flag": ["main", f"--workdir={new}"],
-        "argument": [*main, config, *shrunk, "train"],
-        "config key": [*main, config, *shrunk, "--config.model.widht=4"],
-        "config value": [*main, config, *shrunk, "--config.train.steps=many"],
-        "config file": [*main, "--config=configs/nowhere.py"],
-        "config arg": [*main, f"{config},strnog=3"],
-        "other run": ["main", f"--workdir={workdir}", config, *shrunk, "--config.seed=2"],
-        "no run": ["predict", f"--workdir={new}", f"--input={hospital}/images", f"--output={new}"],
-        "no images": [*predict, f"--input={empty}"],
-        "no file": [*predict, f"--input={empty}/nothing.nii.gz"],
-        "output exists": ["predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={predicted[0]}"],
-        "labels": ["evaluate", f"--predictions={predicted[0]}", f"--references={hospital}/references"]
-        + [f"--output={new}.json", "--labels=LV"],
-        "references": ["evaluate", f"--predictions={predicted[0]}", f"--references={empty}"]
-        + [f"--output={new}.json", "--labels=LV=3"],
-    }
-    processes, waiting = {}, list(refused)
-    stamps = {path: path.stat().st_mtime_ns for path in predicted[0].rglob("*")}
-    while waiting:
-        pair, waiting = waiting[:2], waiting[2:]
-        begun = {what: start(*refused[what]) for what in pair}
-        processes |= {what: finished(process) for what, process in begun.items()}
-    assert not new.exists() and not new.with_suffix(".json").exists(), "a refused command wrote something"
-    assert stamps == {path: path.stat().st_mtime_ns for path in predicted[0].rglob("*")}
-    return processes
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """call(name, flags) -> exit code and standard error of a command run within this process, to save its start-up."""
+
+    def call(name, *argv):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try:
+            runpy.run_path(str(ROOT / "msl_jax" / f"{name}.py"), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err
+
+    monkeypatch.chdir(ROOT)
+    app.define_help_flags()
+    known, verbosity = set(flags.FLAGS), logging.get_verbosity()
+    yield call
+    for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    logging.set_verbosity(verbosity)
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("flag", ["wrokdir"]),
-        ("required flag", ["--config"]),
-        ("argument", ["'train'", "--NAME=VALUE"]),
-        ("config key", ["widht"]),
-        ("config value", ["many"]),
-        ("config file", ["configs/nowhere.py"]),
-        ("config arg", ["strnog=3", "strong"]),
-        ("other run", ["seed was 1 and is 2"]),
-        ("no run", ["config.json", "is missing"]),
-        ("no images", ["holds no NIfTI"]),
-        ("no file", ["nothing.nii.gz", "cannot be read"]),
-        ("output exists", ["exists", "--overwrite"]),
-        ("labels", ["--labels=LV", "NAME=VALUE"]),
-        ("references", ["holds no NIfTI"]),
-    ],
-)
-def test_bad_input_ends_in_one_sentence(refusals, what, said):
-    done = refusals[what]
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr + done.stdout
-    (line,) = done.stderr.splitlines()
+def check_one_sentence(code, err, said):
+    assert code not in (0, None) and "Traceback" not in err
+    (line,) = err.splitlines()
     assert line.startswith("msl_jax: ") and not line.startswith("msl_jax:  ")
     assert all(word in line for word in said), line
+
+
+MAIN = ["main", "--workdir=NEW", "SETTINGS"]
+PREDICT = ["predict", "--workdir=RUN", "--output=NEW"]
+EVALUATE = ["evaluate", "--predictions=PREDICTED", "--output=NEW"]
+REFUSED = {
+    "unknown flag": (["predict", "--wrokdir=x"], ["wrokdir"]),
+    "missing flag": (["main", "--workdir=NEW"], ["--config"]),
+    "argument": ([*MAIN, "train"], ["'train'", "--NAME=VALUE"]),
+    "config key": ([*MAIN, "--config.model.widht=4"], ["widht"]),
+    "config value": ([*MAIN, "--config.train.steps=many"], ["many"]),
+    "config setting": ([*MAIN, "--config.train.steps=0"], ["config.train.steps", "is 0"]),
+    "config file": (["main", "--workdir=NEW", "--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+    "config arg": (["main", "--workdir=NEW", "--config=configs/phantom.py:strnog=3"], ["strnog=3", "strong"]),
+    "other run": (["main", "--workdir=RUN", "SETTINGS", "--config.seed=2"], ["seed was 1 and is 2"]),
+    "no run to predict with": (["predict", "--workdir=NEW", "--input=IMAGES", "--output=NEW"], ["config.json"]),
+    "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "holds no NIfTI"]),
+    "no such image": ([*PREDICT, "--input=EMPTY/nothing.nii.gz"], ["EMPTY/nothing.nii.gz", "cannot be read"]),
+    "no such branch": ([*PREDICT, "--input=IMAGES", "--branch=master"], ["master", "student", "teacher"]),
+    "output exists": (["predict", "--workdir=RUN", "--input=IMAGES", "--output=PREDICTED"], ["exists", "--overwrite"]),
+    "labels": ([*EVALUATE, "--references=REFERENCES", "--labels=LV"], ["--labels=LV", "NAME=VALUE"]),
+    "no references": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3"], ["EMPTY", "holds no NIfTI"]),
+    "no such folder": ([*EVALUATE, "--references=NEW", "--labels=LV=3"], ["NEW", "no such folder"]),
+    "no reference of that name": ([*EVALUATE, "--references=REFERENCES", "--labels=LV=3"], ["0 references named"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, hospital, predicted, tmp_path):
+    (tmp_path / "EMPTY").mkdir()
+    new = tmp_path / "new"
+    folders = {"RUN": workdir, "PREDICTED": predicted[0], "EMPTY": tmp_path / "EMPTY", "NEW": new}
+    folders |= {"IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
+
+    def filled(text):
+        return re.sub("|".join(folders), lambda match: str(folders[match[0]]), text)
+
+    before = {path: path.stat().st_mtime_ns for folder in (workdir, predicted[0]) for path in folder.rglob("*")}
+    flat = itertools.chain.from_iterable(settings if text == "SETTINGS" else [filled(text)] for text in argv)
+    code, err = command(*flat)
+    check_one_sentence(code, err, map(filled, said))
+    assert not new.exists(), "a refused command wrote something"
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_bad_input_ends_in_one_sentence_in_a_process_of_its_own(settings, tmp_path):
+    done = finished(start("main", *settings, f"--workdir={tmp_path}/new", "--config.model.widht=4"))
+    check_one_sentence(done.returncode, done.stderr, ["widht"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_overwrite_replaces(command, workdir, hospital, tmp_path):
+    image = next((hospital / "images").rglob("*.nii.gz"))
+    (tmp_path / image.name).write_text("an old file")
+    argv = ["predict", f"--workdir={workdir}", f"--input={image}", f"--output={tmp_path}"]
+    assert command(*argv)[0] == 2 and (tmp_path / image.name).read_text() == "an old file"
+    command(*argv, "--overwrite")
+    assert nib.load(tmp_path / image.name).shape == nib.load(image).shape

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import importlib
 import logging
 import math
@@ -17,6 +18,7 @@ from msl_jax import checkpoints, evaluate, report
 from msl_jax import train as training
 from msl_jax.checks import Refused
 from msl_jax.experiment import model_of, open_experiment
+from msl_jax.inference import init_variables
 from msl_jax.losses import UNLABELED
 from msl_jax.methods import METHODS
 
@@ -53,6 +55,11 @@ def synthetic(experiment, seed=0, n=4):
     return batch
 
 
+PLAIN = {"dtype": jnp.float32, "dropout": 0.0}
+"""Neither has a say in the parameters, so that models which differ in them alone share the drawing."""
+drawn = functools.cache(init_variables)
+
+
 class Run:
     """A method's step, jitted as `train.train` jits it, over the first `devices` devices."""
 
@@ -72,7 +79,9 @@ class Run:
             in_shardings=(self.replicated, self.sharded),
             out_shardings=self.replicated,
         )
-        self.start = self.put(training.init_state(experiment, self.optimizer))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "init_variables", lambda model, *args: drawn(model.clone(**PLAIN), *args))
+            self.start = self.put(training.init_state(experiment, self.optimizer))
 
     def put(self, state):
         return jax.device_put(state, self.replicated)

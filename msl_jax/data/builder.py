@@ -71,8 +71,8 @@ class Built:
     def case(self, entry: Entry) -> Case:
         """Reads one case back whole, as its reader gave it."""
         indices = range(entry.first, entry.first + entry.slices)
-        slices = [self.features.deserialize_example(record) for record in self.records.__getitems__(list(indices))]
-        volumes = {key: np.stack([s[key].numpy() for s in slices]) for key in ("image", "mask", "annotation")}
+        slices = [self.features.deserialize_example_np(record) for record in self.records.__getitems__(list(indices))]
+        volumes = {key: np.stack([s[key] for s in slices]) for key in ("image", "mask", "annotation")}
         return Case(
             name=entry.name,
             patient=entry.patient,

@@ -46,7 +46,10 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class Weakening:
-    """How a full mask becomes a weak label: a recipe of weak_labels.RECIPES and whether background is annotated."""
+    """How a full mask becomes a weak label: a recipe of weak_labels.RECIPES and whether background is annotated.
+
+    Masks are resized first: a core of few pixels would vanish if it were.
+    """
 
     recipe: str
     background: bool
@@ -120,13 +123,13 @@ def _load(
     low, high = (round(p / 100 * (len(QUANTILES) - 1)) for p in preparation.percentiles)
     image = transforms.normalize(example["image"], example["quantiles"][low], example["quantiles"][high])
     label = tf.gather(preparation.class_of_value(), tf.cast(example["mask"], tf.int32))
+    label = transforms.resize_labels(label[..., None], preparation.size)
     weak_label = tf.numpy_function(
         lambda mask: weak_labels.RECIPES[weakening.recipe](mask, background=weakening.background),
-        [label],
+        [label[..., 0]],
         tf.int32,
         stateful=False,
     )
     labels = {"label": label} if with_label else {}
-    labels["weak_label"] = tf.ensure_shape(weak_label, [None, None])
-    resized = {k: transforms.resize_labels(v[..., None], preparation.size) for k, v in labels.items()}
-    return transforms.resize_image(image[..., None], preparation.size), resized
+    labels["weak_label"] = tf.ensure_shape(weak_label, preparation.size)[..., None]
+    return transforms.resize_image(image[..., None], preparation.size), labels

@@ -30,7 +30,9 @@ class DualBranchUNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, rows: Mapping[str, slice], train: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, images: jax.Array, rows: Mapping[str, slice], train: bool, watched: Mapping[str, slice] | None = None
+    ) -> dict[str, jax.Array]:
         """Runs the encoder on all images and each branch on its rows.
 
         Args:
@@ -38,19 +40,30 @@ class DualBranchUNet(nn.Module):
             so that no image leaves its device.
           rows: branch -> which of the n images of every group it sees. A branch that is not named has no parameters.
           train: batch norm with the statistics of this batch (and dropout) instead of the running ones.
+          watched: branch -> rows next to its own on which it is only asked for its opinion: it decodes them as at test
+            time, without a gradient. Were they part of its batch, they would shift the statistics under which it
+            learns from the others, and it would learn to tell the two apart.
 
         Returns:
-          Branch -> float32 logits (groups, rows, y, x, classes).
+          Branch -> float32 logits (groups, rows and watched rows, y, x, classes).
         """
         groups, n, *plane = images.shape
         encoder = Encoder(self.width, self.depth, self.dropout, self.dtype, name="encoder")
         levels = encoder(images.reshape(groups * n, *plane).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
+
+        def decode(decoder, cut, train):
+            seen = [level[:, cut] for level in grouped]
+            out = decoder([level.reshape(-1, *level.shape[2:]) for level in seen], train)
+            return out.reshape(*seen[0].shape[:-1], self.classes)
+
         logits = {}
         for branch in BRANCHES:
             if branch in rows:
-                seen = [level[:, rows[branch]] for level in grouped]
-                flat = [level.reshape(-1, *level.shape[2:]) for level in seen]
-                out = Decoder(self.classes, self.dtype, name=branch)(flat, train)
-                logits[branch] = out.reshape(*seen[0].shape[:-1], self.classes)
+                decoder = Decoder(self.classes, self.dtype, name=branch)
+                parts = [(rows[branch].start, decode(decoder, rows[branch], train))]
+                if watched and branch in watched:
+                    opinion = jax.lax.stop_gradient(decode(decoder, watched[branch], train=False))
+                    parts.append((watched[branch].start, opinion))
+                logits[branch] = jnp.concatenate([part for _, part in sorted(parts, key=lambda p: p[0] or 0)], axis=1)
         return logits

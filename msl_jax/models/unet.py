@@ -21,7 +21,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype)(x)
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
             x = nn.relu(x)
         return x
 

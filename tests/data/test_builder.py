@@ -51,9 +51,8 @@ def unreadable(monkeypatch):
     return install
 
 
-def assert_gives_back(data, cases):
-    assert len(data.entries) == len(cases)
-    for entry, case in zip(data.entries, cases, strict=True):
+def assert_gives_back(data, entries, cases):
+    for entry, case in zip(entries, cases, strict=True):
         again = data.case(entry)
         for field in dataclasses.fields(case):
             got, expected = getattr(again, field.name), getattr(case, field.name)
@@ -63,16 +62,18 @@ def assert_gives_back(data, cases):
 
 
 def test_phantoms_come_back_bit_for_bit(phantoms):
-    assert_gives_back(phantoms, list(phantom.read("patients=8,seed=0")))
+    assert [len({entry.patient for entry in phantoms.entries}), len(phantoms.entries)] == [8, 16]
+    assert_gives_back(phantoms, phantoms.entries[:4], list(phantom.read("patients=2,seed=0")))
     assert phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
 
 
 def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, unreadable):
     cases, cache = list(acdc.read(source)), str(tmp_path / "cache")
-    assert_gives_back(builder.build("acdc", str(source), cache), cases)
+    data = builder.build("acdc", str(source), cache)
+    assert_gives_back(data, data.entries, cases)
     unreadable()
     data = builder.build("acdc", str(source), cache)
-    assert_gives_back(data, cases)
+    assert_gives_back(data, data.entries, cases)
     assert [entry.annotated for entry in data.entries] == [False, False, True, True]
     assert [(entry.first, entry.slices) for entry in data.entries] == [(0, 4), (4, 12), (16, 5), (21, 13)]
     assert len(data.records) == 34
@@ -98,6 +99,15 @@ def test_a_changed_source_is_built_anew(source, tmp_path):
     image = after.case(after.entries[0]).image
     assert image[2, 5, 3] == 77 and image.sum() == 77
     assert before.case(before.entries[0]).image.sum() > 77
+
+
+def test_a_changed_reader_builds_anew(source, tmp_path, monkeypatch):
+    def one_case(source):
+        yield next(acdc.read(source))
+
+    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 4
+    monkeypatch.setitem(builder.READERS, "acdc", dataclasses.replace(acdc.READER, read=one_case))
+    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 1
 
 
 def test_a_slice_carries_its_volumes_quantiles_and_its_place(phantoms):

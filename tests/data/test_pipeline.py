@@ -22,11 +22,11 @@ def sets(phantoms):
 
 
 @pytest.fixture(scope="module")
-def batches(phantoms, sets):
-    """make(...) -> the batches as a list of dicts of arrays."""
+def dataset(phantoms, sets):
+    """make(...) -> pipeline.batches of these sets."""
 
-    def make(start=0, stop=3, *, values=(0, 1, 2, 3), augmentation=OFF, seed=0, names=("strong", "weak"), **hosts):
-        dataset = pipeline.batches(
+    def make(start=0, stop=3, *, values=(0, 1, 2, 3), augmentation=OFF, seed=0, names=("strong", "weak"), **others):
+        return pipeline.batches(
             phantoms,
             {name: sets[name] for name in names},
             {"strong": 4, "weak": 6},
@@ -36,11 +36,16 @@ def batches(phantoms, sets):
             seed=seed,
             start=start,
             stop=stop,
-            **hosts,
+            **{"ahead": 2, **others},
         )
-        return list(dataset.as_numpy_iterator())
 
     return make
+
+
+@pytest.fixture(scope="module")
+def batches(dataset):
+    """make(...) -> the batches as a list of dicts of arrays."""
+    return lambda *args, **kwargs: list(dataset(*args, **kwargs).as_numpy_iterator())
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +68,12 @@ def joined(some, name, key):
     return np.concatenate([batch[name][key] for batch in some])
 
 
-def test_shapes_are_static_and_dtypes_as_promised(phantoms, sets):
-    dataset = pipeline.batches(
-        phantoms,
-        sets,
-        {"strong": 4, "weak": 6},
-        Preparation(SIZE, (1.0, 99.0), (0, 3)),
-        Weakening("erosion", background=False),
-        OFF,
-        seed=0,
-        start=0,
-        stop=1,
-        host=1,
-        hosts=2,
-    )
-    assert {name: set(spec) for name, spec in dataset.element_spec.items()} == KEYS
+def test_shapes_are_static_and_dtypes_as_promised(dataset):
+    parts = dataset(host=1, hosts=2).element_spec
+    assert {name: set(part) for name, part in parts.items()} == KEYS
     for name, share in (("strong", 2), ("weak", 3)):
-        for key, spec in dataset.element_spec[name].items():
-            assert spec.shape == (share, *SIZE, 1) if key == "image" else spec.shape == (share, *SIZE)
+        for key, spec in parts[name].items():
+            assert spec.shape == ((share, *SIZE, 1) if key == "image" else (share, *SIZE))
             assert spec.dtype == ("float32" if key == "image" else "int32")
 
 
@@ -97,7 +90,7 @@ def test_values_are_as_promised(augmented):
 
 def test_a_run_may_start_at_any_step(batches, augmented):
     assert_same(batches(4, 6, augmentation=STRONG_AUGMENTATION), augmented[4:])
-    assert_same(batches(1, 2, augmentation=STRONG_AUGMENTATION), augmented[1:2])
+    assert_same(batches(1, 2, augmentation=STRONG_AUGMENTATION, ahead=5), augmented[1:2])
 
 
 def test_hosts_share_a_batch(batches, augmented):
