@@ -23,7 +23,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if getattr(flags.FLAGS, "config", None) is not None:
             flags.FLAGS.config.seed  # noqa: B018  a file that could not be loaded says so when it is first used
     except (AttributeError, KeyError) as error:
-        raise Refused(f"--config: there is no setting {error}; see the config's file for those that are.") from error
+        setting = " ".join(str(error.args[0]).split())
+        raise Refused(f"--config: there is no setting {setting}; see the config's file for those that are.") from error
     except (flags.Error, OSError, TypeError, ValueError) as error:
         raise Refused(str(error).strip().splitlines()[-1].strip()) from error
     if rest[1:]:

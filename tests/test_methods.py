@@ -75,12 +75,17 @@ def test_which_images_each_branch_sees():
 
 
 @pytest.mark.parametrize("kd_on", SETS)
-def test_kd_on_changes_the_teachers_images(kd_on):
-    """The teacher always sees the strong images (s), and the weak ones where it is followed there."""
-    expected = {"strong": STRONG, "weak": BOTH, "both": BOTH}
+def test_kd_on_changes_the_images_on_which_the_teacher_is_watched(kd_on):
+    """It learns from strong images alone (s); where it is followed on weak ones, it is only asked for its opinion."""
+    watched = {"strong": {}, "weak": {"teacher": WEAK}, "both": {"teacher": WEAK}}
     method = resolve("kl_ent", {}, kd_on)
     assert method.images("kd") == SETS[kd_on]
-    assert method.branches() == {"teacher": expected[kd_on], "student": BOTH}
+    assert method.branches() == {"teacher": STRONG, "student": BOTH}
+    assert method.watched() == watched[kd_on]
+
+
+def test_without_distillation_nobody_is_watched():
+    assert resolve("kl_ent", {"kd": 0.0}, "both").watched() == METHODS["lower_bound"].watched() == {}
 
 
 def test_terms_that_need_no_weak_images_ask_for_none():
@@ -100,6 +105,9 @@ def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on
     for term in method.terms:
         assert set(method.images(term)) <= set(method.sets())
         assert all(set(method.images(term)) <= set(branches[branch]) for branch in TERMS[term].branches)
+        for branch in TERMS[term].targets:
+            assert set(method.images(term)) <= {*branches[branch], *method.watched().get(branch, ())}
+    assert not any(set(branches[branch]) & set(sets) for branch, sets in method.watched().items())
     assert set(branches) == {branch for term in method.terms for branch in TERMS[term].branches}
     assert ("student" in branches) == bool({"w", "kd", "ent"} & set(method.terms))
 
@@ -114,7 +122,7 @@ def test_each_term_teaches_the_branch_it_should():
     assert set(learns) == set(TERMS)
     for name, term in TERMS.items():
         value, gradient = jax.value_and_grad(term.loss)(logits, labels)
-        assert {branch for branch, g in gradient.items() if g.any()} == {learns[name]}
+        assert {branch for branch, g in gradient.items() if g.any()} == {learns[name]} == set(term.branches)
         for key in labels:
             changed = term.loss(logits, labels | {key: 1 - labels[key]})
             assert (changed != value) == (key in reads[name])

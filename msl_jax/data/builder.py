@@ -162,11 +162,18 @@ def build(layout: str, source: str, cache: str | None = None) -> Built:
     if layout not in READERS:
         raise Refused(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
     tfds.disable_progress_bar()
-    builder = MslSlices(layout=layout, source=source, data_dir=cache, file_format="array_record")
+
+    def opened() -> MslSlices:
+        return MslSlices(layout=layout, source=source, data_dir=cache, file_format="array_record")
+
+    builder = opened()
     if not pathlib.Path(builder.data_dir).exists():
         print(f"Building the data set from {source} into {builder.data_dir} ...", file=sys.stderr, flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    except FileExistsError:  # another process was building the same and came first
+        builder = opened()
     entries = tuple(Entry(**{**e, "spacing": tuple(e["spacing"])}) for e in builder.info.metadata["entries"])
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return Built(READERS[layout].labels, entries, records, builder.info.features)

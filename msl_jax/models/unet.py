@@ -29,8 +29,8 @@ class Block(nn.Module):
 class Upsample(nn.Module):
     """Learned 2x upsampling: (n, y, x, c) -> (n, 2y, 2x, features).
 
-    A 2x2 transposed convolution of stride 2, written as one matrix product and a depth-to-space: its windows do not
-    overlap, and so it costs a fraction of `nn.ConvTranspose` on CPU.
+    A 2x2 transposed convolution of stride 2, with a bias for each of the 4 places in its window, written as one matrix
+    product and a depth-to-space: windows do not overlap, and so it costs a fraction of `nn.ConvTranspose` on CPU.
     """
 
     features: int

@@ -184,3 +184,43 @@ def test_in_training_a_decoders_statistics_are_of_its_own_rows(variables):
         np.abs(a - b).max() > 1e-4
         for a, b in zip(jax.tree.leaves(alone["teacher"]), jax.tree.leaves(more["teacher"]), strict=True)
     )
+
+
+@pytest.mark.parametrize(("own", "watched"), [((0, 3), (3, 4)), ((2, 4), (0, 2))])
+def test_a_watched_branch_decodes_as_at_test_time_and_learns_nothing(variables, own, watched):
+    """Its own rows, their statistics and their gradient are as if it were not watched; the rest is its opinion."""
+    own, watched = slice(*own), slice(*watched)
+
+    def logits(params, watched):
+        return MODEL.apply(
+            {**variables, "params": params},
+            IMAGES,
+            {"teacher": own},
+            train=True,
+            watched=watched and {"teacher": watched},
+            mutable=["batch_stats"],
+        )
+
+    @jax.jit
+    def both(params):
+        def opinion(params):
+            return (logits(params, watched)[0]["teacher"][:, watched] ** 2).sum()
+
+        levels, _ = Encoder(4, 3).apply(part("encoder"), IMAGES.reshape(8, 16, 16, 1), True, mutable=["batch_stats"])
+        asked = logits(params, watched)
+        cut = [level.reshape(2, 4, *level.shape[1:])[:, watched] for level in levels]
+        after = {"params": params["teacher"], "batch_stats": asked[1]["batch_stats"]["teacher"]}
+        expected = Decoder(3).apply(after, [level.reshape(-1, *level.shape[2:]) for level in cut], False)
+        return logits(params, None), asked, expected, jax.grad(opinion)(params)
+
+    def part(name):
+        return {kind: tree[name] for kind, tree in variables.items()}
+
+    alone, asked, expected, gradient = both(variables["params"])
+    assert asked[0]["teacher"].shape == (2, 4, 16, 16, 3)
+    np.testing.assert_allclose(asked[0]["teacher"][:, own], alone[0]["teacher"], atol=1e-4)
+    for a, b in zip(jax.tree.leaves(asked[1]), jax.tree.leaves(alone[1]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    opinion = asked[0]["teacher"][:, watched]
+    np.testing.assert_allclose(opinion.reshape(expected.shape), expected, atol=1e-3)
+    assert not any(g.any() for g in jax.tree.leaves(gradient))
