@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             kd_on=config_dict.placeholder(str),  # strong, weak or both, in place of the method's own
         ),
         model=dict(width=64, depth=5, dropout=0.0, dtype="float32"),
-        optimizer=dict(learning_rate=2e-3, warmup_steps=50),
+        optimizer=dict(learning_rate=2e-3, warmup_steps=0),
         train=dict(
             steps=20_000,
             strong_batch=4,

@@ -12,7 +12,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.data.layout = "phantom"
     config.data.source = "patients=40,seed=0"
     config.data.split_sizes = ((25, 5, 10),)
-    config.data.size = 96
     config.train.steps = 400
     config.train.report_every = 50
     config.train.checkpoint_every = config.train.validate_every = 200

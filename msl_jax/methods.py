@@ -92,9 +92,9 @@ METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the few strong images and nothing else.
     "lower_bound": Method({"s": 1.0}),
     # Distillation without confidence (arXiv 2012.08051, "KL").
-    "kl": Method({"s": 1.0, "w": 0.01, "kd": 1.0}),
+    "kl": Method({"s": 1.0, "w": 0.05, "kd": 1.0}),
     # The papers' method (arXiv 2012.08051, "KL + Ent").
-    "kl_ent": Method({"s": 1.0, "w": 0.01, "kd": 1.0, "ent": 0.5}),
+    "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 0.3}),
     # Full cross-entropy with every training patient's mask.
     "upper_bound": Method({"s": 1.0}, all_strong=True),
 }
