@@ -86,7 +86,12 @@ def open_experiment(config: ConfigDict) -> Experiment:
         split = splits.split_patients(groups, config.data.split_sizes, config.data.split_seed)
     train = {patient: groups[patient] for patient in split["train"]}
     strong = splits.draw_strong(train, len(train) if method.all_strong else config.data.strong, config.seed)
-    return Experiment(_filled_in(config, method, data.labels), data, split, strong, method)
+    experiment = Experiment(_filled_in(config, method, data.labels), data, split, strong, method)
+    for name in experiment.training_sets():
+        size = config.train[f"{name}_batch"]
+        if size % jax.device_count():
+            raise Refused(f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices.")
+    return experiment
 
 
 def method_of(config: ConfigDict) -> methods.Method:

@@ -35,6 +35,12 @@ class Table:
             replace_text(self.path, self.text)
 
 
+def last_step(path: epath.Path) -> int:
+    """The last step that a metrics.csv reports; 0 where there is none."""
+    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    return int(rows[-1]["step"]) if rows else 0
+
+
 class Clock:
     """Prints one line a report, with speed and the time that is left."""
 

@@ -155,7 +155,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     """Trains, or goes on with, the run in `workdir`, writing reports and checkpoints there.
 
     Raises:
-      Refused: a batch cannot be shared evenly by the devices, or the run in `workdir` has lost its checkpoints.
+      Refused: the run in `workdir` has lost its checkpoints.
     """
     config, method = experiment.config, experiment.method
     mesh = make_mesh()
@@ -182,7 +182,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     clock = report.Clock(start, config.train.steps)
     writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
     validate = _validator(experiment)
-    for step, batch in enumerate(_batches(experiment, start, mesh.size, sharded), start=start + 1):
+    for step, batch in enumerate(_batches(experiment, start, sharded), start=start + 1):
         state = step_fn(state, batch)
         last = step == config.train.steps
         row = {}
@@ -209,8 +209,12 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
 def _start(experiment, optimizer, manager, workdir, sharding) -> TrainState:
     latest = manager.latest_step()
     if latest is None:
-        if (workdir / "metrics.csv").exists() and len((workdir / "metrics.csv").read_text().splitlines()) > 1:
-            print(f"{workdir}: no checkpoint was written before the run broke off; starting from the first step.")
+        reported = report.last_step(workdir / "metrics.csv")
+        if reported >= 2 * experiment.config.train.checkpoint_every:
+            raise Refused(
+                f"{workdir}: its checkpoints are gone, though it had come to step {reported}; "
+                "restore them, or give another --workdir."
+            )
         return init_state(experiment, optimizer)
     abstract = jax.eval_shape(lambda: init_state(experiment, optimizer))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
@@ -218,13 +222,10 @@ def _start(experiment, optimizer, manager, workdir, sharding) -> TrainState:
     return TrainState(**items["network"], **items["training"])
 
 
-def _batches(experiment: Experiment, start: int, devices: int, sharding: NamedSharding) -> Iterator[Batch]:
+def _batches(experiment: Experiment, start: int, sharding: NamedSharding) -> Iterator[Batch]:
     config = experiment.config
     sets = experiment.training_sets()
     sizes = {name: config.train[f"{name}_batch"] for name in sets}
-    for name, size in sizes.items():
-        if size % devices:
-            raise Refused(f"config.train.{name}_batch: is {size}; give a multiple of the {devices} devices.")
     batches = pipeline.batches(
         experiment.data,
         sets,

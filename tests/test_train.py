@@ -429,22 +429,38 @@ def test_the_newest_checkpoint_is_the_end_of_the_run(whole):
     assert checkpoints.choose(manager, "last") == 4 and set(manager.all_steps()) == {2, 4}
 
 
-def test_a_run_without_a_checkpoint_starts_anew_and_says_so(loop, singles, capsys):
-    (singles.workdir / "checkpoints").rename(singles.workdir / "elsewhere")
-    before = singles.table()
-    try:
-        again = loop("singles", report_every=1)
-        assert "starting from the first step" in capsys.readouterr().out
-        assert not unequal(again.state, singles.state) and again.table() == before
-    finally:
-        (singles.workdir / "checkpoints").rmtree()
-        (singles.workdir / "elsewhere").rename(singles.workdir / "checkpoints")
+@pytest.fixture
+def without_checkpoints(singles):
+    """The run of single reports, its checkpoints out of the way."""
+    checkpoint_folder, elsewhere, table = (
+        singles.workdir / "checkpoints",
+        singles.workdir / "elsewhere",
+        singles.table(),
+    )
+    checkpoint_folder.rename(elsewhere)
+    yield singles
+    checkpoint_folder.rmtree()
+    elsewhere.rename(checkpoint_folder)
+    (singles.workdir / "metrics.csv").write_bytes(table)
+
+
+def test_a_run_that_lost_its_checkpoints_is_refused(loop, without_checkpoints):
+    before = without_checkpoints.table()
+    with pytest.raises(Refused, match="checkpoints are gone, though it had come to step 4"):
+        loop("singles", report_every=1)
+    assert without_checkpoints.table() == before
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_starts_anew(loop, without_checkpoints):
+    whole = without_checkpoints.table()
+    (without_checkpoints.workdir / "metrics.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    again = loop("singles", report_every=1)
+    assert not unequal(again.state, without_checkpoints.state) and again.table() == whole
 
 
 @pytest.mark.parametrize("name", ["strong", "weak"])
-def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path, name):
+def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, name):
     config = tiny_config()
     config.train[f"{name}_batch"] = 6
-    experiment = open_experiment(config)
     with pytest.raises(Refused, match=rf"config.train.{name}_batch: is 6; .*multiple of the 4 devices"):
-        training.train(experiment, epath.Path(tmp_path))
+        open_experiment(config)
