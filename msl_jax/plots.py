@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
@@ -19,15 +18,8 @@ PANEL, GAP, MARGIN = 2.1, 0.06, 0.8  # inches
 BACKGROUND, TEXT = "#14161a", "#e8eaed"
 # After Okabe and Ito, Color Universal Design (2008): distinct under the common colour blindnesses.
 OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
-CLASSES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00")
-TERMS = {
-    "loss": ("total", "#222222"),
-    "s": ("s: cross-entropy", "#0072b2"),
-    "w": ("w: partial cross-entropy", "#d55e00"),
-    "kd": ("kd: divergence", "#009e73"),
-    "ent": ("ent: entropy", "#cc79a7"),
-}
-VALIDATION = {"validation_dice_teacher": ("teacher", "#0072b2"), "validation_dice_student": ("student", "#d55e00")}
+DICE = "validation_dice_"
+NOT_TERMS = ("step", "learning_rate")
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -136,47 +128,12 @@ def overlay(
     return figure
 
 
-def _painted(labels: np.ndarray, colors: Mapping[int, str]) -> np.ndarray:
-    """RGBA (y, x, 4) of a label map (y, x), transparent where no colour is given."""
-    painted = np.zeros((*labels.shape, 4))
-    for label, color in colors.items():
-        painted[labels == label] = to_rgba(color, alpha=0.85)
-    return painted
-
-
-def weak_label_page(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], weak_labels: Sequence[np.ndarray], unlabeled: int = 255
-) -> Figure:
-    """Image, full mask and weak label side by side, one slice a row, with the classes that occur in the legend.
-
-    Args:
-        images: float slices (y, x).
-        masks: label maps, int (y, x), one an image; 0, the background, is left transparent.
-        weak_labels: label maps, int (y, x), one an image; every class is coloured, the background too.
-        unlabeled: the value of pixels that nobody annotated, left transparent.
-    """
-    present = set(np.unique(np.concatenate([np.ravel(labels) for labels in (*masks, *weak_labels)])).tolist())
-    colors = {label: CLASSES[label % len(CLASSES)] for label in sorted(present - {unlabeled})}
-    structures = {label: color for label, color in colors.items() if label != 0}
-    names = {label: f"class {label}" if label else "background" for label in colors}
-    legend = [Line2D([], [], color=color, linewidth=8, label=names[label]) for label, color in colors.items()]
-    figure, axes = _panels(len(images), 3, max(height / width for height, width in map(np.shape, images)), "", legend)
-    for row, image, mask, weak in zip(axes, images, masks, weak_labels, strict=True):
-        for axis in row:
-            _grey(axis, image, 1)
-        row[1].imshow(_painted(mask, structures), interpolation="nearest")
-        row[2].imshow(_painted(weak, colors), interpolation="nearest")
-    for axis, name in zip(axes[0], ("image", "mask", "weak label"), strict=True):
-        axis.set_title(name, color=TEXT, fontsize=11)
-    return figure
-
-
-def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping) -> None:
-    for key, (label, color) in series.items():
+def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping[str, str]) -> None:
+    for key, label in series.items():
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
-            axis.plot(*zip(*points, strict=True), color=color, linewidth=1.3, marker=".", markersize=3, label=label)
-    style = {"ncols": 3, "frameon": False, "fontsize": 9, "handlelength": 1.5, "columnspacing": 1.2}
+            axis.plot(*zip(*points, strict=True), linewidth=1.3, marker=".", markersize=3, label=label)
+    style = {"ncols": 5, "frameon": False, "fontsize": 9, "handlelength": 1.5, "columnspacing": 1.2}
     axis.legend(handles=axis.lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), **style)
     axis.set_title(title, fontsize=11)
     axis.set_xlabel("step")
@@ -188,13 +145,14 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     """Loss and its terms (log scale), and the validation Dice, against the step.
 
     Args:
-        rows: of `metrics.csv`, one a report: "step", and where it has them "loss", "s", "w", "kd", "ent",
-            "validation_dice_teacher" and "validation_dice_student"; what is missing or None is skipped.
+        rows: of `metrics.csv`, one a report: "step", "learning_rate", "validation_dice_BRANCH", and whatever else
+            there is is a term; what is missing or None is skipped.
     """
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in NOT_TERMS))
     figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
     losses, dice = figure.subplots(1, 2, sharex=True)
     losses.set_yscale("log", nonpositive="mask")
-    _lines(losses, "Loss", rows, TERMS)
-    _lines(dice, "Validation Dice", rows, VALIDATION)
+    _lines(losses, "Loss and terms", rows, {key: key for key in keys if not key.startswith(DICE)})
+    _lines(dice, "Validation Dice", rows, {key: key.removeprefix(DICE) for key in keys if key.startswith(DICE)})
     dice.set_ylim(0, 1)
     return figure

@@ -104,28 +104,6 @@ def test_overlay_of_structures_that_fill_the_image():
     assert figure.axes[0].images[0].get_array().shape == image.shape[1:]
 
 
-@pytest.mark.parametrize("unlabeled", [255, 4])
-def test_weak_label_page_leaves_unlabelled_pixels_transparent(unlabeled):
-    mask = np.zeros((20, 16), dtype=np.int32)
-    mask[5:15, 4:12] = 3
-    weak = np.full_like(mask, unlabeled)
-    weak[0, :] = 0
-    weak[10, 6:9] = 3
-    image = np.linspace(0, 1, mask.size).reshape(mask.shape)
-    figure = drawn(plots.weak_label_page([image, image], [mask, mask], [weak, weak], unlabeled=unlabeled))
-    assert legend(figure) == ["background", "class 3"]
-    assert titles(figure) == ["image", "mask", "weak label"]
-    painted_mask, painted_weak = (figure.axes[column].images[1].get_array() for column in (1, 2))
-    np.testing.assert_array_equal(painted_mask[..., 3] > 0, mask == 3)
-    np.testing.assert_array_equal(painted_weak[..., 3] > 0, weak != unlabeled)
-    np.testing.assert_array_equal(painted_weak[10, 6], painted_mask[10, 6])
-
-
-def test_weak_label_page_without_any_label():
-    image, weak = np.zeros((8, 8)), np.full((8, 8), 255)
-    assert legend(drawn(plots.weak_label_page([image], [weak], [weak]))) == []
-
-
 def test_curves_skip_what_is_missing():
     rows = [
         {"step": 10.0, "learning_rate": 1e-3, "loss": 1.0, "s": 0.7, "w": None, "validation_dice_teacher": None},
@@ -135,12 +113,12 @@ def test_curves_skip_what_is_missing():
     losses, dice = drawn(plots.curves(rows)).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
     assert lines == {
-        "total": [[10, 1.0], [20, 0.5], [30, 0.4]],
-        "s: cross-entropy": [[10, 0.7], [20, 0.4], [30, 0.0]],
-        "w: partial cross-entropy": [[20, 0.2]],
+        "loss": [[10, 1.0], [20, 0.5], [30, 0.4]],
+        "s": [[10, 0.7], [20, 0.4], [30, 0.0]],
+        "w": [[20, 0.2]],
     }
     assert losses.get_yscale() == "log"
-    assert [line.get_xydata().tolist() for line in dice.lines] == [[[20, 0.6], [30, 0.7]]]
+    assert {line.get_label(): line.get_xydata().tolist() for line in dice.lines} == {"teacher": [[20, 0.6], [30, 0.7]]}
 
 
 def test_curves_of_no_reports():
@@ -151,7 +129,6 @@ def test_curves_of_no_reports():
 def figures():
     image, reference, prediction, probability = volume(3)
     yield plots.overlay(image, reference, {"teacher": prediction, "student": reference}, probability, "case", SPACING)
-    yield plots.weak_label_page([image[0]], [reference[1]], [reference[1]])
     yield plots.curves([{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)])
 
 
