@@ -12,7 +12,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.data.layout = "phantom"
     config.data.source = "patients=40,seed=0"
     config.data.split_sizes = ((25, 5, 10),)
-    config.train.steps = 400
+    config.optimizer.learning_rate = 4e-3
+    config.train.steps = 800
     config.train.report_every = 50
     config.train.checkpoint_every = config.train.validate_every = 200
     return configs.apply(config, arg)
