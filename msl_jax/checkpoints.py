@@ -31,7 +31,8 @@ def open_manager(workdir: epath.Path, keep: int | None = None) -> ocp.Checkpoint
         read_only=keep is None,
         create=keep is not None,
     )
-    return ocp.CheckpointManager(workdir / "checkpoints", options=options, item_names=ITEMS)
+    folder = epath.Path(workdir).resolve() / "checkpoints"  # Orbax wants absolute paths
+    return ocp.CheckpointManager(folder, options=options, item_names=ITEMS)
 
 
 def save(manager: ocp.CheckpointManager, step: int, network: Any, training: Any, dice: float | None) -> None:

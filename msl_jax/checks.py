@@ -16,7 +16,7 @@ class Refused(Exception):
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
 MAY_DIFFER_ON_RESUME = ("data.source", "data.cache", "eval", "train.keep")
-"""Settings that a run which goes on may have changed: they alter neither its steps nor its figures but as asked."""
+"""Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -46,7 +46,15 @@ def check_config(config: ConfigDict) -> None:
     _require(
         data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}"
     )
+    _require(len(data.percentiles) == 2, "data.percentiles", data.percentiles, "give two")
     low, high = data.percentiles
+    for row in data.split_sizes:
+        _require(
+            isinstance(row, list | tuple) and len(row) == 3 and all(isinstance(n, int) and n >= 1 for n in row),
+            "data.split_sizes",
+            row,
+            "give rows of three whole numbers from 1 up: train, validation, test",
+        )
     _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
     _require(
         all(round(10 * p, 6).is_integer() for p in (low, high)),

@@ -102,6 +102,9 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
+        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        for old in (folder / "overlays").glob("*.png"):
+            old.unlink()
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = experiment.data.case(entries[index])
             picture = _overlay(segmenter, variables, case, labels, rank)
@@ -109,7 +112,6 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         with (workdir / "metrics.csv").open() as table:
             reported = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(table)]
         plots.save(plots.curves(reported), folder / "curves.png")
-        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\nWritten to {folder}")
     return summary
 
@@ -128,11 +130,13 @@ def evaluate_folders(
     found = {}
     for path in _nifti_files(references):
         found.setdefault(nifti.stem(path), []).append(path)
-    rows, units = [], set()
+    rows, units, present = [], set(), set()
     for path in _nifti_files(predictions):
         name = nifti.stem(path)
         if name.endswith("_prob"):
             continue
+        if name in {row["case"] for row in rows}:
+            raise Refused(f"{path}: is the second prediction named {name} below {predictions}; one is needed.")
         matches = found.get(name + suffix, [])
         if len(matches) != 1:
             raise Refused(
@@ -141,9 +145,15 @@ def evaluate_folders(
         prediction, reference = nifti.read_labels(path), nifti.read_labels(matches[0])
         nifti.check_same_grid(reference, prediction)
         units.add(reference.units)
+        present.update(np.unique(reference.voxels).tolist())
         scores = score(prediction.voxels, reference.voxels, labels, reference.spacing)
         patient = re.sub(r"_frame\d+$", "", name)
         rows.append({"case": name, "patient": patient, "branch": "prediction", "scores": scores})
+    if not rows:
+        raise Refused(f"{predictions}: holds no label maps, only probabilities; give the folder that predict wrote.")
+    for structure, value in labels.items():
+        if value not in present:
+            raise Refused(f"--labels: no reference below {references} has the value {value} of {structure}.")
     return results(rows, _one_unit(units), None), rows
 
 
@@ -194,16 +204,19 @@ def _parse_labels(text: str) -> dict[str, int]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(name and value.isdecimal() and 0 < int(value) < 255 for name, _, value in pairs):
         raise Refused(f"--labels={text}: give NAME=VALUE,NAME=VALUE with values from 1 to 254, like LV=3,MYO=2.")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise Refused(f"--labels={text}: names a structure twice.")
     return {name: int(value) for name, _, value in pairs}
 
 
 def main(_) -> None:
     """Compares two folders."""
     labels = _parse_labels(LABELS.value)
-    summary, rows = evaluate_folders(
-        pathlib.Path(PREDICTIONS.value), pathlib.Path(REFERENCES.value), labels, SUFFIX.value
-    )
-    output = epath.Path(OUTPUT.value)
+    output = epath.Path(OUTPUT.value).expanduser()
+    if output.suffix != ".json":
+        raise Refused(f"--output={output}: give a name that ends in .json; the table of cases goes beside it as .csv.")
+    folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
+    summary, rows = evaluate_folders(*folders, labels, SUFFIX.value)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
     report.replace_text(output, json.dumps(summary, indent=2) + "\n")

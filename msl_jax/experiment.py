@@ -36,6 +36,10 @@ class Experiment:
     strong: list[str]
     method: methods.Method
 
+    def weak(self) -> list[str]:
+        """The training patients that are not strong."""
+        return [patient for patient in self.split["train"] if patient not in self.strong]
+
     def entries(self, patients: list[str]) -> list[builder.Entry]:
         """The cases of these patients."""
         return self.data.of_patients(patients)
@@ -43,8 +47,7 @@ class Experiment:
     def claim(self, workdir: epath.Path) -> None:
         """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
         config = json.loads(self.config.to_json())
-        weak = [patient for patient in self.split["train"] if patient not in self.strong]
-        roles = {**self.split, "strong": self.strong, "weak": weak}
+        roles = {**self.split, "strong": self.strong, "weak": self.weak()}
         if workdir.exists() and not workdir.is_dir():
             raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
         if (workdir / "config.json").exists():
@@ -60,10 +63,10 @@ class Experiment:
 
     def training_sets(self) -> dict[str, list[builder.Entry]]:
         """ "strong" and "weak" -> cases, those that the method uses."""
-        weak = [patient for patient in self.split["train"] if patient not in self.strong]
-        patients = {"strong": self.strong, "weak": weak}
-        if "weak" in self.method.sets() and not weak:
-            raise Refused("config.data.strong: takes every training patient and leaves none weak; give fewer.")
+        patients = {"strong": self.strong, "weak": self.weak()}
+        if "weak" in self.method.sets() and not self.weak():
+            all_strong = f"method '{self.config.method.name}'" if self.method.all_strong else "config.data.strong"
+            raise Refused(f"{all_strong}: takes every training patient's mask and leaves none weak; give fewer.")
         return {name: self.entries(patients[name]) for name in self.method.sets()}
 
 
@@ -86,7 +89,10 @@ def open_experiment(config: ConfigDict) -> Experiment:
         split = splits.split_patients(groups, config.data.split_sizes, config.data.split_seed)
     train = {patient: groups[patient] for patient in split["train"]}
     strong = splits.draw_strong(train, len(train) if method.all_strong else config.data.strong, config.seed)
-    experiment = Experiment(_filled_in(config, method, data.labels), data, split, strong, method)
+    experiment = Experiment(_filled_in(config, method, data), data, split, strong, method)
+    units = {entry.units for entry in experiment.entries(split["test"])}
+    if len(units) > 1:
+        raise Refused("The test split: some cases have voxel sizes and some none, no mean distance covers both.")
     for name in experiment.training_sets():
         size = config.train[f"{name}_batch"]
         if size % jax.device_count():
@@ -127,13 +133,14 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     return _in_order(json.loads(path.read_text()))
 
 
-def _filled_in(config: ConfigDict, method: methods.Method, labels: Mapping[str, int]) -> ConfigDict:
-    names = tuple(labels) if config.data.classes == "all" else config.data.classes.split("+")
+def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) -> ConfigDict:
+    names = tuple(data.labels) if config.data.classes == "all" else config.data.classes.split("+")
     for name in names:
-        if name not in labels:
-            raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(labels)} and all.")
+        if name not in data.labels:
+            raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(data.labels)} and all.")
     filled = json.loads(config.to_json())
-    filled["data"]["classes"] = {name: labels[name] for name in names}
+    filled["data"]["classes"] = {name: value for name, value in data.labels.items() if name in names}
+    filled["data"]["contents"] = data.contents
     filled["method"]["terms"] = {term: method.terms.get(term, 0.0) for term in methods.TERMS}
     filled["method"]["kd_on"] = method.kd_on
     return _in_order(filled)

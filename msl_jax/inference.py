@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 import numpy as np
 
 from msl_jax import checkpoints, experiment
@@ -93,6 +94,8 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     manager = checkpoints.open_manager(workdir)
     step = checkpoints.choose(manager, which)
     abstract = jax.eval_shape(lambda: init_variables(segmenter.model, segmenter.preparation.size, trained, seed=0))
+    here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
     return segmenter, checkpoints.restore(manager, step, network=abstract)["network"], step
 
 

@@ -10,6 +10,7 @@ import jax
 
 from msl_jax import losses
 from msl_jax.checks import Refused
+from msl_jax.models.dual_branch import BRANCHES
 
 SETS = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
 """What a setting like `kd_on` names -> the sets of images it stands for."""
@@ -84,7 +85,7 @@ class Method:
 
     def _sets_by_branch(self, of: Callable[[Term], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         used = [(branch, name) for term in self.terms for branch in of(TERMS[term]) for name in self.images(term)]
-        sets = {branch: tuple(s for s in SETS["both"] if (branch, s) in used) for branch in ("teacher", "student")}
+        sets = {branch: tuple(s for s in SETS["both"] if (branch, s) in used) for branch in BRANCHES}
         return {branch: names for branch, names in sets.items() if names}
 
 

@@ -4,10 +4,10 @@ Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save`
 """
 
 from collections.abc import Mapping, Sequence
+import io
 import math
-import os
-from pathlib import Path
 
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,12 +22,14 @@ DICE = "validation_dice_"
 NOT_TERMS = ("step", "learning_rate")
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: epath.PathLike) -> None:
     """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
-    beside = Path(path).with_name(f".{Path(path).name}.tmp")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+    beside = epath.Path(path).parent / f".{epath.Path(path).name}.tmp"
     try:
-        figure.savefig(beside, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
-        os.replace(beside, path)
+        beside.write_bytes(png.getvalue())
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 python -m msl_jax.predict --workdir=RUN --input=FILE_OR_FOLDER --output=FOLDER
 """
 
+from collections import Counter
 import pathlib
 
 from absl import flags
@@ -64,14 +65,22 @@ def _targets(
 ) -> dict[pathlib.Path, pathlib.Path]:
     """Image file -> label file to write."""
     if source.is_dir():
-        files = [path for path in nifti.find_all(source) if not nifti.stem(path).endswith(not_images)]
+        found = nifti.find_all(source)
+        if output.resolve() != source.resolve():
+            found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
+        files = [path for path in found if not nifti.stem(path).endswith(not_images)]
+        if len(files) < len(found):
+            print(f"Passing over {len(found) - len(files)} files whose names end in {', '.join(not_images)}.")
         targets = {path: output / path.relative_to(source) for path in files}
     else:
         targets = {source: output / source.name}
     if not targets:
         raise Refused(f"{source}: holds no NIfTI images (names that end in .nii.gz or .nii).")
     inputs = {path.resolve() for path in targets}
+    twins = Counter(_probability_file(label_file) for label_file in targets.values())
     for label_file in targets.values():
+        if twins[_probability_file(label_file)] > 1:
+            raise Refused(f"{label_file}: lies beside another image of that name; keep .nii or .nii.gz of it.")
         if label_file.resolve() in inputs:
             raise Refused(f"{label_file}: is one of the images; give an --output apart from --input.")
     return targets
@@ -84,9 +93,9 @@ def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
 def main(_) -> None:
     """Segments what --input names."""
     predict(
-        epath.Path(WORKDIR.value),
-        pathlib.Path(INPUT.value),
-        pathlib.Path(OUTPUT.value),
+        epath.Path(WORKDIR.value).expanduser(),
+        pathlib.Path(INPUT.value).expanduser(),
+        pathlib.Path(OUTPUT.value).expanduser(),
         branch=BRANCH.value,
         save_probabilities=SAVE_PROBABILITIES.value,
         overwrite=OVERWRITE.value,

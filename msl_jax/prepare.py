@@ -24,8 +24,7 @@ def summary(experiment: Experiment) -> str:
         f"spacing (slice, y, x) {_range(spacing)} {', '.join(sorted({entry.units for entry in entries}))}",
         f"structures {experiment.data.labels}, trained {experiment.config.data.classes.to_dict()}",
     ]
-    weak = [patient for patient in experiment.split["train"] if patient not in experiment.strong]
-    for role, patients in {"strong": experiment.strong, "weak": weak, **experiment.split}.items():
+    for role, patients in {"strong": experiment.strong, "weak": experiment.weak(), **experiment.split}.items():
         if role != "train":
             counts = ", ".join(f"{n} {group}" for group, n in sorted(Counter(groups[p] for p in patients).items()))
             lines.append(f"{role:<11}{len(patients):>4} patients  {counts}")

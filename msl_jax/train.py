@@ -210,7 +210,8 @@ def _start(experiment, optimizer, manager, workdir, sharding) -> TrainState:
     latest = manager.latest_step()
     if latest is None:
         reported = report.last_step(workdir / "metrics.csv")
-        if reported >= 2 * experiment.config.train.checkpoint_every:
+        train = experiment.config.train
+        if reported >= min(2 * train.checkpoint_every, train.steps):
             raise Refused(
                 f"{workdir}: its checkpoints are gone, though it had come to step {reported}; "
                 "restore them, or give another --workdir."

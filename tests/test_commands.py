@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import pathlib
 import re
 import runpy
@@ -186,7 +187,7 @@ def test_pictures_are_drawn(workdir):
 
 def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
     """SIGKILL once the first checkpoint lies there; the same command again ends where the undisturbed run ended."""
-    killed = tmp_path / "run"
+    killed = pathlib.Path(os.path.relpath(tmp_path / "run"))
     process = start("main", *settings, f"--workdir={killed}")
     try:
         while not any(path.name.isdecimal() for path in (killed / "checkpoints").glob("*")):
@@ -198,8 +199,26 @@ def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
     assert not (killed / "results").exists()
     assert (killed / "metrics.csv").read_bytes() != (workdir / "metrics.csv").read_bytes()
     run("main", *settings, f"--workdir={killed}")
+    assert_same_run(killed, workdir)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seconds", np.random.default_rng(0).uniform(2, 40, 6).round(1).tolist())
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, tmp_path, seconds):
+    killed = tmp_path / "run"
+    process = start("main", *settings, f"--workdir={killed}")
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    finished(process)
+    run("main", *settings, f"--workdir={killed}")
+    assert_same_run(killed, workdir)
+
+
+def assert_same_run(one, other):
     for name in ("metrics.csv", "splits.json", "config.json", "results/test.json", "results/test.csv"):
-        assert (killed / name).read_bytes() == (workdir / name).read_bytes(), name
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 # predict, evaluate

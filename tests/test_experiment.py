@@ -88,7 +88,7 @@ def test_nobody_left_to_be_weak_is_refused(opened):
 
 @pytest.mark.parametrize(
     ("asked", "got"),
-    [("LV", {"LV": 3}), ("RV+MYO", {"RV": 1, "MYO": 2}), ("LV+RV", {"LV": 3, "RV": 1})],
+    [("LV", {"LV": 3}), ("RV+MYO", {"RV": 1, "MYO": 2}), ("LV+RV", {"RV": 1, "LV": 3})],
 )
 def test_classes_by_name(opened, asked, got):
     config = opened(f"classes={asked}").config

@@ -1,3 +1,4 @@
+from etils import epath
 from matplotlib.image import imread
 import numpy as np
 import pytest
@@ -151,12 +152,12 @@ def test_save_writes_a_readable_png_over_the_old_one_and_nothing_else(tmp_path):
 
 
 def test_save_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    def break_off(source, target):
+    def break_off(self, target):
         raise OSError("disk full")
 
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(plots.os, "replace", break_off)
+    monkeypatch.setattr(type(epath.Path(path)), "replace", break_off)
     with pytest.raises(OSError, match="disk full"):
         plots.save(plots.curves([]), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]

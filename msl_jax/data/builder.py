@@ -50,12 +50,14 @@ class Built:
 
     Attributes:
       labels: name -> value of every structure.
+      contents: a hash of what the source held; equal wherever it lies.
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
       features: the TFDS features that parse a record, in eager and in graph mode.
     """
 
     labels: Mapping[str, int]
+    contents: str
     entries: tuple[Entry, ...]
     records: Any
     features: tfds.features.FeaturesDict
@@ -92,10 +94,10 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, layout: str, source: str, **kwargs: Any):
+    def __init__(self, *, layout: str, source: str, name: str, **kwargs: Any):
         self._layout = layout
         self._source = source
-        super().__init__(config=f"{layout}_{_fingerprint(layout, source)}", **kwargs)
+        super().__init__(config=name, **kwargs)
 
     def _create_builder_config(self, builder_config, version):
         return tfds.core.BuilderConfig(name=builder_config, version=self.VERSION)
@@ -163,8 +165,11 @@ def build(layout: str, source: str, cache: str | None = None) -> Built:
         raise Refused(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
     tfds.disable_progress_bar()
 
+    contents = _short_hash(READERS[layout].fingerprint(source).encode())
+    name = f"{layout}_{_short_hash(contents.encode(), *_code(layout))}"
+
     def opened() -> MslSlices:
-        return MslSlices(layout=layout, source=source, data_dir=cache, file_format="array_record")
+        return MslSlices(layout=layout, source=source, name=name, data_dir=cache, file_format="array_record")
 
     builder = opened()
     if not pathlib.Path(builder.data_dir).exists():
@@ -176,7 +181,7 @@ def build(layout: str, source: str, cache: str | None = None) -> Built:
         builder = opened()
     entries = tuple(Entry(**{**e, "spacing": tuple(e["spacing"])}) for e in builder.info.metadata["entries"])
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    return Built(READERS[layout].labels, entries, records, builder.info.features)
+    return Built(READERS[layout].labels, contents, entries, records, builder.info.features)
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
@@ -198,9 +203,11 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
         }
 
 
-def _fingerprint(layout: str, source: str) -> str:
-    reader = READERS[layout]
-    digest = hashlib.sha256(reader.fingerprint(source).encode())
-    for module in (__name__, case_lib.__name__, nifti.__name__, reader.read.__module__):
-        digest.update(pathlib.Path(sys.modules[module].__file__).read_bytes())
-    return digest.hexdigest()[:16]
+def _code(layout: str) -> list[bytes]:
+    """The source text of whatever decides what is built."""
+    modules = (__name__, case_lib.__name__, nifti.__name__, READERS[layout].read.__module__)
+    return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
+
+
+def _short_hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

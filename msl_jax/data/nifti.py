@@ -50,12 +50,13 @@ def stem(path: os.PathLike) -> str:
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """The file `name` + .nii.gz or .nii in `folder`, or None."""
-    return next((folder / (name + ending) for ending in ENDINGS if (folder / (name + ending)).exists()), None)
+    return next((folder / (name + ending) for ending in ENDINGS if (folder / (name + ending)).is_file()), None)
 
 
 def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
     """Every NIfTI file below `folder`, hidden ones left out, sorted by path."""
-    return sorted(p for p in folder.rglob("*") if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+    files = (p for p in folder.rglob("*") if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
 
 
 def read_image(path: os.PathLike) -> Volume:
