@@ -344,7 +344,7 @@ def check_one_sentence(code, err, said):
 
 MAIN = ["main", "--workdir=NEW", "SETTINGS"]
 PREDICT = ["predict", "--workdir=RUN", "--output=NEW"]
-EVALUATE = ["evaluate", "--predictions=PREDICTED", "--output=NEW"]
+EVALUATE = ["evaluate", "--predictions=PREDICTED", "--output=NEW.json"]
 REFUSED = {
     "unknown flag": (["predict", "--wrokdir=x"], ["wrokdir"]),
     "missing flag": (["main", "--workdir=NEW"], ["--config"]),
@@ -363,6 +363,15 @@ REFUSED = {
     "labels": ([*EVALUATE, "--references=REFERENCES", "--labels=LV"], ["--labels=LV", "NAME=VALUE"]),
     "no references": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3"], ["EMPTY", "holds no NIfTI"]),
     "no such folder": ([*EVALUATE, "--references=NEW", "--labels=LV=3"], ["NEW", "no such folder"]),
+    "a structure twice": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3,LV=2"], ["LV=3,LV=2", "twice"]),
+    "results that are no JSON": (
+        ["evaluate", "--predictions=PREDICTED", "--references=EMPTY", "--labels=LV=3", "--output=NEW.csv"],
+        [".csv", "ends in .json"],
+    ),
+    "a value that nobody has": (
+        [*EVALUATE, "--references=REFERENCES", "--labels=LV=9", "--reference_suffix=_gt"],
+        ["value 9 of LV"],
+    ),
     "no reference of that name": ([*EVALUATE, "--references=REFERENCES", "--labels=LV=3"], ["0 references named"]),
 }
 
