@@ -5,11 +5,13 @@ import sys
 
 from absl import app, flags, logging
 
+from msl_jax import machine
 from msl_jax.checks import Refused
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl; bad input ends in one sentence on standard error and exit code 2, without a traceback."""
+    machine.set_up()
     try:
         app.run(main, flags_parser=_parse_flags)
     except Refused as refused:

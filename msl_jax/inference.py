@@ -102,7 +102,8 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
 def init_variables(model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int) -> Variables:
     """Freshly drawn parameters and batch statistics of a model with these branches."""
     images = jnp.zeros((1, 1, *size, 1), jnp.float32)
-    return model.init(jax.random.key(seed), images, {branch: slice(None) for branch in branches}, train=False)
+    rows = {branch: slice(None) for branch in branches}
+    return jax.jit(lambda key: model.init(key, images, rows, train=False))(jax.random.key(seed))
 
 
 @jax.jit(static_argnums=(0, 1))

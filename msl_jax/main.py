@@ -3,6 +3,11 @@
 python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KEY=VALUE ...]
 """
 
+from msl_jax import machine
+
+if __name__ == "__main__":
+    machine.restart_on_huge_pages()
+
 from absl import flags
 from etils import epath
 import jax

@@ -43,6 +43,17 @@ class Upsample(nn.Module):
         return jnp.einsum("nhwijc->nhiwjc", x).reshape(n, 2 * h, 2 * w, self.features)
 
 
+def halve(x: jax.Array) -> jax.Array:
+    """2x2 max pooling: (n, y, x, c) -> (n, y / 2, x / 2, c).
+
+    Written as a maximum over two axes, whose gradient XLA fuses; that of `nn.max_pool`, a scatter, takes 4 % of a
+    training step on CPU. Equal values share the gradient here, but after a ReLU only zeros are equal, and it stops
+    those.
+    """
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
 class Encoder(nn.Module):
     """Images (n, y, x, channels) -> one feature map a level, finest first: (n, y / 2^l, x / 2^l, width 2^l)."""
 
@@ -55,7 +66,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         levels = []
         for level in range(self.depth):
-            x = nn.max_pool(x, (2, 2), (2, 2)) if level else x
+            x = halve(x) if level else x
             x = Block(self.width * 2**level, self.dtype)(x, train)
             levels.append(x)
         levels[-1] = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msl_jax.models.unet import Block, Decoder, Encoder, Upsample
+from msl_jax.models.unet import Block, Decoder, Encoder, Upsample, halve
 
 KEY = jax.random.key(0)
 
@@ -95,3 +95,11 @@ def test_dropout_works_on_the_coarsest_level_in_training_alone():
     assert (one[1] != other[1]).any()
     for a, b in zip(run(False, jax.random.key(1)), run(False, jax.random.key(2)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_halving_equals_max_pooling_and_so_does_its_gradient_after_a_relu():
+    x, g = jax.random.normal(jax.random.key(0), (2, 6, 8, 3)), jax.random.normal(jax.random.key(1), (2, 3, 4, 3))
+    ours, pull = jax.vjp(lambda x: halve(nn.relu(x)), x)
+    plain, pull_plain = jax.vjp(lambda x: nn.max_pool(nn.relu(x), (2, 2), (2, 2)), x)
+    np.testing.assert_array_equal(ours, plain)
+    np.testing.assert_array_equal(pull(g)[0], pull_plain(g)[0])

@@ -1,0 +1,46 @@
+"""What is chosen for the machine, in a process of its own: it must come before JAX touches a device."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SHOW = "import jax, os; print(os.environ['XLA_FLAGS'], jax.config.jax_compilation_cache_dir)"
+
+
+def run(code: str, **environment: str | None) -> str:
+    kept = {k: v for k, v in (os.environ | environment).items() if v is not None}
+    return subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True).stdout
+
+
+def test_compiled_code_is_kept_in_the_cache_folder(tmp_path):
+    code = "from msl_jax import machine; machine.set_up(); import jax; jax.jit(lambda x: x + 1)(1.0)"
+    run(code, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=None)
+    assert list((tmp_path / "msl_jax").iterdir())
+
+
+def test_what_the_user_chose_stays(tmp_path):
+    chosen = "--xla_cpu_experimental_ynn_fusion_type=invalid"
+    shown = run(
+        f"from msl_jax import machine; machine.set_up(); {SHOW}",
+        XLA_FLAGS=chosen,
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path),
+    )
+    assert shown.split() == [chosen, str(tmp_path)]
+
+
+def test_flags_of_other_releases_are_not_set():
+    code = f"from msl_jax import machine; machine.version = lambda _: '9.9.9'; machine.set_up(); {SHOW}"
+    assert "ynn" not in run(code, XLA_FLAGS="")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
+def test_restarts_once_and_not_where_the_user_chose(given):
+    code = (
+        "import os; print('started'); import sys; sys.stdout.flush(); from msl_jax import machine;"
+        "machine.restart_on_huge_pages(); print(os.environ['GLIBC_TUNABLES'])"
+    )
+    started = ["started"] * (1 if given else 2)
+    assert run(code, GLIBC_TUNABLES=given).split() == [*started, given or "glibc.malloc.hugetlb=1"]
