@@ -38,12 +38,13 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             terms={term: config_dict.placeholder(float) for term in TERMS},  # weights, in place of the method's own
             kd_on=config_dict.placeholder(str),  # strong, weak or both, in place of the method's own
         ),
-        model=dict(width=64, depth=5, dropout=0.0, dtype="float32"),
+        model=dict(width=64, depth=5, dropout=0.0, dtype="float32", remat=False),  # remat: less memory, more time
         optimizer=dict(learning_rate=2e-3, warmup_steps=0),
         train=dict(
             steps=20_000,
             strong_batch=4,
             weak_batch=4,
+            accumulate=1,  # parts the batch is taken in, one after the other, where it does not fit at once
             report_every=100,
             checkpoint_every=1_000,
             validate_every=1_000,

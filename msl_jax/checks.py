@@ -34,6 +34,7 @@ def check_config(config: ConfigDict) -> None:
         ("train.steps", train.steps),
         ("train.strong_batch", train.strong_batch),
         ("train.weak_batch", train.weak_batch),
+        ("train.accumulate", train.accumulate),
         ("train.report_every", train.report_every),
         ("train.checkpoint_every", train.checkpoint_every),
         ("train.validate_every", train.validate_every),

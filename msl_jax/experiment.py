@@ -95,8 +95,11 @@ def open_experiment(config: ConfigDict) -> Experiment:
         raise Refused("The test split: some cases have voxel sizes and some none, no mean distance covers both.")
     for name in experiment.training_sets():
         size = config.train[f"{name}_batch"]
-        if size % jax.device_count():
-            raise Refused(f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices.")
+        if size % (jax.device_count() * config.train.accumulate):
+            raise Refused(
+                f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices times "
+                f"config.train.accumulate={config.train.accumulate}."
+            )
     return experiment
 
 
@@ -121,6 +124,7 @@ def model_of(config: ConfigDict) -> DualBranchUNet:
         depth=config.model.depth,
         classes=1 + len(config.data.classes),
         dropout=config.model.dropout,
+        remat=config.model.remat,
         dtype=jnp.dtype(config.model.dtype),
     )
 

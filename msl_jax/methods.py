@@ -26,18 +26,28 @@ class Term:
       loss: (branch -> logits, labels) -> float32 scalar; both over `images`. `labels` holds "label" (strong images
         alone) and "weak_label".
       targets: branches whose logits it reads and does not train.
+      labels: the label map over whose labelled pixels it is a mean; None where it is one over all pixels.
     """
 
     branches: tuple[str, ...]
     images: str | None
     loss: Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]
     targets: tuple[str, ...] = ()
+    labels: str | None = None
 
 
 TERMS: Mapping[str, Term] = {
-    "s": Term(("teacher",), "strong", lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["label"])),
+    "s": Term(
+        ("teacher",),
+        "strong",
+        lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["label"]),
+        labels="label",
+    ),
     "w": Term(
-        ("student",), "both", lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"])
+        ("student",),
+        "both",
+        lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"]),
+        labels="weak_label",
     ),
     "kd": Term(
         ("student",),

@@ -1,6 +1,7 @@
 """One pure train step for every method, and the loop around it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
 from typing import Any
 
 from clu import metric_writers
@@ -17,6 +18,7 @@ from msl_jax.checks import Refused
 from msl_jax.data import pipeline
 from msl_jax.experiment import Experiment, model_of, preparation_of
 from msl_jax.inference import Segmenter, init_variables
+from msl_jax.losses import UNLABELED
 from msl_jax.methods import SETS, TERMS, Method
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
@@ -50,7 +52,13 @@ class TrainState:
 
 
 def make_train_step(
-    *, apply_fn: Callable, optimizer: optax.GradientTransformation, method: Method, groups: int, key: jax.Array
+    *,
+    apply_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    groups: int,
+    key: jax.Array,
+    parts: int = 1,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """The step of a method: forward pass, its terms, gradient, update.
 
@@ -60,58 +68,68 @@ def make_train_step(
       method: which terms over which images, with which weights.
       groups: number of devices the batch is sharded over; strong and weak images are interleaved so that each device
         holds its share of both, and only gradients and batch norm's sums travel.
-      key: PRNG key of the run; a step's dropout is a function of it and the step's number.
+      key: PRNG key of the run; a step's dropout is a function of it, the step's number and the part's.
+      parts: how many parts the batch is taken in, one after the other, their gradients added (gradient accumulation).
+        Every term is still the mean over the whole batch's pixels, those labelled for a cross-entropy; batch norm,
+        though, sees the images of one part alone, so that the update is not that of the whole batch at once.
 
     Returns:
       A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> TrainState:
-        images = interleave([batch[name]["image"] for name in method.sets()], groups)
+    def part_loss(params, batch_stats, part, shares, key):
+        images = _of_sets(part, "image", method.sets())
         labels = {
-            "label": interleave([batch["strong"]["label"]], groups),
-            "weak_label": interleave([batch[name]["weak_label"] for name in method.sets()], groups),
+            "label": part["strong"]["label"],
+            "weak_label": _of_sets(part, "weak_label", method.sets()),
         }
-        spans = rows_of_sets({name: len(batch[name]["image"]) // groups for name in method.sets()})
+        spans = rows_of_sets({name: part[name]["image"].shape[1] for name in method.sets()})
         rows = {branch: spans[sets] for branch, sets in method.branches().items()}
         watched = {branch: spans[sets] for branch, sets in method.watched().items()}
         seen = {branch: _joined(rows[branch], watched.get(branch, rows[branch])) for branch in rows}
         annotated = {"label": spans[("strong",)], "weak_label": spans[method.sets()]}
+        logits, updates = apply_fn(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            rows,
+            train=True,
+            watched=watched,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        terms = {}
+        for name in method.terms:
+            wanted = spans[method.images(name)]
+            loss = TERMS[name].loss(_cut(logits, seen, wanted), _cut(labels, annotated, wanted))
+            terms[name] = shares[name] * loss
+        loss = sum(weight * terms[name] for name, weight in method.terms.items())
+        return loss, ({"loss": loss, **terms}, updates["batch_stats"])
 
-        def loss_fn(params):
-            logits, updates = apply_fn(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                rows,
-                train=True,
-                watched=watched,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(key, state.step)},
-            )
-            terms = {}
-            for name in method.terms:
-                wanted = spans[method.images(name)]
-                terms[name] = TERMS[name].loss(_cut(logits, seen, wanted), _cut(labels, annotated, wanted))
-            loss = sum(weight * terms[name] for name, weight in method.terms.items())
-            return loss, (terms, updates["batch_stats"])
-
-        (loss, (terms, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        divided = split(batch, groups, parts)
+        shares = {name: _shares(divided, TERMS[name].labels, method.images(name), parts) for name in method.terms}
+        keys = jax.random.split(jax.random.fold_in(key, state.step), parts)
+        batch_stats, added = state.batch_stats, []
+        for k in range(parts):  # unrolled: inside a loop of XLA's, convolutions on CPU are 50 times slower
+            part = jax.tree.map(operator.itemgetter(k), (divided, shares, keys))
+            gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(state.params, batch_stats, *part)
+            added.append((gradient, values))
+        gradient, values = jax.tree.map(lambda *of_parts: sum(of_parts[1:], of_parts[0]), *added)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        new = {"loss": loss, "steps": jnp.ones_like(loss), **terms}
         return TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
-            sums=jax.tree.map(jnp.add, state.sums, new),
+            sums=jax.tree.map(jnp.add, state.sums, {"steps": jnp.ones((), jnp.float32), **values}),
         )
 
     return train_step
 
 
-def interleave(arrays: Sequence[jax.Array], groups: int) -> jax.Array:
-    """Arrays (n_i, ...) sharded over `groups` devices -> (groups, sum of n_i / groups, ...), each left in place."""
-    return jnp.concatenate([a.reshape(groups, -1, *a.shape[1:]) for a in arrays], axis=1)
+def split(batch: Batch, groups: int, parts: int) -> Batch:
+    """Arrays (n, ...) sharded over `groups` devices -> (parts, groups, n / groups / parts, ...), rows left in place."""
+    return jax.tree.map(lambda a: a.reshape(groups, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
 
 
 def rows_of_sets(sizes: Mapping[str, int]) -> dict[tuple[str, ...], slice]:
@@ -171,6 +189,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
             method=method,
             groups=mesh.size,
             key=jax.random.key(config.seed),
+            parts=config.train.accumulate,
         ),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
@@ -262,6 +281,18 @@ def _validator(experiment: Experiment) -> Callable[[Any], dict[str, float]]:
         return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
 
     return validate
+
+
+def _of_sets(batch: Batch, key: str, sets: Sequence[str]) -> jax.Array:
+    return jnp.concatenate([batch[name][key] for name in sets], axis=-4 if key == "image" else -3)
+
+
+def _shares(divided: Batch, labels: str | None, sets: Sequence[str], parts: int) -> jax.Array:
+    """float32 (parts,): which share of the pixels that a term is a mean over lies in each part."""
+    if labels is None:
+        return jnp.full(parts, 1 / parts, jnp.float32)
+    counts = (_of_sets(divided, labels, sets) != UNLABELED).sum((1, 2, 3, 4)).astype(jnp.float32)
+    return counts / jnp.maximum(counts.sum(), 1.0)
 
 
 def _joined(rows: slice, others: slice) -> slice:

@@ -121,14 +121,9 @@ def finite(tree):
 # Arrangement
 
 
-def test_interleave_gives_every_group_its_share_of_both():
-    strong, weak = jnp.arange(4), 10 * jnp.arange(1, 9)
-    np.testing.assert_array_equal(
-        training.interleave([strong, weak], 2), [[0, 1, 10, 20, 30, 40], [2, 3, 50, 60, 70, 80]]
-    )
-    np.testing.assert_array_equal(training.interleave([strong], 4), [[0], [1], [2], [3]])
-    images = jnp.zeros((4, 6, 5, 1))
-    assert training.interleave([images, images], 2).shape == (2, 4, 6, 5, 1)
+def test_split_gives_every_part_its_share_of_every_device():
+    divided = training.split({"strong": {"image": jnp.arange(8)}}, groups=2, parts=2)
+    np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 
 def test_rows_of_sets():

@@ -26,6 +26,11 @@ class Block(nn.Module):
         return x
 
 
+def block(remat: bool) -> type[nn.Module]:
+    """Block, or one that keeps its input alone for the backward pass and computes the rest anew there."""
+    return nn.remat(Block, static_argnums=(2,)) if remat else Block
+
+
 class Upsample(nn.Module):
     """Learned 2x upsampling: (n, y, x, c) -> (n, 2y, 2x, features).
 
@@ -60,6 +65,7 @@ class Encoder(nn.Module):
     width: int
     depth: int
     dropout: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -67,7 +73,7 @@ class Encoder(nn.Module):
         levels = []
         for level in range(self.depth):
             x = halve(x) if level else x
-            x = Block(self.width * 2**level, self.dtype)(x, train)
+            x = block(self.remat)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
             levels.append(x)
         levels[-1] = nn.Dropout(self.dropout, deterministic=not train)(x)
         return levels
@@ -77,13 +83,14 @@ class Decoder(nn.Module):
     """The encoder's feature maps -> float32 logits (n, y, x, classes)."""
 
     classes: int
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
         *skips, x = levels
-        for skip in reversed(skips):
+        for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
-            x = Block(features, self.dtype)(x, train)
+            x = block(self.remat)(features, self.dtype, name=f"Block_{i}")(x, train)
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
