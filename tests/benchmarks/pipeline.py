@@ -1,0 +1,120 @@
+"""Times the batches alone and inside a training loop, and watches the memory.
+
+python tests/benchmarks/pipeline.py --config configs/acdc_cpu.py --source ACDC --steps 300 [--cache FOLDER]
+python tests/benchmarks/pipeline.py --config configs/phantom.py --patients 400 --steps 300
+
+The loop is that of a run without reports, validation and checkpoints; each step is waited for, so that a wait for the
+next batch is time in which nothing is computed. Prints one JSON line: batches per second of the pipeline alone, steps
+per second and the share of the loop's time spent waiting, the first 10 steps left out of all, and the loop's resident
+memory at step 100 (or the last, if that comes first) and at the last step.
+"""
+
+from msl_jax import machine
+
+if __name__ == "__main__":
+    machine.restart_on_huge_pages()
+
+import argparse
+import itertools
+import json
+import pathlib
+import re
+import runpy
+import time
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import optax
+
+from msl_jax import train
+from msl_jax.experiment import Experiment, model_of, open_experiment
+
+LEFT_OUT = 10
+
+
+def resident_mb() -> float:
+    """This process's resident memory in MB (10^6 bytes); Linux alone."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return round(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 / 1e6, 1)
+
+
+def loop(experiment: Experiment, steps: int) -> dict[str, float]:
+    """Trains for `steps` steps."""
+    config, mesh = experiment.config, train.make_mesh()
+    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    optimizer = optax.adam(train.make_schedule(config))
+    state = jax.device_put(train.init_state(experiment, optimizer), replicated)
+    apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
+    step_fn = jax.jit(
+        train.make_train_step(
+            apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, groups=mesh.size, key=key
+        ),
+        in_shardings=(replicated, sharded),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )
+    iterator, memory = train._batches(experiment, 0, sharded), {}
+    for step in range(1, steps + 1):
+        asked = time.perf_counter()
+        batch = next(iterator)
+        got = time.perf_counter()
+        state = jax.block_until_ready(step_fn(state, batch))
+        if step == LEFT_OUT:
+            start, waited = time.perf_counter(), 0.0
+        elif step > LEFT_OUT:
+            waited += got - asked
+        if step in (min(100, steps), steps):
+            memory[step] = resident_mb()
+    total = time.perf_counter() - start
+    return {
+        "steps_per_s": round((steps - LEFT_OUT) / total, 2),
+        "waiting_share": round(waited / total, 4),
+        "rss_mb_at_100": memory[min(100, steps)],
+        "rss_mb_at_last": memory[steps],
+    }
+
+
+def alone(experiment: Experiment, steps: int) -> float:
+    """Batches per second when nothing is done with them."""
+    sharded = NamedSharding(train.make_mesh(), PartitionSpec("data"))
+    iterator = train._batches(experiment, 0, sharded)
+    for _ in itertools.islice(iterator, LEFT_OUT):
+        pass
+    start = time.perf_counter()
+    count = sum(1 for _ in iterator)
+    return round(count / (time.perf_counter() - start), 2)
+
+
+def main() -> None:
+    """Measures the loop first: what the pipeline alone leaves in memory is not the loop's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/acdc_cpu.py", help="configs/NAME.py[:ARG]")
+    parser.add_argument("--source", help="the data set's folder, in place of the config's")
+    parser.add_argument("--patients", type=int, help="phantoms in place of a data set, this many")
+    parser.add_argument("--cache", help="where data sets are built; TFDS's own folder unless given")
+    parser.add_argument("--steps", type=int, default=300)
+    a = parser.parse_args()
+    if a.steps <= LEFT_OUT:
+        parser.error(f"--steps: is {a.steps}; give more than {LEFT_OUT}.")
+    machine.set_up()
+    path, _, arg = a.config.partition(":")
+    config = runpy.run_path(path)["get_config"](arg or None).unlock()
+    config.data.source, config.data.cache = a.source or config.data.source, a.cache
+    config.train.steps = a.steps
+    if a.patients:
+        held_out = a.patients // 5
+        config.data.layout, config.data.source = "phantom", f"patients={a.patients},seed=0"
+        config.data.split_sizes = ((a.patients - 2 * held_out, held_out, held_out),)
+    experiment = open_experiment(config)
+    report = {
+        "config": a.config,
+        "slices": len(experiment.data.records),
+        "steps": a.steps,
+        **loop(experiment, a.steps),
+        "batches_per_s_alone": alone(experiment, a.steps),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
