@@ -29,11 +29,14 @@ CACHE = {
 
 
 def restart_on_huge_pages() -> None:
-    """Starts this process anew with huge pages, which glibc reads at the very start; nothing where it has a choice set.
+    """Starts this process anew with huge pages, which glibc looks for at the very start; what the user set stays.
 
-    To be called by a script before its imports, so that nothing is done twice.
+    To be called by a script before its imports, so that nothing is done twice. Does nothing where the script is run
+    inside another program, as by a notebook's %run: that one's arguments are not the script's.
     """
-    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
+    arguments = sys.argv[1:]
+    own_process = sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments
+    if sys.platform == "linux" and own_process and not HUGE_PAGES.keys() & os.environ.keys():
         os.execve(sys.executable, sys.orig_argv, os.environ | HUGE_PAGES)
 
 

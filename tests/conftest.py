@@ -3,6 +3,7 @@
 import os
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
 import pathlib
 

@@ -18,6 +18,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from msl_jax import machine
+
 ROOT = pathlib.Path(__file__).parents[1]
 STRUCTURES = {"LV": 3}
 STEPS = 12
@@ -326,6 +328,7 @@ def command(monkeypatch, capsys):
         return code, capsys.readouterr().err
 
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "set_up", lambda: None)  # as conftest has it
     app.define_help_flags()
     known, verbosity = set(flags.FLAGS), logging.get_verbosity()
     yield call

@@ -44,3 +44,12 @@ def test_restarts_once_and_not_where_the_user_chose(given):
     )
     started = ["started"] * (1 if given else 2)
     assert run(code, GLIBC_TUNABLES=given).split() == [*started, given or "glibc.malloc.hugetlb=1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
+def test_does_not_restart_the_program_it_is_run_in():
+    code = (
+        "import os, sys; from msl_jax import machine; sys.argv = ['main.py', '--config=some.py'];"
+        "machine.restart_on_huge_pages(); print('GLIBC_TUNABLES' in os.environ)"
+    )
+    assert run(code, GLIBC_TUNABLES=None).strip() == "False"
