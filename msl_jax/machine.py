@@ -12,20 +12,13 @@ import jax
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """XLA takes its buffers from malloc anew for every step, and the kernel clears each page on first touch: with pages of
-4 KiB that is a quarter of a step on CPU (0.35 s against 0.26 s at width 16), with transparent huge pages next to none.
+4 KiB that is a quarter of a step on CPU (0.36 s against 0.27 s at width 16), with transparent huge pages next to none.
 """
 
 CPU_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type="}
 """jaxlib -> flags. Eigen's convolutions in place of YNNPACK's: 0.82 s against 0.92 s at width 32, equal at width 16.
 A flag that a jaxlib does not know ends the process, so there is a row for each release that was measured.
 """
-
-CACHE = {
-    "jax_compilation_cache_dir": str(
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "msl_jax"
-    ),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-}
 
 
 def restart_on_huge_pages() -> None:

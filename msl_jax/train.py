@@ -110,7 +110,7 @@ def make_train_step(
         shares = {name: _shares(divided, TERMS[name].labels, method.images(name), parts) for name in method.terms}
         keys = jax.random.split(jax.random.fold_in(key, state.step), parts)
         batch_stats, added = state.batch_stats, []
-        for k in range(parts):  # unrolled: inside a loop of XLA's, convolutions on CPU are 50 times slower
+        for k in range(parts):  # unrolled: inside a loop of XLA's, convolutions on CPU are many times slower
             part = jax.tree.map(operator.itemgetter(k), (divided, shares, keys))
             gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(state.params, batch_stats, *part)
             added.append((gradient, values))

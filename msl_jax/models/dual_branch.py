@@ -20,7 +20,7 @@ class DualBranchUNet(nn.Module):
       depth: levels; image sides must be multiples of 2^(depth - 1).
       classes: output channels, background included.
       dropout: rate at the coarsest level.
-      remat: keep the blocks' inputs alone for the backward pass: less memory, about a third more computation.
+      remat: keep the blocks' inputs alone for the backward pass: less memory, a second forward pass.
       dtype: of the computation; parameters, statistics and logits are float32.
     """
 

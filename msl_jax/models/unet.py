@@ -51,8 +51,8 @@ class Upsample(nn.Module):
 def halve(x: jax.Array) -> jax.Array:
     """2x2 max pooling: (n, y, x, c) -> (n, y / 2, x / 2, c).
 
-    Written as a maximum over two axes, whose gradient XLA fuses; that of `nn.max_pool`, a scatter, takes 4 % of a
-    training step on CPU. Equal values share the gradient here, but after a ReLU only zeros are equal, and it stops
+    Written as a maximum over two axes, whose gradient XLA fuses; that of `nn.max_pool`, a scatter, costs some per cent
+    of a training step on CPU. Equal values share the gradient here, but after a ReLU only zeros are equal, and it stops
     those.
     """
     n, h, w, c = x.shape

@@ -23,15 +23,11 @@ import time
 
 from etils import epath
 import jax
-import jax.numpy as jnp
-import optax
-from train_step import random_batch
+from train_step import make_step, random_batch
 
 from msl_jax import checkpoints
-from msl_jax.inference import init_variables
 from msl_jax.methods import Method
 from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.train import TrainState, make_train_step
 
 
 def main() -> None:
@@ -44,20 +40,10 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=5)
     a = parser.parse_args()
     machine.set_up()
-    model, optimizer = DualBranchUNet(width=a.width, classes=2), optax.adam(1e-3)
+    model = DualBranchUNet(width=a.width, classes=2)
     method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="strong")
     batch = random_batch(a.strong, a.weak, a.size, classes=2)
-    variables = init_variables(model, (a.size, a.size), tuple(method.branches()), seed=0)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        **variables,
-        opt_state=optimizer.init(variables["params"]),
-        sums={name: jnp.zeros(()) for name in ("loss", "steps", *method.terms)},
-    )
-    train_step = make_train_step(
-        apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(1)
-    )
-    step_fn = jax.jit(train_step, donate_argnums=0)
+    step_fn, state = make_step(model, method, a.size)
 
     def take_step() -> float:
         nonlocal state

@@ -46,10 +46,10 @@ def random_batch(strong: int, weak: int, size: int, classes: int) -> dict[str, d
     return batch
 
 
-def training(model: DualBranchUNet, method: Method, batch: dict) -> Callable[[], None]:
-    """A function that takes one step, as in a run, and waits for it."""
+def make_step(model: DualBranchUNet, method: Method, size: int) -> tuple[Callable, TrainState]:
+    """The jitted step of a run, which takes over the state it is given, and the state before the first."""
     optimizer = optax.adam(1e-3)
-    variables = init_variables(model, batch["strong"]["image"].shape[1:3], tuple(method.branches()), seed=0)
+    variables = init_variables(model, (size, size), tuple(method.branches()), seed=0)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         **variables,
@@ -59,7 +59,12 @@ def training(model: DualBranchUNet, method: Method, batch: dict) -> Callable[[],
     train_step = make_train_step(
         apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(1)
     )
-    step = jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0), state
+
+
+def training(model: DualBranchUNet, method: Method, batch: dict) -> Callable[[], None]:
+    """A function that takes one step and waits for it."""
+    step, state = make_step(model, method, batch["strong"]["image"].shape[1])
 
     def run():
         nonlocal state
