@@ -51,7 +51,7 @@ def variables():
 def test_parameter_count(width, depth, classes):
     """A block of c channels on top of b: two 3 x 3 kernels and a scale and a shift behind each.
 
-    Upsampling from 2c to c channels: a 2 x 2 kernel and a bias for each of its places. The head: a 1 x 1 convolution.
+    Upsampling from 2c to c channels: a 2 x 2 kernel and a bias. The head: a 1 x 1 convolution.
     """
 
     def block(b, c):
@@ -59,7 +59,7 @@ def test_parameter_count(width, depth, classes):
 
     channels = [width * 2**level for level in range(depth)]
     encoder = sum(block(b, c) for b, c in zip([1, *channels], channels, strict=False))
-    upsampling = sum(4 * (2 * c) * c + 4 * c for c in channels[:-1])
+    upsampling = sum(4 * (2 * c) * c + c for c in channels[:-1])
     decoder = upsampling + sum(block(2 * c, c) for c in channels[:-1]) + width * classes + classes
     params = shapes(DualBranchUNet(width, depth, classes))[1]["params"]
     assert {name: count(part) for name, part in params.items()} == {

@@ -23,15 +23,13 @@ def test_upsample_is_a_transposed_convolution():
     """Its kernel (c, 2, 2, features) is that of nn.ConvTranspose (2, 2, c, features), mirrored along both sides.
 
     lax.conv_transpose slides the kernel as it stands over the image with zeros in between, so that the last tap meets
-    a pixel first. The bias is one and the same wherever in the 2 x 2 window a pixel lies.
+    a pixel first.
     """
     x = normal((2, 3, 5, 4))
-    params = Upsample(6).init(KEY, x)["params"]["DenseGeneral_0"]
-    kernel, bias = normal(params["kernel"].shape, 1), normal((6,), 2)
+    params = Upsample(6).init(KEY, x)["params"]
+    kernel, bias = normal(params["DenseGeneral_0"]["kernel"].shape, 1), normal(params["bias"].shape, 2)
     assert kernel.shape == (4, 2, 2, 6)
-    ours = Upsample(6).apply(
-        {"params": {"DenseGeneral_0": {"kernel": kernel, "bias": jnp.broadcast_to(bias, params["bias"].shape)}}}, x
-    )
+    ours = Upsample(6).apply({"params": {"DenseGeneral_0": {"kernel": kernel}, "bias": bias}}, x)
     theirs = nn.ConvTranspose(6, (2, 2), strides=(2, 2)).apply(
         {"params": {"kernel": kernel.transpose(1, 2, 0, 3)[::-1, ::-1], "bias": bias}}, x
     )
@@ -40,12 +38,13 @@ def test_upsample_is_a_transposed_convolution():
 
 
 def test_upsample_by_hand():
-    """One pixel of value 2 becomes its kernel times 2, in place."""
-    params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1), "bias": jnp.zeros((2, 2, 1))}
+    """One pixel of value 2 becomes its kernel times 2, in place; the bias of 1 is everywhere."""
+    kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    params = {"DenseGeneral_0": {"kernel": kernel}, "bias": jnp.ones(1)}
     x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(2.0)
-    expected = np.zeros((4, 4))
-    expected[2:, :2] = [[2, 4], [6, 8]]
-    np.testing.assert_array_equal(Upsample(1).apply({"params": {"DenseGeneral_0": params}}, x)[0, ..., 0], expected)
+    expected = np.ones((4, 4))
+    expected[2:, :2] = [[3, 5], [7, 9]]
+    np.testing.assert_array_equal(Upsample(1).apply({"params": params}, x)[0, ..., 0], expected)
 
 
 def test_block_normalises_each_channel_over_the_batch_in_training_alone():
