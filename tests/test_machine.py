@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 SHOW = "import jax, os; print(os.environ['XLA_FLAGS'], jax.config.jax_compilation_cache_dir)"
@@ -53,3 +54,32 @@ def test_does_not_restart_the_program_it_is_run_in():
         "machine.restart_on_huge_pages(); print('GLIBC_TUNABLES' in os.environ)"
     )
     assert run(code, GLIBC_TUNABLES=None).strip() == "False"
+
+
+GRADIENT = """
+import sys; from msl_jax import machine
+if sys.argv[1] == "chosen": machine.set_up()
+import jax, jax.numpy as jnp, numpy as np
+from msl_jax.inference import init_variables
+from msl_jax.models.dual_branch import DualBranchUNet
+model = DualBranchUNet(width=8, depth=3)
+variables = init_variables(model, (32, 32), ("teacher",), seed=0)
+images = jax.random.normal(jax.random.key(1), (1, 4, 32, 32, 1))
+def loss(params):
+    rows = {"teacher": slice(None)}
+    logits, _ = model.apply({**variables, "params": params}, images, rows, train=True, mutable=["batch_stats"])
+    return jnp.sin(logits["teacher"]).sum()
+gradient = jax.jit(jax.grad(loss))(variables["params"])
+np.save(sys.argv[2], np.concatenate([g.ravel() for g in jax.tree.leaves(gradient)]))
+"""
+
+
+def test_the_chosen_kernels_give_the_gradient_of_xlas_own(tmp_path):
+    gradients = []
+    for kernels in ("chosen", "plain"):
+        path = tmp_path / f"{kernels}.npy"
+        environment = os.environ | {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", GRADIENT, kernels, str(path)], env=environment, check=True)
+        gradients.append(np.load(path))
+    assert np.abs(gradients[1]).max() > 1
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3 * np.abs(gradients[1]).max())

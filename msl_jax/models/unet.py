@@ -10,6 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from msl_jax.models.batch_norm import BatchNorm
+
 
 class Block(nn.Module):
     """(3x3 convolution, batch norm, ReLU) twice: (n, y, x, c) -> (n, y, x, features)."""
@@ -21,7 +23,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype)(x)
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.95, dtype=self.dtype)(x)
+            x = BatchNorm(dtype=self.dtype)(x, train)
             x = nn.relu(x)
         return x
 
