@@ -56,6 +56,14 @@ TERMS: Mapping[str, Term] = {
         targets=("teacher",),
     ),
     "ent": Term(("student",), "weak", lambda logits, _: losses.entropy(logits["student"])),
+    "pseudo": Term(("student",), "weak", lambda logits, _: losses.pseudo_label(logits["student"], logits["student"])),
+    "teacher_w": Term(
+        ("teacher",),
+        "weak",
+        lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["weak_label"]),
+        labels="weak_label",
+    ),
+    "teacher_ent": Term(("teacher",), "weak", lambda logits, _: losses.entropy(logits["teacher"])),
 }
 
 
@@ -102,10 +110,20 @@ class Method:
 METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the few strong images and nothing else.
     "lower_bound": Method({"s": 1.0}),
+    # One branch: full cross-entropy on strong images, partial on weak ones (arXiv 2012.08051, "Single").
+    "single": Method({"s": 1.0, "teacher_w": 0.05}),
+    # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
+    "decoupled": Method({"s": 1.0, "w": 0.05}),
+    # One branch, full masks and confidence on unlabelled images (ADVENT: Vu et al., CVPR 2019).
+    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
+    # Confidence without a teacher: everything may become one class (arXiv 2012.08051, "Ent").
+    "ent": Method({"s": 1.0, "w": 0.05, "ent": 0.3}),
     # Distillation without confidence (arXiv 2012.08051, "KL").
     "kl": Method({"s": 1.0, "w": 0.05, "kd": 1.0}),
     # The papers' method (arXiv 2012.08051, "KL + Ent").
     "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 0.3}),
+    # The student's own likeliest class in place of its entropy (arXiv 2109.10902, pseudo-labels).
+    "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 0.3}),
     # Full cross-entropy with every training patient's mask.
     "upper_bound": Method({"s": 1.0}, all_strong=True),
 }

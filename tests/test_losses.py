@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from msl_jax.losses import UNLABELED, cross_entropy, entropy, kl_divergence
+from msl_jax.losses import UNLABELED, cross_entropy, entropy, kl_divergence, pseudo_label
 
 SHAPE = (2, 2, 3)
 """Images, y, x of the drawn arrays: few shapes, so that few programs are compiled."""
@@ -245,3 +245,20 @@ def test_strictly_typed_and_the_same_under_jit():
             assert eager.dtype == jitted.dtype == gradient.dtype == jnp.float32
             assert float(jitted) == pytest.approx(float(eager), rel=1e-6)
             np.testing.assert_allclose(jitted_gradient, gradient, atol=1e-7)
+
+
+def test_a_pseudo_label_by_hand():
+    """p = (0.8, 0.2) against another's second class: -log 0.2; against itself: -log 0.8."""
+    logits = jnp.log(jnp.array([0.8, 0.2]))[None, None]
+    other = jnp.array([[[-1.0, 1.0]]])
+    assert float(pseudo_label(logits, other)) == pytest.approx(-math.log(0.2), rel=1e-5)
+    assert float(pseudo_label(logits, logits)) == pytest.approx(-math.log(0.8), rel=1e-5)
+
+
+def test_a_pseudo_label_pulls_hard_where_entropy_does_not():
+    """At p = (1/2 + e, 1/2 - e) the gradient of -log p_1 is p - (1, 0), about 1/2; the entropy's is about 0."""
+    logits = jnp.array([[[1e-3, -1e-3]]])
+    own = jax.grad(lambda x: pseudo_label(x, x))(logits)
+    np.testing.assert_allclose(own[0, 0], [-0.5, 0.5], atol=1e-3)
+    assert jnp.abs(jax.grad(entropy)(logits)).max() < 2e-3
+    assert not jax.grad(lambda of: pseudo_label(logits, of))(logits).any()

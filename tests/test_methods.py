@@ -69,7 +69,10 @@ def test_which_images_each_branch_sees():
     assert METHODS["lower_bound"].branches() == METHODS["upper_bound"].branches() == {"teacher": STRONG}
     assert METHODS["lower_bound"].sets() == METHODS["upper_bound"].sets() == STRONG
     assert METHODS["upper_bound"].all_strong and not METHODS["lower_bound"].all_strong
-    for name in ("kl", "kl_ent"):
+    assert METHODS["single"].branches() == METHODS["entropy_min"].branches() == {"teacher": BOTH}
+    for name in ("decoupled", "ent"):
+        assert METHODS[name].branches() == {"teacher": STRONG, "student": BOTH} and not METHODS[name].watched()
+    for name in ("kl", "kl_ent", "kl_pseudo"):
         assert METHODS[name].sets() == BOTH and METHODS[name].branches()["student"] == BOTH
         assert list(METHODS[name].branches()) == ["teacher", "student"]
 
@@ -109,7 +112,7 @@ def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on
             assert set(method.images(term)) <= {*branches[branch], *method.watched().get(branch, ())}
     assert not any(set(branches[branch]) & set(sets) for branch, sets in method.watched().items())
     assert set(branches) == {branch for term in method.terms for branch in TERMS[term].branches}
-    assert ("student" in branches) == bool({"w", "kd", "ent"} & set(method.terms))
+    assert ("student" in branches) == bool({"w", "kd", "ent", "pseudo"} & set(method.terms))
 
 
 def test_each_term_teaches_the_branch_it_should():
@@ -117,8 +120,9 @@ def test_each_term_teaches_the_branch_it_should():
     generator = np.random.default_rng(0)
     logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
     labels = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label")}
-    learns = {"s": "teacher", "w": "student", "kd": "student", "ent": "student"}
-    reads = {"s": {"label"}, "w": {"weak_label"}, "kd": set(), "ent": set()}
+    learns = dict.fromkeys(("s", "teacher_w", "teacher_ent"), "teacher")
+    learns |= dict.fromkeys(("w", "kd", "ent", "pseudo"), "student")
+    reads = {name: set() for name in TERMS} | {"s": {"label"}, "w": {"weak_label"}, "teacher_w": {"weak_label"}}
     assert set(learns) == set(TERMS)
     for name, term in TERMS.items():
         value, gradient = jax.value_and_grad(term.loss)(logits, labels)
