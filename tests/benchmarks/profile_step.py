@@ -3,10 +3,10 @@
 python tests/benchmarks/profile_step.py --width 16 --size 128 [--steps 5] [--trace FOLDER]
 
 The peak is measured first, by a matrix product of 2048 x 2048 in float32. Then the step of train_step.py (4 + 4
-images, 2 classes) is traced with jax.profiler. What XLA compiled itself it names in the trace: that time is added up by
-the instruction's name, over both threads, per step. Convolutions and matrix products run as Eigen's unnamed tasks, so
-that the rest of the threads' time is theirs, waiting included. FLOPs are those of XLA's cost analysis. Prints one JSON
-line; --trace keeps the trace for TensorBoard or Perfetto.
+images, 2 classes) is timed, and traced with jax.profiler. What XLA compiled itself it names in the trace: that time is
+added up by the instruction's name, over all threads, per step. Convolutions and matrix products run as Eigen's unnamed
+tasks, so that the rest of the threads' time is theirs, waiting included. FLOPs are those of XLA's cost analysis. Prints
+one JSON line; --trace keeps the trace for TensorBoard or Perfetto.
 """
 
 from msl_jax import machine
@@ -60,7 +60,7 @@ def named_ms(trace: pathlib.Path) -> collections.Counter:
 
 
 def main() -> None:
-    """Measures the peak, times the step, traces it."""
+    """Measures the peak, times the step, traces it; the first two steps are left out of both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--size", type=int, default=128)
@@ -73,19 +73,19 @@ def main() -> None:
     step, state = make_step(DualBranchUNet(width=a.width, classes=2), method, a.size)
     batch = random_batch(4, 4, a.size, 2)
     flops = step.lower(state, batch).cost_analysis()["flops"]
-    for _ in range(2):
-        state = jax.block_until_ready(step(state, batch))
     times = []
+    for _ in range(2 + a.steps):
+        start = time.perf_counter()
+        state = jax.block_until_ready(step(state, batch))
+        times.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as scratch:
         folder = a.trace or pathlib.Path(scratch)
         with jax.profiler.trace(str(folder)):
             for _ in range(a.steps):
-                start = time.perf_counter()
                 state = jax.block_until_ready(step(state, batch))
-                times.append(time.perf_counter() - start)
         named = named_ms(folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    seconds = statistics.median(times)
+    seconds = statistics.median(times[2:])
     in_named = sum(named.values()) / a.steps
     report = {
         "peak_gflop_per_s": round(peak / 1e9),
