@@ -45,12 +45,3 @@ def set_up() -> None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "msl_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def unrolled(iterations: int) -> int:
-    """How many iterations of a loop over parts of a batch to lay out one after the other.
-
-    One on GPU and TPU, so that one part's memory is all that is needed. All on CPU: inside a loop of XLA's its
-    convolutions run on one thread, many times slower, and so parts save little memory there.
-    """
-    return iterations if jax.default_backend() == "cpu" else 1

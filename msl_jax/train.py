@@ -1,6 +1,7 @@
 """One pure train step for every method, and the loop around it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
 from typing import Any
 
 from clu import metric_writers
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, machine, metrics, report
+from msl_jax import checkpoints, metrics, report
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
 from msl_jax.experiment import Experiment, model_of, preparation_of
@@ -108,17 +109,12 @@ def make_train_step(
         divided = split(batch, groups, parts)
         shares = {name: _shares(divided, TERMS[name].labels, method.images(name), parts) for name in method.terms}
         keys = jax.random.split(jax.random.fold_in(key, state.step), parts)
-
-        def add_part(carry, part):
-            batch_stats, added = carry
+        batch_stats, added = state.batch_stats, []
+        for k in range(parts):  # unrolled: inside a loop of XLA's, convolutions on CPU are many times slower
+            part = jax.tree.map(operator.itemgetter(k), (divided, shares, keys))
             gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(state.params, batch_stats, *part)
-            return (batch_stats, jax.tree.map(jnp.add, added, (gradient, values))), None
-
-        values = {name: state.sums[name] for name in ("loss", *method.terms)}
-        nothing = jax.tree.map(jnp.zeros_like, (state.params, values))
-        (batch_stats, (gradient, values)), _ = jax.lax.scan(
-            add_part, (state.batch_stats, nothing), (divided, shares, keys), unroll=machine.unrolled(parts)
-        )
+            added.append((gradient, values))
+        gradient, values = jax.tree.map(lambda *of_parts: sum(of_parts[1:], of_parts[0]), *added)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return TrainState(
             step=state.step + 1,
