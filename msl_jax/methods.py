@@ -110,13 +110,13 @@ class Method:
 METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the few strong images and nothing else.
     "lower_bound": Method({"s": 1.0}),
-    # One branch: full cross-entropy on strong images, partial on weak ones (arXiv 2012.08051, "Single").
+    # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
     "single": Method({"s": 1.0, "teacher_w": 0.05}),
     # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # One branch, full masks and confidence on unlabelled images (ADVENT: Vu et al., CVPR 2019).
     "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
-    # Confidence without a teacher: everything may become one class (arXiv 2012.08051, "Ent").
+    # Confidence without a teacher: everything may become one class, as arXiv 2012.08051 warns.
     "ent": Method({"s": 1.0, "w": 0.05, "ent": 0.3}),
     # Distillation without confidence (arXiv 2012.08051, "KL").
     "kl": Method({"s": 1.0, "w": 0.05, "kd": 1.0}),
