@@ -35,10 +35,23 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         ),
         method=dict(
             name="kl_ent",
-            terms={term: config_dict.placeholder(float) for term in TERMS},  # weights, in place of the method's own
-            kd_on=config_dict.placeholder(str),  # strong, weak or both, in place of the method's own
+            # What is given below takes the place of the method's own (msl_jax/methods.py).
+            terms={term: config_dict.placeholder(float) for term in TERMS},  # weights
+            rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until a weight is reached
+            kd_on=config_dict.placeholder(str),  # strong, weak or both: where the student follows the teacher
+            w_on=config_dict.placeholder(str),  # strong, weak or both: whose weak labels the student learns
+            w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy is a mean over
+            ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt
+            noise=config_dict.placeholder(float),  # on the images it sees
+            passes=config_dict.placeholder(int),  # for its uncertainty
         ),
-        model=dict(width=64, depth=5, dropout=0.0, dtype="float32", remat=False),  # remat: less memory, more time
+        model=dict(
+            width=64,
+            depth=5,
+            dropout=config_dict.placeholder(float),  # at the coarsest level, in place of the method's own
+            dtype="float32",
+            remat=False,  # less memory, more time
+        ),
         optimizer=dict(learning_rate=2e-3, warmup_steps=0),
         train=dict(
             steps=20_000,

@@ -71,7 +71,9 @@ def check_config(config: ConfigDict) -> None:
         strong_is_list or strong_is_number, "data.strong", data.strong, "give a whole number or a list of patients"
     )
     _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
-    _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1")
+    _require(
+        model.dropout is None or 0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1"
+    )
     _require(
         config.optimizer.learning_rate > 0,
         "optimizer.learning_rate",

@@ -27,7 +27,7 @@ class Experiment:
       data: the data set, built.
       split: "train", "validation", "test" -> patients.
       strong: training patients whose full masks are used; the others are the weak set.
-      method: terms, weights and kd_on.
+      method: terms, weights and whatever else it sets.
     """
 
     config: ConfigDict
@@ -61,13 +61,13 @@ class Experiment:
             replace_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
             replace_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
 
-    def training_sets(self) -> dict[str, list[builder.Entry]]:
-        """ "strong" and "weak" -> cases, those that the method uses."""
+    def training_sets(self, method: methods.Method) -> dict[str, list[builder.Entry]]:
+        """ "strong" and "weak" -> cases, those that a method uses."""
         patients = {"strong": self.strong, "weak": self.weak()}
-        if "weak" in self.method.sets() and not self.weak():
-            all_strong = f"method '{self.config.method.name}'" if self.method.all_strong else "config.data.strong"
+        if "weak" in method.sets() and not self.weak():
+            all_strong = f"method '{self.config.method.name}'" if method.all_strong else "config.data.strong"
             raise Refused(f"{all_strong}: takes every training patient's mask and leaves none weak; give fewer.")
-        return {name: self.entries(patients[name]) for name in self.method.sets()}
+        return {name: self.entries(patients[name]) for name in method.sets()}
 
 
 def open_experiment(config: ConfigDict) -> Experiment:
@@ -93,7 +93,7 @@ def open_experiment(config: ConfigDict) -> Experiment:
     units = {entry.units for entry in experiment.entries(split["test"])}
     if len(units) > 1:
         raise Refused("The test split: some cases have voxel sizes and some none, no mean distance covers both.")
-    for name in experiment.training_sets():
+    for name in experiment.training_sets(method):
         size = config.train[f"{name}_batch"]
         if size % (jax.device_count() * config.train.accumulate):
             raise Refused(
@@ -104,8 +104,8 @@ def open_experiment(config: ConfigDict) -> Experiment:
 
 
 def method_of(config: ConfigDict) -> methods.Method:
-    """The method a config names, with the weights it gives."""
-    return methods.resolve(config.method.name, config.method.terms.to_dict(), config.method.kd_on)
+    """The method a config names, with the settings it gives."""
+    return methods.resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
 
 
 def preparation_of(config: ConfigDict) -> Preparation:
@@ -145,8 +145,13 @@ def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) 
     filled = json.loads(config.to_json())
     filled["data"]["classes"] = {name: value for name, value in data.labels.items() if name in names}
     filled["data"]["contents"] = data.contents
-    filled["method"]["terms"] = {term: method.terms.get(term, 0.0) for term in methods.TERMS}
-    filled["method"]["kd_on"] = method.kd_on
+    filled["method"] |= {
+        "terms": {term: method.terms.get(term, 0.0) for term in methods.TERMS},
+        "rampup": {term: method.rampup.get(term, 0) for term in methods.TERMS},
+        **{key: getattr(method, key) if method.reads(key) else None for key in methods.CHOICES},
+        **{key: getattr(method, key) for key in methods.LIMITS},
+    }
+    filled["model"]["dropout"] = method.dropout
     return _in_order(filled)
 
 

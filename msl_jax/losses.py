@@ -5,28 +5,54 @@ for each pixel. Every function returns a float32 scalar, the mean over the pixel
 any size that float32 holds without overflow in their differences, and has finite gradients everywhere.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 
 UNLABELED = 255
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean of -log softmax(logits)[label] over the labelled pixels: full or partial cross-entropy, as the labels are.
+def _over_labelled(labelled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return labelled, labelled.sum()
+
+
+def _over_pixels(labelled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return labelled, jnp.float32(labelled.size)
+
+
+def _over_images(labelled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    in_image = labelled.sum((-2, -1), keepdims=True)
+    return labelled / jnp.maximum(in_image, 1.0), (in_image > 0).sum().astype(jnp.float32)
+
+
+MEANS: Mapping[str, Callable[[jax.Array], tuple[jax.Array, jax.Array]]] = {
+    "labelled": _over_labelled,
+    "pixels": _over_pixels,
+    "images": _over_images,
+}
+"""What a cross-entropy is a mean over: all labelled pixels of the batch; all its pixels, those without a label counting
+as 0; or its images, each by the mean over its labelled pixels. float32 (..., y, x), 1 where a pixel is labelled and 0
+elsewhere -> the weight of every pixel, and what their weighted sum is divided by."""
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, mean: str = "labelled") -> jax.Array:
+    """Mean of -log softmax(logits)[label]: full or partial cross-entropy, as the labels are.
 
     The papers' L_s on full masks and L_w on weak labels (arXiv 2012.08051, equations 1 and 2).
 
     Args:
       logits: float32 (..., y, x, classes).
       labels: int32 (..., y, x); pixels that are UNLABELED do not count.
+      mean: a key of MEANS.
 
     Returns:
       Scalar in nats; 0 where no pixel is labelled.
     """
-    labelled = labels != UNLABELED
+    weights, divisor = MEANS[mean]((labels != UNLABELED).astype(logits.dtype))
     one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    total = -(one_hot * jax.nn.log_softmax(logits)).sum()
-    return total / jnp.maximum(labelled.sum(), 1).astype(logits.dtype)
+    total = -(one_hot * weights[..., None] * jax.nn.log_softmax(logits)).sum()
+    return total / jnp.maximum(divisor, 1.0)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -56,6 +82,25 @@ def pseudo_label(logits: jax.Array, of: jax.Array) -> jax.Array:
       Scalar in nats.
     """
     return cross_entropy(logits, of.argmax(-1).astype(jnp.int32))
+
+
+def consistency(logits: jax.Array, target: jax.Array, certain: jax.Array) -> jax.Array:
+    """Mean squared difference of softmax(logits) and `target` over classes and over the pixels that are certain.
+
+    The consistency cost of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017) where every pixel is certain; with the
+    mask of UA-MT its equation 3 (Yu et al., MICCAI 2019).
+
+    Args:
+      logits: float32 (..., y, x, classes), those that learn.
+      target: float32, the same shape, probabilities; no gradient reaches them.
+      certain: int32 (..., y, x); pixels that are UNLABELED do not count.
+
+    Returns:
+      Scalar from 0 to 1; 0 where no pixel is certain.
+    """
+    difference = jnp.square(jax.nn.softmax(logits) - jax.lax.stop_gradient(target)).mean(-1)
+    weights, divisor = MEANS["labelled"]((certain != UNLABELED).astype(logits.dtype))
+    return (difference * weights).sum() / jnp.maximum(divisor, 1.0)
 
 
 def kl_divergence(teacher: jax.Array, student: jax.Array) -> jax.Array:

@@ -1,19 +1,25 @@
-"""Every method as data: which terms, with which weights, over which images.
+"""Every method as data: which terms, with which weights, over which images, and which other network it listens to.
 
 One train step serves them all. A new term is a row of TERMS, a new method a row of METHODS.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from msl_jax import losses
 from msl_jax.checks import Refused
+from msl_jax.guides import AVERAGE, CERTAIN_AVERAGE, PROPOSALS, Guide
+from msl_jax.losses import MEANS
 from msl_jax.models.dual_branch import BRANCHES
 
 SETS = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
 """What a setting like `kd_on` names -> the sets of images it stands for."""
+
+Arrays = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,68 +28,120 @@ class Term:
 
     Attributes:
       branches: whose logits it trains.
-      images: a key of SETS, or None for the method's `kd_on`.
-      loss: (branch -> logits, labels) -> float32 scalar; both over `images`. `labels` holds "label" (strong images
-        alone) and "weak_label".
-      targets: branches whose logits it reads and does not train.
+      images: a key of SETS, or the setting of a method that holds one.
+      loss: (branch -> logits, labels, mean) -> float32 scalar; both over `images`. `labels` holds "label" (strong
+        images alone), "weak_label" and what a guide makes (weak images alone).
+      watches: branches whose logits it reads and does not train.
       labels: the label map over whose labelled pixels it is a mean; None where it is one over all pixels.
+      mean: how it is one: a key of MEANS, or the setting of a method that holds one.
+      made: what it needs a guide to make.
     """
 
     branches: tuple[str, ...]
-    images: str | None
-    loss: Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]
-    targets: tuple[str, ...] = ()
+    images: str
+    loss: Callable[[Arrays, Arrays, str], jax.Array]
+    watches: tuple[str, ...] = ()
     labels: str | None = None
+    mean: str = "labelled"
+    made: tuple[str, ...] = ()
+
+
+def _cross_entropy(branch: str, labels: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
+    return lambda logits, maps, mean: losses.cross_entropy(logits[branch], maps[labels], mean)
+
+
+def _entropy(branch: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
+    return lambda logits, maps, mean: losses.entropy(logits[branch])
+
+
+def _pseudo_label(learner: str, of: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
+    return lambda logits, maps, mean: losses.pseudo_label(logits[learner], logits[of])
 
 
 TERMS: Mapping[str, Term] = {
-    "s": Term(
-        ("teacher",),
-        "strong",
-        lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["label"]),
-        labels="label",
-    ),
-    "w": Term(
-        ("student",),
-        "both",
-        lambda logits, labels: losses.cross_entropy(logits["student"], labels["weak_label"]),
-        labels="weak_label",
-    ),
+    "s": Term(("teacher",), "strong", _cross_entropy("teacher", "label"), labels="label"),
+    "w": Term(("student",), "w_on", _cross_entropy("student", "weak_label"), labels="weak_label", mean="w_mean"),
     "kd": Term(
         ("student",),
-        None,
-        lambda logits, _: losses.kl_divergence(logits["teacher"], logits["student"]),
-        targets=("teacher",),
+        "kd_on",
+        lambda logits, maps, mean: losses.kl_divergence(logits["teacher"], logits["student"]),
+        watches=("teacher",),
     ),
-    "ent": Term(("student",), "weak", lambda logits, _: losses.entropy(logits["student"])),
-    "pseudo": Term(("student",), "weak", lambda logits, _: losses.pseudo_label(logits["student"], logits["student"])),
-    "teacher_w": Term(
+    "ent": Term(("student",), "weak", _entropy("student")),
+    "pseudo": Term(("student",), "weak", _pseudo_label("student", of="student")),
+    "student_s": Term(("student",), "strong", _cross_entropy("student", "label"), labels="label"),
+    "teacher_w": Term(("teacher",), "weak", _cross_entropy("teacher", "weak_label"), labels="weak_label"),
+    "teacher_ent": Term(("teacher",), "weak", _entropy("teacher")),
+    "teacher_cross": Term(("teacher",), "both", _pseudo_label("teacher", of="student"), watches=("student",)),
+    "student_cross": Term(("student",), "both", _pseudo_label("student", of="teacher"), watches=("teacher",)),
+    "consistency": Term(
         ("teacher",),
         "weak",
-        lambda logits, labels: losses.cross_entropy(logits["teacher"], labels["weak_label"]),
-        labels="weak_label",
+        lambda logits, maps, mean: losses.consistency(logits["teacher"], maps["target"], maps["certain"]),
+        labels="certain",
+        made=("target", "certain"),
     ),
-    "teacher_ent": Term(("teacher",), "weak", lambda logits, _: losses.entropy(logits["teacher"])),
+    "proposal": Term(
+        ("teacher",), "weak", _cross_entropy("teacher", "proposal"), labels="proposal", made=("proposal",)
+    ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A choice of terms and weights.
+    """A choice of terms and weights, and of who else is listened to.
 
     Attributes:
       terms: term -> weight; a term that is not named is not computed.
+      rampup: term -> steps over which its weight rises to that, as exp(-5 (1 - t)^2); 0 for the full weight at once.
       kd_on: over which images the student follows the teacher, a key of SETS.
+      w_on: from which images' weak labels the student learns, a key of SETS.
+      w_mean: over what that is averaged, a key of MEANS.
       all_strong: every training patient's full mask is used, whatever config.data.strong says.
+      dropout: rate at the coarsest level.
+      guide: the network that makes further targets, if any.
+      after: the method whose training goes before, as a stage of its own; its network is the guide.
+      ema_decay: share of itself that a guide keeps at each step, the rest being the trained network; None for one that
+        does not move.
+      noise: standard deviation of what is added to the images that a guide sees.
+      passes: how often a guide is asked for its uncertainty.
     """
 
     terms: Mapping[str, float]
+    rampup: Mapping[str, int] = dataclasses.field(default_factory=dict)
     kd_on: str = "both"
+    w_on: str = "both"
+    w_mean: str = "labelled"
     all_strong: bool = False
+    dropout: float = 0.0
+    guide: Guide | None = None
+    after: str | None = None
+    ema_decay: float | None = None
+    noise: float | None = None
+    passes: int | None = None
+
+    def stages(self) -> tuple["Method", ...]:
+        """The methods to train one after the other, this one last."""
+        return (*METHODS[self.after].stages(), self) if self.after else (self,)
 
     def images(self, term: str) -> tuple[str, ...]:
         """The sets of images a term is a mean over."""
-        return SETS[TERMS[term].images or self.kd_on]
+        return SETS[self._setting(TERMS[term].images)]
+
+    def mean(self, term: str) -> str:
+        """What a term averages over, a key of MEANS."""
+        return self._setting(TERMS[term].mean)
+
+    def _setting(self, value: str) -> str:
+        return getattr(self, value, value)
+
+    def reads(self, setting: str) -> bool:
+        """Whether some term asks for this setting ("kd_on", "w_on", "w_mean")."""
+        return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)
+
+    def guided(self) -> tuple[str, ...]:
+        """The terms that need what the guide makes."""
+        return tuple(term for term in self.terms if TERMS[term].made)
 
     def sets(self) -> tuple[str, ...]:
         """The sets of images the method uses at all, strong first."""
@@ -97,7 +155,7 @@ class Method:
     def watched(self) -> dict[str, tuple[str, ...]]:
         """Branch -> the sets of images on which it is read as a target and not trained."""
         trained = self.branches()
-        read = self._sets_by_branch(lambda term: term.targets)
+        read = self._sets_by_branch(lambda term: term.watches)
         rest = {branch: tuple(s for s in sets if s not in trained[branch]) for branch, sets in read.items()}
         return {branch: sets for branch, sets in rest.items() if sets}
 
@@ -112,10 +170,10 @@ METHODS: Mapping[str, Method] = {
     "lower_bound": Method({"s": 1.0}),
     # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
     "single": Method({"s": 1.0, "teacher_w": 0.05}),
+    # Two stages: the lower bound's masks of the weak images, taken for full ones (a baseline of arXiv 2109.10902).
+    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, after="lower_bound"),
     # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
-    # One branch, full masks and confidence on unlabelled images (ADVENT: Vu et al., CVPR 2019).
-    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
     # Confidence without a teacher: everything may become one class, as arXiv 2012.08051 warns.
     "ent": Method({"s": 1.0, "w": 0.05, "ent": 0.3}),
     # Distillation without confidence (arXiv 2012.08051, "KL").
@@ -124,34 +182,98 @@ METHODS: Mapping[str, Method] = {
     "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 0.3}),
     # The student's own likeliest class in place of its entropy (arXiv 2109.10902, pseudo-labels).
     "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 0.3}),
+    # Semi-supervision, the weak images' labels unused. One branch, confidence on them (ADVENT: Vu et al., CVPR 2019).
+    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
+    # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, decay 0.99
+    # at first; weight and noise as in UA-MT's published code, whose intensities have about five times the spread).
+    "mean_teacher": Method(
+        {"s": 1.0, "consistency": 0.1}, {"consistency": 40_000}, guide=AVERAGE, ema_decay=0.99, noise=0.02
+    ),
+    # The same where that average is certain (Yu et al., MICCAI 2019: ramp-up over the whole run, 8 passes).
+    "ua_mt": Method(
+        {"s": 1.0, "consistency": 0.1},
+        {"consistency": 6_000},
+        dropout=0.5,
+        guide=CERTAIN_AVERAGE,
+        ema_decay=0.99,
+        noise=0.02,
+        passes=8,
+    ),
+    # Each branch learns the other's likeliest class (Chen et al., CVPR 2021), here with one encoder for both.
+    "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),
     # Full cross-entropy with every training patient's mask.
     "upper_bound": Method({"s": 1.0}, all_strong=True),
 }
 
 
-def resolve(name: str, terms: Mapping[str, float | None], kd_on: str | None) -> Method:
-    """The method of that name with the weights and `kd_on` that a config gives in place of the table's.
+CHOICES = {"kd_on": SETS, "w_on": SETS, "w_mean": MEANS}
+LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
+
+
+def ramp(step: jax.Array, steps: int) -> jax.Array:
+    """exp(-5 (1 - t)^2) with t = step / steps up to 1, float32; 1 where `steps` is 0 (Laine and Aila, ICLR 2017)."""
+    rest = 1.0 - jnp.clip(step.astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
+    return jnp.exp(-5.0 * jnp.square(rest)) if steps else jnp.ones((), jnp.float32)
+
+
+def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> Method:
+    """The method a config names, with what the config gives in place of the table's values.
 
     Args:
-      name: a key of METHODS.
-      terms: term -> weight, None for the table's own; 0 leaves the term out.
-      kd_on: a key of SETS, None for the table's own.
+      settings: config.method as a dictionary: "name", a key of METHODS; "terms", term -> weight, 0 leaving it out;
+        "rampup", term -> steps; "kd_on", "w_on", "w_mean", "ema_decay", "noise", "passes". None is the table's own.
+      dropout: config.model.dropout; None for the method's own.
+      steps: of a stage; a ramp-up is no longer.
 
     Raises:
-      Refused: a name is unknown, a weight negative, or no term is left.
+      Refused: a name is unknown, a number impossible, a setting contradicts the terms, or no term teaches.
     """
+    name = settings["name"]
     if name not in METHODS:
         raise Refused(f"config.method.name: there is no '{name}'; there are {', '.join(METHODS)}.")
-    method = METHODS[name]
-    weights = dict(method.terms) | {term: weight for term, weight in terms.items() if weight is not None}
-    for term, weight in weights.items():
-        if term not in TERMS:
-            raise Refused(f"config.method.terms: there is no '{term}'; there are {', '.join(TERMS)}.")
-        if not 0 <= weight < float("inf"):
-            raise Refused(f"config.method.terms.{term}: is {weight}; a weight is a number from 0 up.")
-    weights = {term: weight for term, weight in weights.items() if weight}
-    if "s" not in weights:
+    row = METHODS[name]
+    given = {key: value for key, value in settings.items() if value is not None}
+    weights = _merged(row.terms, settings["terms"], "terms")
+    terms = {term: weight for term, weight in weights.items() if weight}
+    rampup = {term: min(length, steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()}
+    if "s" not in terms:
         raise Refused("config.method.terms.s: is 0; without it nobody teaches, give it a weight above 0.")
-    if kd_on is not None and kd_on not in SETS:
-        raise Refused(f"config.method.kd_on: there is no '{kd_on}'; there are {', '.join(SETS)}.")
-    return dataclasses.replace(method, terms=weights, kd_on=kd_on or method.kd_on)
+    for term, length in rampup.items():
+        if length and term not in weights:
+            raise Refused(f"config.method.rampup.{term}: the term has no weight; there are {', '.join(terms)}.")
+    for term in terms:
+        if not set(TERMS[term].made) <= set(row.guide.makes if row.guide else ()):
+            able = ", ".join(key for key, other in METHODS.items() if other.guide and term in other.terms)
+            raise Refused(f"config.method.terms.{term}: '{name}' has nobody who makes its targets; {able} have.")
+    for key in LIMITS:
+        if key in given and getattr(row, key) is None:
+            able = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
+            raise Refused(f"config.method.{key}: '{name}' does not use it; {able} do.")
+        least, most = LIMITS[key]
+        if not least <= given.get(key, least) < most:
+            raise Refused(f"config.method.{key}: is {given[key]}; give a number from {least} to below {most}.")
+    method = dataclasses.replace(
+        row,
+        terms=terms,
+        rampup={term: length for term, length in rampup.items() if length and term in terms},
+        dropout=row.dropout if dropout is None else dropout,
+        **{key: given[key] for key in (*CHOICES, *LIMITS) if key in given},
+    )
+    for key, choices in CHOICES.items():
+        if key in given and given[key] not in choices:
+            raise Refused(f"config.method.{key}: there is no '{given[key]}'; there are {', '.join(choices)}.")
+        if key in given and not method.reads(key):
+            raise Refused(f"config.method.{key}: no term of '{name}' uses it; its terms are {', '.join(terms)}.")
+    if not method.guided():
+        return dataclasses.replace(method, guide=None, after=None, **dict.fromkeys(LIMITS))
+    return method
+
+
+def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: str) -> dict[str, float]:
+    merged = dict(row) | {term: value for term, value in given.items() if value is not None}
+    for term, value in merged.items():
+        if term not in TERMS:
+            raise Refused(f"config.method.{key}: there is no '{term}'; there are {', '.join(TERMS)}.")
+        if not 0 <= value < float("inf"):
+            raise Refused(f"config.method.{key}.{term}: is {value}; give a number from 0 up.")
+    return merged

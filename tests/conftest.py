@@ -8,6 +8,7 @@ os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 import pathlib
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from configs import phantom as phantom_config
@@ -54,3 +55,26 @@ def acdc_folder() -> pathlib.Path:
     if not (SHARED / "acdc" / "training").is_dir():
         pytest.skip(f"needs ACDC in {SHARED}")
     return SHARED / "acdc"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> str:
+    """A folder of this session for compiled programs."""
+    return str(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="module")
+def compiled_programs(programs):
+    """Programs compiled meanwhile are kept, since many a run ends in the same one."""
+    settings = {
+        "jax_compilation_cache_dir": programs,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

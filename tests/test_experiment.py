@@ -44,7 +44,7 @@ def test_the_split_follows_split_seed_and_the_strong_follow_seed(opened):
 
 def test_strong_and_weak_cases_are_apart(opened):
     experiment = opened()
-    sets = experiment.training_sets()
+    sets = experiment.training_sets(experiment.method)
     assert list(sets) == ["strong", "weak"]
     strong, weak = ({entry.patient for entry in sets[name]} for name in sets)
     assert strong == set(experiment.strong) and strong | weak == set(experiment.split["train"]) and not strong & weak
@@ -53,16 +53,17 @@ def test_strong_and_weak_cases_are_apart(opened):
 
 def test_a_method_without_weak_images_gets_none(opened):
     experiment = opened("method=lower_bound")
-    assert list(experiment.training_sets()) == ["strong"]
-    assert {entry.patient for entry in experiment.training_sets()["strong"]} == set(experiment.strong)
+    assert list(experiment.training_sets(experiment.method)) == ["strong"]
+    assert {entry.patient for entry in experiment.training_sets(experiment.method)["strong"]} == set(experiment.strong)
     assert len(experiment.strong) == 3
 
 
-@pytest.mark.parametrize("strong", [1, 3])
-def test_the_upper_bound_has_every_training_patients_mask(opened, strong):
-    experiment = opened("method=upper_bound", data__strong=strong)
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_upper_bound_has_every_training_patients_mask(opened, number):
+    experiment = opened("method=upper_bound", data__strong=number)
     assert experiment.strong == experiment.split["train"]
-    assert {entry.patient for entry in experiment.training_sets()["strong"]} == set(experiment.split["train"])
+    entries = experiment.training_sets(experiment.method)["strong"]
+    assert {entry.patient for entry in entries} == set(experiment.split["train"])
 
 
 def test_strong_by_list(opened):
@@ -75,12 +76,12 @@ def test_a_listed_split(opened):
     lists = {"train": ("phantom001", "phantom002"), "validation": ("phantom005",), "test": ("phantom003",)}
     experiment = opened(**{f"data__split__{role}": patients for role, patients in lists.items()}, data__strong=1)
     assert experiment.split == {role: list(patients) for role, patients in lists.items()}
-    assert len(experiment.training_sets()["weak"]) == 2
+    assert len(experiment.training_sets(experiment.method)["weak"]) == 2
 
 
 def test_nobody_left_to_be_weak_is_refused(opened):
     with pytest.raises(Refused, match=r"config.data.strong: .*give fewer"):
-        opened(data__strong=5).training_sets()
+        opened(data__strong=5)
 
 
 # What a config becomes

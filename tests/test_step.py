@@ -1,159 +1,248 @@
-"""What must not change a step, or not by much: parts, rematerialisation, precision, shapes."""
+"""One step of every method and config: what moves, what it is a mean over, what devices exchange."""
 
-from etils import epath
+import functools
+import importlib
+import math
+import pathlib
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import optax
 import pytest
 
 from msl_jax import train as training
-from msl_jax.experiment import model_of, open_experiment, preparation_of
-from msl_jax.inference import Segmenter, init_variables
+from msl_jax.experiment import model_of, open_experiment
+from msl_jax.inference import init_variables
 from msl_jax.losses import UNLABELED
 from msl_jax.methods import METHODS
-from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.step import make_train_step, rows_of_sets, split
 
-BRANCHES = ("teacher", "student")
-SIZE = (32, 32)
+CONFIGS = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "__init__")
+
+
+def synthetic(experiment, seed=0, n=4):
+    """A batch of noise: images, full masks, and weak labels on about a tenth of the pixels."""
+    generator = np.random.default_rng(seed)
+    size, classes = experiment.config.data.size, 1 + len(experiment.config.data.classes)
+    batch = {}
+    for name in experiment.method.sets():
+        label = generator.integers(0, classes, (n, size, size)).astype(np.int32)
+        weak = np.where(generator.random(label.shape) < 0.1, label, UNLABELED).astype(np.int32)
+        batch[name] = {"image": generator.random((n, size, size, 1), np.float32), "weak_label": weak}
+    batch["strong"]["label"] = label
+    return batch
+
+
+PLAIN = {"dtype": jnp.float32, "dropout": 0.0}
+"""Neither has a say in the parameters, so that models which differ in them alone share the drawing."""
+drawn = functools.cache(init_variables)
+
+
+class Run:
+    """A method's step, jitted as `train.train` jits it, over the first `devices` devices."""
+
+    def __init__(self, experiment, devices=4, optimizer=None):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+        self.replicated, self.sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+        self.experiment = experiment
+        self.optimizer = optimizer or optax.adam(1e-3)
+        self.step_fn = jax.jit(
+            make_train_step(
+                apply_fn=model_of(experiment.config).apply,
+                optimizer=self.optimizer,
+                method=experiment.method,
+                groups=devices,
+                key=jax.random.key(experiment.config.seed),
+            ),
+            in_shardings=(self.replicated, self.sharded),
+            out_shardings=self.replicated,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "init_variables", lambda model, *args: drawn(model.clone(**PLAIN), *args))
+            stages = [
+                training.init_state(experiment.config, method, self.optimizer) for method in experiment.method.stages()
+            ]
+        self.start = self.put(stages[-1] if len(stages) == 1 else stages[-1].replace(guide=stages[-2].network()))
+
+    def put(self, state):
+        return jax.device_put(state, self.replicated)
+
+    def step(self, state, batch):
+        return self.step_fn(state, jax.device_put(batch, self.sharded))
 
 
 @pytest.fixture(scope="module")
-def batch():
-    """Discs, four strong and four weak; of the weak labels most lie in the first image of each set."""
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    generator = np.random.default_rng(0)
+def runs(compiled_programs):
+    """get(experiment, ...) -> Run, one for each program: settings that end in the same program share it."""
     made = {}
-    for name in ("strong", "weak"):
-        centres, radii = generator.uniform(10, 22, (4, 2, 1, 1)), generator.uniform(4, 9, (4, 1, 1))
-        label = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < radii**2).astype(np.int32)
-        image = label + generator.normal(0, 0.3, label.shape)
-        kept = generator.random(label.shape) < np.array([0.5, 0.02, 0.02, 0.02])[:, None, None]
-        made[name] = {"image": image[..., None].astype(np.float32), "weak_label": np.where(kept, label, UNLABELED)}
-        made[name] |= {"label": label} if name == "strong" else {}
-    return jax.tree.map(jnp.asarray, made)
+
+    def get(experiment, devices=4, optimizer=None):
+        key = (repr(model_of(experiment.config)), repr(experiment.method), devices, optimizer is None)
+        if key not in made:
+            made[key] = Run(experiment, devices, optimizer)
+        return made[key]
+
+    return get
 
 
-def without_statistics(variables, images, rows, **_):
-    """A network of one number a branch and no batch norm."""
-    x = jnp.concatenate([images, -images], -1)
-    return {branch: x * variables["params"][branch] for branch in rows}, {"batch_stats": {}}
+def unequal(before, after):
+    """The paths of the leaves that differ."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {jax.tree_util.keystr(path) for (path, a), b in pairs if not np.array_equal(a, b)}
 
 
-def start(params, batch_stats, optimizer, method):
-    sums = {name: jnp.zeros(()) for name in ("loss", "steps", *method.terms)}
-    return training.TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), sums)
+def paths(tree):
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, parts):
-    method, optimizer = METHODS["kl_ent"], optax.sgd(1.0)
-    before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
-
-    def after(parts):
-        step = training.make_train_step(
-            apply_fn=without_statistics,
-            optimizer=optimizer,
-            method=method,
-            groups=1,
-            key=jax.random.key(0),
-            parts=parts,
-        )
-        return jax.jit(step)(before, batch)
-
-    with jax.numpy_rank_promotion("allow"):  # the network above, not the step
-        whole, divided = after(1), after(parts)
-    for name, value in whole.sums.items():
-        np.testing.assert_allclose(divided.sums[name], value, rtol=1e-5, err_msg=name)
-    for branch, value in whole.params.items():
-        np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
+def finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
-def test_rematerialisation_changes_no_gradient_and_no_name():
-    images = jax.random.normal(jax.random.key(1), (1, 4, *SIZE, 1))
-    plain = DualBranchUNet(width=2, depth=3)
-    variables = init_variables(plain, SIZE, BRANCHES, seed=0)
-
-    def gradient(model):
-        def loss(params):
-            rows = {"teacher": slice(0, 2), "student": slice(0, 4)}
-            logits, updates = model.apply(
-                {**variables, "params": params}, images, rows, train=True, mutable=["batch_stats"]
-            )
-            return sum((v**2).mean() for v in logits.values()), updates
-
-        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        gradient(plain),
-        gradient(plain.clone(remat=True)),
-    )
+# Arrangement
 
 
-def losses(dtype, batch, steps=50):
-    """The loss of each step, and the last state."""
-    method, optimizer = METHODS["kl_ent"], optax.adam(3e-3)
-    model = DualBranchUNet(width=4, depth=3, dtype=dtype)
-    variables = init_variables(model, SIZE, BRANCHES, seed=0)
-    state = start(variables["params"], variables["batch_stats"], optimizer, method)
-    step = jax.jit(
-        training.make_train_step(
-            apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0)
-        )
-    )
-    totals = [0.0]
-    for _ in range(steps):
-        state = step(state, batch)
-        totals.append(float(state.sums["loss"]))
-    return np.diff(totals), state
+def test_split_gives_every_part_its_share_of_every_device():
+    divided = split({"strong": {"image": jnp.arange(8)}}, groups=2, parts=2)
+    np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 
-def test_fifty_steps_in_bfloat16_stay_within_a_band_of_float32(batch):
-    """5 % of the first loss, at every step."""
-    exact, _ = losses(jnp.float32, batch)
-    rough, state = losses(jnp.bfloat16, batch)
-    assert exact[-1] < exact[0] / 2
-    np.testing.assert_allclose(rough, exact, atol=0.05 * exact[0], rtol=0)
-    assert not np.array_equal(rough, exact)
-    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, state.sums))} == {
-        jnp.dtype("float32")
+def test_rows_of_sets():
+    assert rows_of_sets({"strong": 2, "weak": 3}) == {
+        ("strong",): slice(0, 2),
+        ("weak",): slice(2, 5),
+        ("strong", "weak"): slice(0, 5),
     }
+    assert rows_of_sets({"strong": 4}) == {("strong",): slice(0, 4)}
 
 
-@pytest.fixture
-def compiled():
-    """Names of the events of XLA's compiler since the test began."""
-    seen = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
+# One step
 
 
-def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
-    counts = []
-    for steps in (4, 4, 8):
-        config = tiny_config()
-        config.train.steps = steps
-        compiled.clear()
-        training.train(open_experiment(config), epath.Path(tmp_path / str(len(counts))))
-        counts.append(len(compiled))
-    assert 0 < counts[2] <= counts[1]
+def shrunk(config, tiny):
+    """A config's own method and settings on the phantom, at the size of the tiny one."""
+    config = config.unlock()
+    for key in ("layout", "source", "cache", "split_sizes", "size", "classes"):
+        config.data[key] = tiny.data[key]
+    config.model.width, config.model.depth = tiny.model.width, tiny.model.depth
+    return config
 
 
-def test_volumes_of_other_sizes_compile_nothing_more(tiny_config, compiled):
-    config = open_experiment(tiny_config()).config
-    segmenter = Segmenter(model_of(config), preparation_of(config), BRANCHES, batch=4)
-    variables = init_variables(segmenter.model, segmenter.preparation.size, BRANCHES, seed=0)
-    volume = np.random.default_rng(0).random((9, 50, 61), np.float32)
-    segmenter.probabilities(variables, volume)
-    assert compiled
-    compiled.clear()
-    for other in (volume[:1], volume[:6, :33], volume[:, :, :20]):
-        segmenter.probabilities(variables, other)
-    assert not compiled
+@pytest.mark.parametrize("source", [*METHODS, *(f"configs/{name}.py" for name in CONFIGS)])
+def test_one_step_moves_every_parameter(tiny_config, runs, source):
+    if source in METHODS:
+        config = tiny_config(f"method={source}")
+    else:
+        module = importlib.import_module(source.removesuffix(".py").replace("/", "."))
+        config = shrunk(module.get_config(), tiny_config())
+    experiment = open_experiment(config)
+    run = runs(experiment)
+    method = experiment.method
+    assert set(run.start.params) == set(run.start.batch_stats) == {"encoder", *method.branches()}
+    after = run.step(run.start, synthetic(experiment))
+    assert finite(after) and int(after.step) == 1
+    assert unequal(run.start.params, after.params) == paths(after.params)
+    assert unequal(run.start.batch_stats, after.batch_stats) == paths(after.batch_stats)
+    assert set(after.sums) == {"loss", "steps", *method.terms} and float(after.sums["steps"]) == 1
+    ramped = {name: math.exp(-5) if name in method.rampup else 1 for name in method.terms}
+    weighted = sum(weight * ramped[name] * float(after.sums[name]) for name, weight in method.terms.items())
+    assert float(after.sums["loss"]) == pytest.approx(weighted, rel=1e-5) and weighted > 0
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.sums))} == {jnp.dtype("float32")}
+
+
+def test_methods_without_a_student_have_none(tiny_config, runs):
+    assert set(runs(open_experiment(tiny_config("method=lower_bound"))).start.params) == {"encoder", "teacher"}
+
+
+def test_the_terms_are_means_over_the_images_they_name(tiny_config, runs):
+    """At the first step both branches are known functions, so the weak images' labels can be taken away one by one."""
+    experiment = open_experiment(tiny_config())
+    run, batch = runs(experiment), synthetic(experiment)
+
+    def sums(strong=None, weak=None):
+        parts = {"strong": batch["strong"] | (strong or {}), "weak": batch["weak"] | (weak or {})}
+        return {name: float(value) for name, value in run.step(run.start, parts).sums.items()}
+
+    whole, nothing = sums(), np.full_like(batch["weak"]["weak_label"], UNLABELED)
+    strong_alone, weak_alone = sums(weak={"weak_label": nothing}), sums(strong={"weak_label": nothing})
+    counts = [(batch[name]["weak_label"] != UNLABELED).sum() for name in ("strong", "weak")]
+    expected = (strong_alone["w"] * counts[0] + weak_alone["w"] * counts[1]) / sum(counts)
+    assert whole["w"] == pytest.approx(expected, rel=1e-5)
+    for other in (strong_alone, weak_alone):
+        assert [other[name] for name in ("s", "kd", "ent")] == [whole[name] for name in ("s", "kd", "ent")]
+    assert sums(strong={"label": 1 - batch["strong"]["label"]})["s"] != whole["s"]
+
+
+def test_a_batch_without_a_weak_label_is_finite(tiny_config, runs):
+    experiment = open_experiment(tiny_config())
+    run, batch = runs(experiment), synthetic(experiment)
+    for images in batch.values():
+        images["weak_label"] = np.full_like(images["weak_label"], UNLABELED)
+    after = run.step(run.start, batch)
+    assert finite(after) and float(after.sums["w"]) == 0.0
+    assert unequal(run.start.params, after.params) == paths(after.params)
+
+
+def test_nothing_is_compiled_after_the_first_step(tiny_config, runs):
+    experiment = open_experiment(tiny_config())
+    run = Run(experiment)
+    state = run.start
+    for seed in range(3):
+        state = run.step(state, synthetic(experiment, seed))
+    assert run.step_fn._cache_size() == 1
+
+
+def test_devices_exchange_sums_alone(tiny_config, runs):
+    """Gradients and batch norm's sums travel, by all-reduce; no image or activation changes its device."""
+    experiment = open_experiment(tiny_config())
+    run = runs(experiment)
+    batch = jax.device_put(synthetic(experiment), run.sharded)
+    program = run.step_fn.lower(run.start, batch).compile().as_text()
+    assert "all-reduce" in program
+    for other in ("all-to-all", "all-gather", "collective-permute", "reduce-scatter", "collective-broadcast"):
+        assert other not in program, other
+
+
+def test_one_device_and_four_arrive_at_the_same(tiny_config, runs):
+    """Plain gradient descent, which unlike Adam does not blow rounding up to full steps."""
+    experiment = open_experiment(tiny_config())
+    ends = []
+    for devices in (1, 4):
+        run = runs(experiment, devices, optax.sgd(0.1))
+        state = run.start
+        for seed in range(3):
+            state = run.step(state, synthetic(experiment, seed))
+        ends.append(jax.device_get(state))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(run.start.params), ends[0].params)
+    assert max(jax.tree.leaves(moved)) > 1e-2
+    for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_is_a_function_of_the_step(tiny_config, runs):
+    config = tiny_config()
+    config.model.dropout = 0.5
+    experiment = open_experiment(config)
+    run, batch = runs(experiment), synthetic(experiment)
+
+    def loss(step):
+        return float(run.step(run.start.replace(step=run.put(jnp.array(step, jnp.int32))), batch).sums["loss"])
+
+    first, other, again = loss(5), loss(6), loss(5)
+    assert first == again != other
+
+
+def test_bfloat16_leaves_losses_and_parameters_float32(tiny_config, runs):
+    config = tiny_config()
+    config.model.dtype = "bfloat16"
+    experiment = open_experiment(config)
+    run, batch = runs(experiment), synthetic(experiment)
+    after = run.step(run.start, batch)
+    assert finite(after)
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.batch_stats, after.sums))} == {np.dtype("f4")}
+    precise = runs(open_experiment(tiny_config()))
+    expected = precise.step(precise.start, batch)
+    for name, value in after.sums.items():
+        assert float(value) == pytest.approx(float(expected.sums[name]), rel=0.05, abs=0.01)

@@ -30,6 +30,7 @@ import optax
 
 from msl_jax import train
 from msl_jax.experiment import Experiment, model_of, open_experiment
+from msl_jax.step import make_train_step
 
 LEFT_OUT = 10
 
@@ -45,17 +46,15 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, float]:
     config, mesh = experiment.config, train.make_mesh()
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     optimizer = optax.adam(train.make_schedule(config))
-    state = jax.device_put(train.init_state(experiment, optimizer), replicated)
+    state = jax.device_put(train.init_state(config, experiment.method, optimizer), replicated)
     apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
     step_fn = jax.jit(
-        train.make_train_step(
-            apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, groups=mesh.size, key=key
-        ),
+        make_train_step(apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, groups=mesh.size, key=key),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
         donate_argnums=0,
     )
-    iterator, memory, waited = train._batches(experiment, 0, sharded), {}, 0.0
+    iterator, memory, waited = train._batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
     for step in range(1, steps + 1):
         asked = time.perf_counter()
         batch = next(iterator)
@@ -81,7 +80,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, float]:
 def alone(experiment: Experiment, steps: int) -> float:
     """Batches per second when nothing is done with them."""
     sharded = NamedSharding(train.make_mesh(), PartitionSpec("data"))
-    iterator = train._batches(experiment, 0, sharded)
+    iterator = train._batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
     for _ in itertools.islice(iterator, LEFT_OUT):
         pass
     start = time.perf_counter()

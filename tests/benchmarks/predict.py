@@ -40,7 +40,7 @@ def make_run(config_path: str, folder: epath.Path) -> epath.Path:
     config.data.split_sizes = ((5, 1, 2),)
     experiment = open_experiment(config)
     experiment.claim(folder / "run")
-    state = train.init_state(experiment, optax.adam(1e-3))
+    state = train.init_state(experiment.config, experiment.method, optax.adam(1e-3))
     with contextlib.closing(checkpoints.open_manager(folder / "run", keep=1)) as manager:
         checkpoints.save(manager, 1, state.network(), state.training(), None)
         manager.wait_until_finished()

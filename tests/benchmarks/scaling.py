@@ -48,6 +48,7 @@ def count(a: argparse.Namespace) -> None:
     from msl_jax.inference import init_variables
     from msl_jax.methods import METHODS
     from msl_jax.models.dual_branch import DualBranchUNet
+    from msl_jax.step import TrainState, make_train_step
 
     mesh = train.make_mesh()
     model, method, optimizer = DualBranchUNet(width=a.width, dtype="bfloat16"), METHODS["kl_ent"], optax.adam(1e-3)
@@ -55,7 +56,7 @@ def count(a: argparse.Namespace) -> None:
     def start():
         variables = init_variables(model, (a.size, a.size), tuple(method.branches()), seed=0)
         sums = {name: jax.numpy.zeros(()) for name in ("loss", "steps", *method.terms)}
-        return train.TrainState(
+        return TrainState(
             jax.numpy.zeros((), jax.numpy.int32), **variables, opt_state=optimizer.init(variables["params"]), sums=sums
         )
 
@@ -64,7 +65,7 @@ def count(a: argparse.Namespace) -> None:
         shape = (of_one * mesh.size, a.size, a.size)
         labels = jax.ShapeDtypeStruct(shape, "int32")
         batch[name] = {"image": jax.ShapeDtypeStruct((*shape, 1), "float32"), "label": labels, "weak_label": labels}
-    step = train.make_train_step(
+    step = make_train_step(
         apply_fn=model.apply, optimizer=optimizer, method=method, groups=mesh.size, key=jax.random.key(0)
     )
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

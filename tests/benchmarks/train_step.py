@@ -29,7 +29,7 @@ from msl_jax.inference import init_variables
 from msl_jax.losses import UNLABELED
 from msl_jax.methods import Method
 from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.train import TrainState, make_train_step
+from msl_jax.step import TrainState, make_train_step
 
 
 def random_batch(strong: int, weak: int, size: int, classes: int) -> dict[str, dict[str, jax.Array]]:

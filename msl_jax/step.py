@@ -1,0 +1,212 @@
+"""One pure train step for every method: forward pass, terms, gradient, update.
+
+A batch is what pipeline.batches yields, {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}:
+float32 images (n, y, x, 1), int32 label maps (n, y, x).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from msl_jax import machine
+from msl_jax.losses import MEANS, UNLABELED
+from msl_jax.methods import SETS, TERMS, Method, ramp
+
+Batch = Mapping[str, Mapping[str, jax.Array]]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done in this stage.
+      params: float32 parameters.
+      batch_stats: float32 running means and variances.
+      opt_state: of the optax optimizer.
+      sums: "loss", every term and "steps", summed since the last report; float32 scalars.
+      guide: variables of the network that a method's guide is; None without one.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: dict[str, jax.Array]
+    guide: Any = None
+
+    def network(self) -> dict[str, Any]:
+        """The variables of the model: the "network" item of a checkpoint."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def training(self) -> dict[str, Any]:
+        """What else goes on from step to step: the "training" item of a checkpoint."""
+        items = {"step": self.step, "opt_state": self.opt_state, "sums": self.sums, "guide": self.guide}
+        return {name: item for name, item in items.items() if item is not None}
+
+
+def make_train_step(
+    *,
+    apply_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    groups: int,
+    key: jax.Array,
+    parts: int = 1,
+) -> Callable[[TrainState, Batch], TrainState]:
+    """The step of a method: forward pass, its terms, gradient, update.
+
+    Args:
+      apply_fn: of a DualBranchUNet.
+      optimizer: from optax.
+      method: which terms over which images, with which weights.
+      groups: number of devices the batch is sharded over; strong and weak images are interleaved so that each device
+        holds its share of both, and only gradients and batch norm's sums travel.
+      key: PRNG key of the run; a step's dropout is a function of it, the step's number and the part's.
+      parts: how many parts the batch is taken in, one after the other, their gradients added (gradient accumulation).
+        Every term is still the mean over the whole batch's pixels, those labelled for a cross-entropy; batch norm,
+        though, sees the images of one part alone, so that the update is not that of the whole batch at once.
+
+    Returns:
+      A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches.
+    """
+
+    def part_loss(params, batch_stats, part, shares, weights, key):
+        sizes = {name: part[name]["image"].shape[1] for name in method.sets()}
+        spans = rows_of_sets(sizes)
+        rows = {branch: spans[sets] for branch, sets in method.branches().items()}
+        watched = {branch: spans[sets] for branch, sets in method.watched().items()}
+        seen = {branch: _joined(rows[branch], watched.get(branch, rows[branch])) for branch in rows}
+        holders = _holders(part, method.sets())
+        arrays = {name: _of_sets(part, name, sets) for name, sets in holders.items()}
+        labelled = {name: spans[sets] for name, sets in holders.items()}
+        logits, updates = apply_fn(
+            {"params": params, "batch_stats": batch_stats},
+            arrays["image"],
+            rows,
+            train=True,
+            watched=watched,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        terms = {}
+        for name in method.terms:
+            wanted = spans[method.images(name)]
+            loss = TERMS[name].loss(_cut(logits, seen, wanted), _cut(arrays, labelled, wanted), method.mean(name))
+            terms[name] = shares[name] * loss
+        loss = sum(weights[name] * terms[name] for name in method.terms)
+        return loss, ({"loss": loss, **terms}, updates["batch_stats"])
+
+    def train_step(state: TrainState, batch: Batch) -> TrainState:
+        step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
+        if method.guide:
+            batch = batch | {"weak": batch["weak"] | guided(state, batch["weak"]["image"], guide_key)}
+        divided = split(batch, groups, parts)
+        shares = {name: _shares(divided, method, name, parts) for name in method.terms}
+        weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
+
+        def add_part(carry, part):
+            batch_stats, sums = carry
+            gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(
+                state.params, batch_stats, part["batch"], part["shares"], weights, part["key"]
+            )
+            return batch_stats, jax.tree.map(jnp.add, sums, (gradient, values))
+
+        zeros = {name: jnp.zeros((), jnp.float32) for name in ("loss", *method.terms)}
+        batch_stats, (gradient, values) = machine.fold(
+            add_part,
+            (state.batch_stats, (jax.tree.map(jnp.zeros_like, state.params), zeros)),
+            {"batch": divided, "shares": shares, "key": jax.random.split(step_key, parts)},
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        after = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            sums=jax.tree.map(jnp.add, state.sums, {"steps": jnp.ones((), jnp.float32), **values}),
+            guide=state.guide,
+        )
+        if method.ema_decay is None:
+            return after
+        decay = jnp.minimum(1 - 1 / after.step.astype(jnp.float32), method.ema_decay)
+        return after.replace(
+            guide=jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
+        )
+
+    def guided(state, images, key):
+        """What the guide makes for all weak images: name -> array (n, ...)."""
+
+        def ask(images, key, train):
+            logits, _ = apply_fn(
+                state.guide,
+                images,
+                {"teacher": slice(None)},
+                train=train,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return logits["teacher"]
+
+        progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided()))
+        images = images.reshape(groups, -1, *images.shape[1:])
+        made = method.guide.targets(ask, images, key, progress, method.noise, method.passes)
+        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), made)
+
+    return train_step
+
+
+def split(batch: Batch, groups: int, parts: int) -> Batch:
+    """Arrays (n, ...) sharded over `groups` devices -> (parts, groups, n / groups / parts, ...), rows left in place."""
+    return jax.tree.map(lambda a: a.reshape(groups, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
+
+
+def rows_of_sets(sizes: Mapping[str, int]) -> dict[tuple[str, ...], slice]:
+    """Which rows of a group each choice of sets takes, given how many images of each set a group holds."""
+    ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
+    return {
+        sets: slice(ends[sets[0]] - sizes[sets[0]], ends[sets[-1]]) for sets in SETS.values() if set(sets) <= set(sizes)
+    }
+
+
+def _holders(part: Batch, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Name of an array -> the sets whose images it is held for."""
+    names = dict.fromkeys(name for held in sets for name in part[held])
+    return {name: tuple(held for held in sets if name in part[held]) for name in names}
+
+
+def _of_sets(part: Batch, name: str, sets: Sequence[str]) -> jax.Array:
+    """One array of these sets of one part, (groups, n, ...) each, joined along n."""
+    return jnp.concatenate([part[held][name] for held in sets], axis=1)
+
+
+def _shares(divided: Batch, method: Method, term: str, parts: int) -> jax.Array:
+    """float32 (parts,): which share of what a term is a mean over lies in each part."""
+    name = TERMS[term].labels
+    if name is None:
+        return jnp.full(parts, 1 / parts, jnp.float32)
+
+    def divisor(part: Batch) -> jax.Array:
+        labelled = _of_sets(part, name, method.images(term)) != UNLABELED
+        return MEANS[method.mean(term)](labelled.astype(jnp.float32))[1]
+
+    divisors = jax.vmap(divisor)(divided)
+    return divisors / jnp.maximum(divisors.sum(), 1.0)
+
+
+def _joined(rows: slice, others: slice) -> slice:
+    return slice(min(rows.start, others.start), max(rows.stop, others.stop))
+
+
+def _cut(arrays: Mapping[str, jax.Array], held: Mapping[str, slice], rows: slice) -> dict[str, jax.Array]:
+    """Of arrays that hold the rows `held` of every group, those that hold all of `rows`, cut to them."""
+    return {
+        name: array[:, rows.start - held[name].start : rows.stop - held[name].start]
+        for name, array in arrays.items()
+        if held[name].start <= rows.start and rows.stop <= held[name].stop
+    }
