@@ -264,6 +264,9 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
             raise Refused(f"config.method.{key}: there is no '{given[key]}'; there are {', '.join(choices)}.")
         if key in given and not method.reads(key):
             raise Refused(f"config.method.{key}: no term of '{name}' uses it; its terms are {', '.join(terms)}.")
+    for term in terms:
+        for branch in set(TERMS[term].watches) - set(method.branches()):
+            raise Refused(f"config.method.terms.{term}: follows the {branch}, whom no term of '{name}' trains.")
     if not method.guided():
         return dataclasses.replace(method, guide=None, after=None, **dict.fromkeys(LIMITS))
     return method

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from msl_jax.losses import UNLABELED, cross_entropy, entropy, kl_divergence, pseudo_label
+from msl_jax.losses import MEANS, UNLABELED, consistency, cross_entropy, entropy, kl_divergence, pseudo_label
 
 SHAPE = (2, 2, 3)
 """Images, y, x of the drawn arrays: few shapes, so that few programs are compiled."""
@@ -262,3 +262,51 @@ def test_a_pseudo_label_pulls_hard_where_entropy_does_not():
     np.testing.assert_allclose(own[0, 0], [-0.5, 0.5], atol=1e-3)
     assert jnp.abs(jax.grad(entropy)(logits)).max() < 2e-3
     assert not jax.grad(lambda of: pseudo_label(logits, of))(logits).any()
+
+
+# What a cross-entropy is a mean over
+
+
+def test_means_by_hand():
+    """Two images of two pixels: -log p is log 2 and log 4 in one; in the other log 8, its second pixel unlabelled."""
+    p = jnp.array([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875], [0.5, 0.5]], jnp.float32)
+    logits, labels = jnp.log(p).reshape(2, 1, 2, 2), jnp.array([0, 0, 0, UNLABELED], jnp.int32).reshape(2, 1, 2)
+    expected = {"labelled": (1 + 2 + 3) / 3, "pixels": (1 + 2 + 3) / 4, "images": ((1 + 2) / 2 + 3) / 2}
+    assert set(expected) == set(MEANS)
+    for mean, value_in_bits in expected.items():
+        assert float(cross_entropy(logits, labels, mean)) == pytest.approx(value_in_bits * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_an_image_without_a_label_counts_for_nothing_unless_all_pixels_count(mean):
+    generator = np.random.default_rng(0)
+    logits = jnp.array(generator.normal(size=(3, 4, 4, 2)), jnp.float32)
+    labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32).at[2].set(UNLABELED)
+    whole, without = cross_entropy(logits, labels, mean), cross_entropy(logits[:2], labels[:2], mean)
+    factor = 2 / 3 if mean == "pixels" else 1
+    assert float(whole) == pytest.approx(factor * float(without), rel=1e-6)
+    nothing = jnp.full_like(labels, UNLABELED)
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, nothing, mean)
+    assert value == 0 and not gradient.any()
+
+
+@QUICK
+@given(LABELLED)
+def test_where_every_pixel_is_labelled_all_means_are_one(pair):
+    logits, labels = (jnp.asarray(a) for a in pair)
+    labels = jnp.where(labels == UNLABELED, 0, labels)
+    values = [float(cross_entropy(logits, labels, mean)) for mean in MEANS]
+    assert values == pytest.approx([values[0]] * len(values), rel=1e-4, abs=1e-6)
+
+
+# Consistency
+
+
+def test_consistency_by_hand():
+    """(0.9, 0.1) against (0.5, 0.5) is 0.16; the pixel that is not certain does not count."""
+    logits = logits_of((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
+    target = jnp.array([(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)], jnp.float32)[None, None]
+    assert value(consistency, logits, target, labels_of(0, 0, UNLABELED)) == pytest.approx(0.08, rel=1e-5)
+    assert value(consistency, logits, target, labels_of(UNLABELED, UNLABELED, UNLABELED)) == 0
+    gradient = jax.grad(consistency, argnums=1)(logits, target, labels_of(0, 0, 0))
+    assert not gradient.any()

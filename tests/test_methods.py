@@ -1,6 +1,7 @@
+import dataclasses
 import math
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
@@ -8,60 +9,113 @@ import numpy as np
 import pytest
 
 from msl_jax.checks import Refused
-from msl_jax.methods import METHODS, SETS, TERMS, resolve
+from msl_jax.losses import MEANS, UNLABELED
+from msl_jax.methods import CHOICES, LIMITS, METHODS, SETS, TERMS, ramp, resolve
 
 STRONG, WEAK, BOTH = ("strong",), ("weak",), ("strong", "weak")
 
 
+STEPS = 100
+
+
+def resolved(name, terms=None, dropout=None, **settings):
+    """What a config of 100 steps with these settings names."""
+    return resolve({"name": name, "terms": terms or {}, "rampup": {}, **settings}, dropout, STEPS)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_tables_values_hold_unless_given(name):
-    assert resolve(name, {}, None) == METHODS[name]
-    assert resolve(name, dict.fromkeys(TERMS), None) == METHODS[name]
+    clamped = dataclasses.replace(METHODS[name], rampup=dict.fromkeys(METHODS[name].rampup, STEPS))
+    assert resolved(name) == clamped
+    nothing = dict.fromkeys(TERMS)
+    assert resolved(name, nothing, rampup=nothing, **dict.fromkeys((*CHOICES, *LIMITS))) == clamped
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_table_itself_is_sound(name):
     method = METHODS[name]
-    assert method.terms["s"] > 0 and set(method.terms) <= set(TERMS) and method.kd_on in SETS
+    assert method.terms["s"] > 0 and set(method.terms) <= set(TERMS)
+    assert set(method.rampup) <= set(method.terms)
+    assert all(getattr(method, key) in choices for key, choices in CHOICES.items())
     assert all(0 < weight < math.inf for weight in method.terms.values())
+    assert bool(method.guide) == bool(method.guided()) and (method.after is None or method.after in METHODS)
 
 
 def test_given_values_replace_the_tables_own():
     table = METHODS["kl_ent"]
-    method = resolve("kl_ent", {"ent": 17.0, "w": None}, "strong")
+    method = resolved("kl_ent", {"ent": 17.0, "w": None}, kd_on="strong")
     assert method.terms == {**table.terms, "ent": 17.0} and method.kd_on == "strong"
     assert METHODS["kl_ent"] is table and table.terms["ent"] != 17.0
 
 
 def test_a_weight_of_0_drops_the_term():
-    kl = resolve("kl_ent", {"ent": 0}, None)
+    kl = resolved("kl_ent", {"ent": 0})
     assert set(kl.terms) == {"s", "w", "kd"}
-    alone = resolve("kl_ent", {"w": 0.0, "kd": 0.0, "ent": 0.0}, None)
+    alone = resolved("kl_ent", {"w": 0.0, "kd": 0.0, "ent": 0.0})
     assert set(alone.terms) == {"s"} and list(alone.branches()) == ["teacher"]
 
 
 def test_a_term_may_be_added_to_a_method_that_has_it_not():
-    method = resolve("lower_bound", {"ent": 0.3}, None)
+    method = resolved("lower_bound", {"ent": 0.3})
     assert method.terms == {**METHODS["lower_bound"].terms, "ent": 0.3}
     assert method.branches() == {"teacher": STRONG, "student": WEAK} and method.sets() == BOTH
 
 
+def test_a_ramp_up_is_no_longer_than_the_run():
+    assert resolved("mean_teacher").rampup == {"consistency": STEPS}
+    assert resolved("mean_teacher", rampup={"consistency": 7}).rampup == {"consistency": 7}
+    assert resolved("mean_teacher", rampup={"consistency": 0}).rampup == {}
+    assert resolved("kl_ent", rampup={"ent": 50}).rampup == {"ent": 50}
+
+
+def test_numbers_of_a_guide_replace_the_tables_own():
+    method = resolved("ua_mt", dropout=0.1, ema_decay=0.5, noise=0.0, passes=2)
+    assert (method.dropout, method.ema_decay, method.noise, method.passes) == (0.1, 0.5, 0.0, 2)
+
+
+def test_a_guide_nobody_listens_to_is_dropped():
+    assert resolved("ua_mt", {"consistency": 0.0}) == dataclasses.replace(METHODS["lower_bound"], dropout=0.5)
+    assert resolved("proposals", {"proposal": 0.0}).stages() == (METHODS["lower_bound"],)
+
+
+def test_stages_follow_one_another():
+    assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
+    for name in set(METHODS) - {"proposals"}:
+        assert METHODS[name].stages() == (METHODS[name],)
+
+
 @pytest.mark.parametrize(
-    ("name", "terms", "kd_on", "said"),
+    ("name", "terms", "settings", "said"),
     [
-        ("kl_entt", {}, None, ["config.method.name", "'kl_entt'", *METHODS]),
-        ("kl", {"entropy": 1.0}, None, ["config.method.terms", "'entropy'", *TERMS]),
-        ("kl", {"w": -0.1}, None, ["config.method.terms.w", "-0.1"]),
-        ("kl", {"kd": math.nan}, None, ["config.method.terms.kd", "nan"]),
-        ("kl", {"kd": math.inf}, None, ["config.method.terms.kd", "inf"]),
-        ("kl", {"s": 0.0}, None, ["config.method.terms.s"]),
-        ("kl", {}, "all", ["config.method.kd_on", "'all'", *SETS]),
-        ("kl", {}, "", ["config.method.kd_on", *SETS]),
+        ("kl_entt", {}, {}, ["config.method.name", "'kl_entt'", *METHODS]),
+        ("kl", {"entropy": 1.0}, {}, ["config.method.terms", "'entropy'", *TERMS]),
+        ("kl", {"w": -0.1}, {}, ["config.method.terms.w", "-0.1"]),
+        ("kl", {"kd": math.nan}, {}, ["config.method.terms.kd", "nan"]),
+        ("kl", {"kd": math.inf}, {}, ["config.method.terms.kd", "inf"]),
+        ("kl", {"s": 0.0}, {}, ["config.method.terms.s"]),
+        ("kl", {"consistency": 1.0}, {}, ["config.method.terms.consistency", "'kl'", "mean_teacher", "ua_mt"]),
+        ("single", {"teacher_cross": 1.0}, {}, ["config.method.terms.teacher_cross", "student", "'single'"]),
+        ("mean_teacher", {"proposal": 1.0}, {}, ["config.method.terms.proposal", "proposals"]),
+        ("kl", {}, {"kd_on": "all"}, ["config.method.kd_on", "'all'", *SETS]),
+        ("kl", {}, {"kd_on": ""}, ["config.method.kd_on", *SETS]),
+        ("kl", {}, {"w_on": "none"}, ["config.method.w_on", *SETS]),
+        ("kl", {}, {"w_mean": "slices"}, ["config.method.w_mean", "'slices'", *MEANS]),
+        ("lower_bound", {}, {"kd_on": "both"}, ["config.method.kd_on", "'lower_bound'", "terms are s"]),
+        ("kl", {"kd": 0.0}, {"kd_on": "weak"}, ["config.method.kd_on", "terms are s, w"]),
+        ("single", {}, {"w_mean": "images"}, ["config.method.w_mean", "s, teacher_w"]),
+        ("kl", {}, {"rampup": {"ent": 5}}, ["config.method.rampup.ent", "s, w, kd"]),
+        ("kl", {}, {"rampup": {"kd": -5}}, ["config.method.rampup.kd", "-5"]),
+        ("kl", {}, {"ema_decay": 0.9}, ["config.method.ema_decay", "'kl'", "mean_teacher", "ua_mt"]),
+        ("proposals", {}, {"ema_decay": 0.9}, ["config.method.ema_decay", "'proposals'"]),
+        ("mean_teacher", {}, {"passes": 4}, ["config.method.passes", "ua_mt"]),
+        ("ua_mt", {}, {"passes": 0}, ["config.method.passes", "is 0", "from 1"]),
+        ("ua_mt", {}, {"ema_decay": 1.0}, ["config.method.ema_decay", "is 1.0", "below 1"]),
+        ("ua_mt", {}, {"noise": -0.1}, ["config.method.noise", "is -0.1"]),
     ],
 )
-def test_refused(name, terms, kd_on, said):
+def test_refused(name, terms, settings, said):
     with pytest.raises(Refused) as refusal:
-        resolve(name, terms, kd_on)
+        resolved(name, terms, **settings)
     assert all(word in str(refusal.value) for word in said) and "\n" not in str(refusal.value)
 
 
@@ -69,7 +123,9 @@ def test_which_images_each_branch_sees():
     assert METHODS["lower_bound"].branches() == METHODS["upper_bound"].branches() == {"teacher": STRONG}
     assert METHODS["lower_bound"].sets() == METHODS["upper_bound"].sets() == STRONG
     assert METHODS["upper_bound"].all_strong and not METHODS["lower_bound"].all_strong
-    assert METHODS["single"].branches() == METHODS["entropy_min"].branches() == {"teacher": BOTH}
+    for name in ("single", "proposals", "entropy_min", "mean_teacher", "ua_mt"):
+        assert METHODS[name].branches() == {"teacher": BOTH} and not METHODS[name].watched()
+    assert METHODS["cps"].branches() == {"teacher": BOTH, "student": BOTH} and not METHODS["cps"].watched()
     for name in ("decoupled", "ent"):
         assert METHODS[name].branches() == {"teacher": STRONG, "student": BOTH} and not METHODS[name].watched()
     for name in ("kl", "kl_ent", "kl_pseudo"):
@@ -81,52 +137,75 @@ def test_which_images_each_branch_sees():
 def test_kd_on_changes_the_images_on_which_the_teacher_is_watched(kd_on):
     """It learns from strong images alone (s); where it is followed on weak ones, it is only asked for its opinion."""
     watched = {"strong": {}, "weak": {"teacher": WEAK}, "both": {"teacher": WEAK}}
-    method = resolve("kl_ent", {}, kd_on)
+    method = resolved("kl_ent", kd_on=kd_on)
     assert method.images("kd") == SETS[kd_on]
     assert method.branches() == {"teacher": STRONG, "student": BOTH}
     assert method.watched() == watched[kd_on]
 
 
 def test_without_distillation_nobody_is_watched():
-    assert resolve("kl_ent", {"kd": 0.0}, "both").watched() == METHODS["lower_bound"].watched() == {}
+    assert resolved("kl_ent", {"kd": 0.0}).watched() == METHODS["lower_bound"].watched() == {}
 
 
 def test_terms_that_need_no_weak_images_ask_for_none():
-    method = resolve("kl", {"w": 0.0}, "strong")
+    method = resolved("kl", {"w": 0.0}, kd_on="strong")
     assert method.sets() == STRONG and method.branches() == {"teacher": STRONG, "student": STRONG}
+
+
+@pytest.mark.parametrize("w_on", SETS)
+def test_w_on_changes_whose_labels_the_student_learns(w_on):
+    method = resolved("kl_ent", w_on=w_on, kd_on="weak")
+    assert method.images("w") == SETS[w_on]
+    assert method.branches()["student"] == (WEAK if w_on == "weak" else BOTH)
+
+
+UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.made)
+OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross"}
 
 
 @given(
     st.sampled_from(sorted(METHODS)),
-    st.dictionaries(st.sampled_from(sorted(set(TERMS) - {"s"})), st.sampled_from([None, 0.0, 0.1, 5.0])),
-    st.sampled_from([None, *SETS]),
+    st.dictionaries(st.sampled_from(UNGUIDED), st.sampled_from([None, 0.0, 0.1, 5.0])),
+    st.sampled_from(list(SETS)),
 )
 def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on):
-    method = resolve(name, terms, kd_on)
+    taught = OF_STUDENT & (set(METHODS[name].terms) | {term for term, weight in terms.items() if weight})
+    assume(taught or not terms.get("teacher_cross"))
+    method = dataclasses.replace(resolved(name, terms), kd_on=kd_on)
     branches = method.branches()
     assert 0.0 not in method.terms.values()
     for term in method.terms:
         assert set(method.images(term)) <= set(method.sets())
         assert all(set(method.images(term)) <= set(branches[branch]) for branch in TERMS[term].branches)
-        for branch in TERMS[term].targets:
+        for branch in TERMS[term].watches:
             assert set(method.images(term)) <= {*branches[branch], *method.watched().get(branch, ())}
     assert not any(set(branches[branch]) & set(sets) for branch, sets in method.watched().items())
     assert set(branches) == {branch for term in method.terms for branch in TERMS[term].branches}
-    assert ("student" in branches) == bool({"w", "kd", "ent", "pseudo"} & set(method.terms))
+    assert ("student" in branches) == bool(OF_STUDENT & set(method.terms))
 
 
 def test_each_term_teaches_the_branch_it_should():
-    """From full masks the teacher learns, from all else the student; one term is not moved by another's labels."""
+    """One branch each, and one term is not moved by another's labels."""
     generator = np.random.default_rng(0)
     logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
-    labels = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label")}
-    learns = dict.fromkeys(("s", "teacher_w", "teacher_ent"), "teacher")
-    learns |= dict.fromkeys(("w", "kd", "ent", "pseudo"), "student")
-    reads = {name: set() for name in TERMS} | {"s": {"label"}, "w": {"weak_label"}, "teacher_w": {"weak_label"}}
-    assert set(learns) == set(TERMS)
+    maps = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label", "proposal")}
+    maps["certain"] = jnp.where(maps["proposal"] == 1, 0, UNLABELED)
+    maps["target"] = jax.nn.softmax(logits["student"])
+    reads = {name: set() for name in TERMS}
+    reads |= {"s": {"label"}, "student_s": {"label"}, "w": {"weak_label"}, "teacher_w": {"weak_label"}}
+    reads |= {"consistency": {"target", "certain"}, "proposal": {"proposal"}}
     for name, term in TERMS.items():
-        value, gradient = jax.value_and_grad(term.loss)(logits, labels)
-        assert {branch for branch, g in gradient.items() if g.any()} == {learns[name]} == set(term.branches)
-        for key in labels:
-            changed = term.loss(logits, labels | {key: 1 - labels[key]})
-            assert (changed != value) == (key in reads[name])
+        value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled")
+        learns = "student" if name in OF_STUDENT else "teacher"
+        assert {branch for branch, g in gradient.items() if g.any()} == {learns} == set(term.branches)
+        for key, other in maps.items():
+            swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
+            changed = term.loss(logits, maps | {key: swapped}, "labelled")
+            assert (changed != value) == (key in reads[name]), (name, key)
+
+
+def test_ramp_up():
+    """exp(-5 (1 - t)^2): e^-5 at first, e^-1.25 half-way, 1 from the end on."""
+    for step, expected in ((0, math.exp(-5)), (50, math.exp(-1.25)), (100, 1.0), (170, 1.0)):
+        assert float(ramp(jnp.int32(step), 100)) == pytest.approx(expected, rel=1e-6)
+    assert float(ramp(jnp.int32(0), 0)) == 1.0
