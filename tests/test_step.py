@@ -246,3 +246,26 @@ def test_bfloat16_leaves_losses_and_parameters_float32(tiny_config, runs):
     expected = precise.step(precise.start, batch)
     for name, value in after.sums.items():
         assert float(value) == pytest.approx(float(expected.sums[name]), rel=0.05, abs=0.01)
+
+
+# Guides
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
+def test_an_average_follows_the_network(tiny_config, runs, name):
+    """All of it after the first step, half of the way after the second, and a share of 1 - decay in the long run."""
+    experiment = open_experiment(tiny_config(f"method={name}"))
+    run, decay = runs(experiment), experiment.method.ema_decay
+    first = run.step(run.start, synthetic(experiment))
+    assert not unequal(first.guide, first.network())
+    second = run.step(first, synthetic(experiment, seed=1))
+    late = run.step(second.replace(step=run.put(jnp.array(1000, jnp.int32))), synthetic(experiment, seed=2))
+    for share, before, after in ((0.5, first, second), (decay, second, late)):
+        expected = jax.tree.map(lambda old, new, s=share: s * old + (1 - s) * new, before.guide, after.network())
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.guide, expected)
+
+
+def test_a_guide_of_an_earlier_stage_stays(tiny_config, runs):
+    experiment = open_experiment(tiny_config("method=proposals"))
+    run = runs(experiment)
+    assert not unequal(run.start.guide, run.step(run.start, synthetic(experiment)).guide)

@@ -1,5 +1,7 @@
 """What must not change a step, or not by much: parts, rematerialisation, precision, shapes."""
 
+import dataclasses
+
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from msl_jax import machine
 from msl_jax import train as training
 from msl_jax.experiment import model_of, open_experiment, preparation_of
 from msl_jax.inference import Segmenter, init_variables
@@ -46,9 +49,20 @@ def start(params, batch_stats, optimizer, method):
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), sums)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, parts):
-    method, optimizer = METHODS["kl_ent"], optax.sgd(1.0)
+@pytest.fixture
+def backend(request, monkeypatch):
+    """Parts unrolled as on CPU, or in a loop as elsewhere."""
+    monkeypatch.setattr(machine.jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("backend", "parts", "mean"),
+    [("cpu", 2, "labelled"), ("cpu", 4, "images"), ("gpu", 4, "labelled"), ("gpu", 2, "pixels")],
+    indirect=["backend"],
+)
+def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts, mean):
+    method, optimizer = dataclasses.replace(METHODS["kl_ent"], w_mean=mean), optax.sgd(1.0)
     before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
 
     def after(parts):
@@ -68,6 +82,23 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, parts):
         np.testing.assert_allclose(divided.sums[name], value, rtol=1e-5, err_msg=name)
     for branch, value in whole.params.items():
         np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
+
+
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+def test_in_a_loop_parts_need_less_memory(batch, backend):
+    """As compiled: what a step needs beside its arguments, of four parts against one."""
+    method, optimizer = METHODS["kl_ent"], optax.sgd(1.0)
+    model = DualBranchUNet(width=2, depth=1)
+    variables = init_variables(model, SIZE, BRANCHES, seed=0)
+
+    def needed(parts):
+        step = make_train_step(
+            apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0), parts=parts
+        )
+        state = start(variables["params"], variables["batch_stats"], optimizer, method)
+        return jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(4) < 0.5 * needed(1)
 
 
 def test_rematerialisation_changes_no_gradient_and_no_name():

@@ -21,6 +21,10 @@ def unequal(before, after):
     return {jax.tree_util.keystr(path) for (path, a), b in pairs if not np.array_equal(a, b)}
 
 
+def paths(tree):
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 # The schedule
 
 
@@ -62,15 +66,15 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory, cache, phantoms, compiled_programs):
-    """go(name, ...) -> a run of 4 steps with dropout, reports after `report_every` and checkpoints after 2."""
+    """go(name, ...) -> a run of steps with dropout, going on where one of that name broke off."""
     from configs import phantom
 
-    def go(name, report_every):
-        config = phantom.get_config().unlock()
+    def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2):
+        config = phantom.get_config(f"method={method},steps={steps}").unlock()
         config.data.source, config.data.cache, config.data.split_sizes = "patients=8,seed=0", cache, ((5, 1, 2),)
         config.data.size, config.model.width, config.model.depth, config.model.dropout = 32, 2, 3, 0.3
-        config.train.steps, config.train.report_every = 4, report_every
-        config.train.checkpoint_every = config.train.validate_every = 2
+        config.train.report_every = report_every
+        config.train.checkpoint_every = config.train.validate_every = checkpoint_every
         experiment, workdir = open_experiment(config), epath.Path(folder) / name
         experiment.claim(workdir)
         return Trained(experiment, workdir, jax.device_get(training.train(experiment, workdir)))
@@ -102,16 +106,15 @@ def singles(loop):
     return loop("singles", report_every=1)
 
 
-@pytest.fixture(scope="module")
-def resumed(loop):
-    """The same run as `whole`, broken off after step 3 was reported and step 2 checkpointed, then gone on with."""
+def broken_off(loop, at, *args, **kwargs):
+    """A run that broke off after step `at` was reported, checkpoints before it being on disk, and was gone on with."""
 
     def say(self, step, row):
-        if step == 3:
+        if step == at:
             raise Broken
 
-    def save(manager, *args):
-        original(manager, *args)
+    def save(manager, *items):
+        original(manager, *items)
         manager.wait_until_finished()
 
     original = checkpoints.save
@@ -119,8 +122,14 @@ def resumed(loop):
         patch.setattr(report.Clock, "say", say)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
-            loop("resumed", report_every=3)
-    return loop("resumed", report_every=3)
+            loop(*args, **kwargs)
+    return loop(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def resumed(loop):
+    """The same run as `whole`, broken off after step 3 was reported and step 2 checkpointed, then gone on with."""
+    return broken_off(loop, 3, "resumed", report_every=3)
 
 
 def test_the_loop_compiles_its_step_once(whole):
@@ -216,3 +225,39 @@ def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, name):
     config.train[f"{name}_batch"] = 6
     with pytest.raises(Refused, match=rf"config.train.{name}_batch: is 6; .*multiple of the 4 devices"):
         open_experiment(config)
+
+
+# Guides and stages
+
+
+TWO_STAGES = {"method": "proposals", "steps": 2, "checkpoint_every": 1}
+
+
+@pytest.fixture(scope="module")
+def proposals(loop):
+    """Two stages of two steps, undisturbed."""
+    return loop("proposals", **TWO_STAGES)
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_stages_go_on_bit_for_bit(loop, proposals, at):
+    """Broken off with the end of the first stage on disk, and with the second begun."""
+    resumed = broken_off(loop, at, f"proposals_{at}", **TWO_STAGES)
+    assert list(proposals.rows()) == [1, 2, 3, 4]
+    assert not unequal(proposals.state, resumed.state) and proposals.table() == resumed.table()
+
+
+def test_the_first_stage_is_the_method_it_names_and_becomes_the_guide(loop, proposals):
+    first = loop("first", method="lower_bound", steps=2)
+    assert not unequal(proposals.state.guide, first.state.network())
+    rows = proposals.rows()
+    for step in (1, 2):
+        assert rows[step]["s"] == first.rows()[step]["s"] and rows[step]["proposal"] == ""
+        assert rows[step + 2]["proposal"] != "" and rows[step + 2]["learning_rate"] == rows[step]["learning_rate"]
+
+
+def test_a_guide_goes_on_bit_for_bit(loop):
+    whole = loop("average", method="ua_mt")
+    resumed = broken_off(loop, 3, "average_resumed", method="ua_mt")
+    assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
+    assert unequal(whole.state.guide, whole.state.network()) == paths(whole.state.guide)
