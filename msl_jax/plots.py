@@ -6,6 +6,7 @@ Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save`
 from collections.abc import Mapping, Sequence
 import io
 import math
+from typing import Any
 
 from etils import epath
 from matplotlib.axes import Axes
@@ -158,3 +159,55 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     _lines(dice, "Validation Dice", rows, {key: key.removeprefix(DICE) for key in keys if key.startswith(DICE)})
     dice.set_ylim(0, 1)
     return figure
+
+
+def reliability(calibration: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Reliability diagrams: accuracy against confidence, and below it the share of the voxels in each bin (log scale).
+
+    On the diagonal a branch is calibrated, below it over-confident. An empty bin has no point.
+
+    Args:
+        calibration: branch ("teacher", "student") -> what `calibration.summarise` returned.
+
+    Returns:
+        A panel a branch: the voxels that it labels as a structure in its own colour, all voxels in grey.
+    """
+    figure = Figure(figsize=(0.8 + 4.2 * len(calibration), 6), facecolor="white", layout="constrained")
+    rows = {"squeeze": False, "sharex": True, "sharey": "row", "height_ratios": (3, 1)}
+    axes = figure.subplots(2, len(calibration), **rows)
+    for (branch, summary), (diagram, shares) in zip(calibration.items(), axes.T, strict=True):
+        _reliability_panel(diagram, shares, branch, summary)
+    points = [line.get_xydata() for diagram in axes[0] for line in diagram.lines]
+    low = min(math.floor(10 * np.nanmin(points)), 9) / 10
+    for diagram in axes[0]:
+        diagram.plot((low, 1), (low, 1), color="#aaaaaa", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes[0, 0].set(xlim=(low, 1), ylim=(low, 1), ylabel="accuracy")
+    axes[1, 0].set(yscale="log", ylim=(None, 1), ylabel="share of voxels")
+    return figure
+
+
+def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mapping[str, Any]) -> None:
+    curves_of = summary["reliability"]
+    for curve, name, error, color in (
+        (curves_of["all"], "all voxels", summary["ece"], "#5f6670"),
+        (curves_of["predicted"], "labelled as structure", summary["ece_predicted"], OUTLINES[branch]),
+    ):
+        count, confidence, accuracy = (np.array(curve[key], float) for key in ("count", "confidence", "accuracy"))
+        style = {"color": color, "linewidth": 1.5, "marker": "o", "markersize": 4, "clip_on": False}
+        diagram.plot(confidence, accuracy, label=f"{name}: ECE {_number(error, 100, 2, ' %')}", **style)
+        shares.plot(confidence, count / max(count.sum(), 1), **style)
+    entropy = {name: _number(value, 1, 3) for name, value in summary["entropy"].items()}
+    diagram.set_title(
+        f"{branch}\nentropy: foreground {entropy['foreground']}, background {entropy['background']} nats", fontsize=11
+    )
+    diagram.legend(loc="upper left", frameon=False, fontsize=9)
+    place = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
+    diagram.text(0.97, 0.04, "below the diagonal: over-confident", **place)
+    shares.set_xlabel("confidence")
+    for axis in (diagram, shares):
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def _number(value: float | None, scale: float, digits: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value * scale:.{digits}f}{unit}"

@@ -127,10 +127,58 @@ def test_curves_of_no_reports():
     assert not losses.lines and not dice.lines
 
 
+def calibrated(**changes):
+    """What calibration.summarise returns of three bins; of all voxels the first bin is empty."""
+    curves = {
+        "all": {"count": [0, 10, 990], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.6, 0.8]},
+        "predicted": {"count": [0, 8, 24], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.25, 0.75]},
+    }
+    entropy = {"foreground": 0.25, "background": 0.0125}
+    return {"ece": 0.1, "ece_predicted": 0.175, "entropy": entropy, "reliability": curves} | changes
+
+
+def points(line):
+    xy = line.get_xydata()
+    return xy[~np.isnan(xy).any(axis=1)].tolist()
+
+
+@pytest.mark.parametrize("branches", [("teacher",), ("teacher", "student")])
+def test_reliability_has_a_panel_a_branch_in_its_colour(branches):
+    figure = drawn(plots.reliability(dict.fromkeys(branches, calibrated())))
+    panels = figure.axes[: len(branches)]
+    assert len(figure.axes) == 2 * len(branches)
+    for branch, panel in zip(branches, panels, strict=True):
+        assert panel.get_title() == f"{branch}\nentropy: foreground 0.250, background 0.013 nats"
+        labels = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert labels == ["all voxels: ECE 10.00 %", "labelled as structure: ECE 17.50 %"]
+        assert panel.lines[1].get_color() == plots.OUTLINES[branch] != panel.lines[0].get_color()
+
+
+def test_reliability_draws_the_bins_that_hold_voxels():
+    diagram, shares = drawn(plots.reliability({"student": calibrated()})).axes
+    whole, predicted, diagonal = diagram.lines
+    assert points(whole) == [[0.5, 0.6], [0.9, 0.8]] and points(predicted) == [[0.5, 0.25], [0.9, 0.75]]
+    assert points(diagonal) == [[0.2, 0.2], [1, 1]] and diagram.get_xlim() == diagram.get_ylim() == (0.2, 1)
+    assert [points(line) for line in shares.lines] == [[[0.5, 0.01], [0.9, 0.99]], [[0.5, 0.25], [0.9, 0.75]]]
+    assert shares.get_yscale() == "log" and shares.get_ylim()[0] < 0.01
+
+
+def test_reliability_of_a_branch_that_never_sees_structure():
+    none = {"count": [0, 0, 0], "confidence": [None] * 3, "accuracy": [None] * 3}
+    one = {"count": [0, 0, 9], "confidence": [None, None, 1.0], "accuracy": [None, None, 1.0]}
+    entropy = {"foreground": None, "background": 0.0}
+    blind = calibrated(ece=0.0, ece_predicted=None, entropy=entropy, reliability={"all": one, "predicted": none})
+    diagram = drawn(plots.reliability({"teacher": blind})).axes[0]
+    assert diagram.get_title() == "teacher\nentropy: foreground -, background 0.000 nats"
+    assert [text.get_text() for text in diagram.get_legend().get_texts()][1] == "labelled as structure: ECE -"
+    assert points(diagram.lines[0]) == [[1, 1]] and not points(diagram.lines[1])
+
+
 def figures():
     image, reference, prediction, probability = volume(3)
     yield plots.overlay(image, reference, {"teacher": prediction, "student": reference}, probability, "case", SPACING)
     yield plots.curves([{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)])
+    yield plots.reliability({"teacher": calibrated(), "student": calibrated()})
 
 
 def test_equal_inputs_are_equal_bytes(tmp_path):
