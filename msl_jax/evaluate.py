@@ -1,5 +1,7 @@
 """From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D and on the original grid.
 
+A run's own test split is also measured for calibration, since there the probabilities are known.
+
 python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=3,MYO=2 --output=RESULTS.json
 """
 
@@ -15,7 +17,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from msl_jax import command, inference, metrics, plots, report
+from msl_jax import calibration, command, inference, metrics, plots, report
 from msl_jax.checks import Refused
 from msl_jax.data import nifti
 from msl_jax.data.case import Case
@@ -80,39 +82,52 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
     """Evaluates every trained branch of a finished run on the test split.
 
-    Writes results/test.json, test.csv, curves.png and overlays of the worst, median and best case (by Dice of the
-    student, or of the teacher where it is alone).
+    Writes results/test.json, test.csv, calibration.png, curves.png and overlays of the worst, median and best case (by
+    Dice of the student, or of the teacher where it is alone).
 
     Returns:
-      The content of test.json.
+      The content of test.json: that of `results`, and under "calibration" branch -> `calibration.summarise`.
+
+    Raises:
+      Refused: the network gives no finite probabilities.
     """
     config = experiment.config
     labels = config.data.classes.to_dict()
     segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
-    rows, units = [], set()
+    class_of_value = segmenter.preparation.class_of_value()
     entries = experiment.entries(experiment.split["test"])
+    rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
     for entry in entries:
         case = experiment.data.case(entry)
         units.add(case.units)
+        reference = _reference(case, labels)
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-            scores = score(segmenter.label_map(probabilities), case.mask, labels, case.spacing)
+            if not np.isfinite(probabilities).all():
+                raise Refused(
+                    f"{workdir}: its {branch} gives no finite probabilities for {case.name}, the training has "
+                    "diverged; train anew with a lower config.optimizer.learning_rate."
+                )
+            scores = score(segmenter.label_map(probabilities), reference, labels, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
+            sums[branch].append(calibration.measure(probabilities, class_of_value[reference]))
     summary = results(rows, _one_unit(units), config.eval.checkpoint)
+    summary["calibration"] = {
+        branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
+    }
     if jax.process_index() == 0:
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
         report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        plots.save(plots.reliability(summary["calibration"]), folder / "calibration.png")
+        plots.save(plots.curves(_reports(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = experiment.data.case(entries[index])
             picture = _overlay(segmenter, variables, case, labels, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{case.name}.png")
-        with (workdir / "metrics.csv").open() as table:
-            reported = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(table)]
-        plots.save(plots.curves(reported), folder / "curves.png")
-        print(f"\n{markdown(summary)}\n\nWritten to {folder}")
+        print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
     return summary
 
 
@@ -174,6 +189,17 @@ def _one_unit(units: set[str]) -> str:
     return units.pop()
 
 
+def _reports(path: epath.Path) -> list[dict[str, float | None]]:
+    """The rows of a metrics.csv, None where nothing was measured."""
+    with path.open() as table:
+        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(table)]
+
+
+def _reference(case: Case, labels: Mapping[str, int]) -> np.ndarray:
+    """The mask with the values of the trained structures alone; every other one is background."""
+    return np.where(np.isin(case.mask, list(labels.values())), case.mask, 0)
+
+
 def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
     """Which case is the worst, the median and the best by mean Dice of a branch: rank -> index of the case."""
     dice = [np.mean([s["dice"] for s in row["scores"].values()]) for row in rows if row["branch"] == branch]
@@ -185,7 +211,7 @@ def _overlay(segmenter, variables, case: Case, labels: Mapping[str, int], rank: 
     probabilities = segmenter.probabilities(variables, case.image)
     predictions = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
     foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
-    reference = np.where(np.isin(case.mask, list(labels.values())), case.mask, 0)
+    reference = _reference(case, labels)
     dice = ", ".join(
         f"{branch} {np.mean([metrics.dice(p == v, reference == v) for v in labels.values()]):.3f}"
         for branch, p in predictions.items()

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from msl_jax import machine
+from msl_jax import calibration, machine
 
 ROOT = pathlib.Path(__file__).parents[1]
 STRUCTURES = {"LV": 3}
@@ -157,7 +157,7 @@ def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
 
 
 def test_results_are_in_the_designs_format(summary):
-    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients"}
+    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients", "calibration"}
     assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
     assert set(summary["branches"]) == {"teacher", "student"}
     for structures in summary["branches"].values():
@@ -166,6 +166,16 @@ def test_results_are_in_the_designs_format(summary):
             assert set(values) == {"dice", "hd95", "assd", "empty"}
             assert all(set(values[metric]) == {"mean", "std"} for metric in ("dice", "hd95", "assd"))
             assert 0 <= values["dice"]["mean"] <= 1 and values["empty"] in range(5)
+
+
+def test_results_hold_the_calibration_of_every_branch(summary, workdir, phantoms):
+    cases = phantoms.of_patients(json.loads((workdir / "splits.json").read_text())["test"])
+    voxels = sum(phantoms.case(case).mask.size for case in cases)
+    assert list(summary["calibration"]) == ["teacher", "student"]
+    for values in summary["calibration"].values():
+        assert sum(values["reliability"]["all"]["count"]) == voxels
+        assert 0 < values["ece"] < 1 and 0 < values["entropy"]["background"] < np.log(2)
+        assert 0.5 <= values["confidence_where_wrong"] <= 1
 
 
 def test_the_table_has_a_row_for_every_case_and_branch(workdir, summary):
@@ -183,7 +193,7 @@ def test_the_table_has_a_row_for_every_case_and_branch(workdir, summary):
 def test_pictures_are_drawn(workdir):
     pictures = sorted((workdir / "results" / "overlays").iterdir())
     assert [picture.name.split("_")[0] for picture in pictures] == ["best", "median", "worst"]
-    for picture in [*pictures, workdir / "results" / "curves.png"]:
+    for picture in [*pictures, *(workdir / "results" / name for name in ("calibration.png", "curves.png"))]:
         assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -260,6 +270,19 @@ def test_probabilities_are_those_of_the_labels(predicted):
         np.testing.assert_array_equal(p.argmax(-1) * 3, np.asarray(label.dataobj))
 
 
+def test_the_probabilities_are_as_calibrated_as_the_run_says(predicted, hospital, summary):
+    """NIfTI out, compared as files: the calibration of the run's own test split."""
+    cases = []
+    for path in sorted(predicted[0].rglob("*_prob.nii.gz")):
+        reference = nib.load(hospital / "references" / path.name.replace("_prob", "_gt"))
+        probabilities = np.asarray(nib.load(path).dataobj).transpose(2, 1, 0, 3)
+        cases.append(calibration.measure(probabilities, (np.asarray(reference.dataobj).T == 3).astype(int)))
+    found, expected = calibration.summarise(calibration.total(cases)), summary["calibration"]["student"]
+    assert found["entropy"] == pytest.approx(expected["entropy"], rel=1e-4)
+    for name in ("ece", "ece_structure", "ece_predicted", "confidence_where_wrong"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
 def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospital, summary, workdir, tmp_path):
     """NIfTI in, NIfTI out and compared as files: the same figures as those of the run's own test split."""
     output = tmp_path / "deep" / "results.json"
@@ -272,7 +295,7 @@ def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospit
         f"--output={output}",
     )
     results = json.loads(output.read_text())
-    assert set(results) == set(summary) and results["units"] == "mm"
+    assert set(results) == set(summary) - {"calibration"} and results["units"] == "mm"
     assert (results["cases"], results["patients"]) == (summary["cases"], summary["patients"])
     assert set(results["branches"]) == {"prediction"}
     ours, theirs = results["branches"]["prediction"]["LV"], summary["branches"]["student"]["LV"]

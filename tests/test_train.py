@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from msl_jax import checkpoints, evaluate, report
+from msl_jax import checkpoints, evaluate, inference, report
 from msl_jax import train as training
 from msl_jax.checks import Refused
 from msl_jax.experiment import open_experiment
@@ -177,6 +177,15 @@ def test_a_run_that_broke_off_is_evaluated_alike(whole, resumed):
         evaluate.evaluate_test(trained.experiment, trained.workdir)
     for name in ("test.json", "test.csv"):
         assert (whole.workdir / "results" / name).read_bytes() == (resumed.workdir / "results" / name).read_bytes()
+
+
+def test_a_run_that_diverged_is_not_evaluated(whole, monkeypatch):
+    def diverged(segmenter, variables, volume):
+        return {branch: np.full((*volume.shape, 2), np.nan, np.float32) for branch in segmenter.branches}
+
+    monkeypatch.setattr(inference.Segmenter, "probabilities", diverged)
+    with pytest.raises(Refused, match=r"teacher gives no finite probabilities for .*learning_rate"):
+        evaluate.evaluate_test(whole.experiment, whole.workdir)
 
 
 def test_a_finished_run_goes_on_to_nothing(loop, whole):
