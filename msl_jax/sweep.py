@@ -1,0 +1,284 @@
+"""Trains and evaluates methods x numbers of strong patients x seeds, and compares them in one table.
+
+python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl_ent --strong=3,5,10 --seeds=0,1,2 \\
+    --workdir=SWEEP [--config.KEY=VALUE ...]
+
+Every run is a process of `msl_jax.main` in a folder of its own, SWEEP/METHOD/strongN/seedS, or SWEEP/METHOD/all/seedS
+for a method that takes every mask; what it says goes to train.log there. Settings of --config hold for all runs, also
+a weight like --config.method.terms.ent, which then is every method's. The same command again trains what is missing
+and goes on with what was interrupted; with longer lists it adds to the sweep.
+
+--parallel=N trains N runs at once, each on its share of the CPU cores and of the NVIDIA GPUs. Several hosts divide a
+sweep on a folder that all of them see: --share=1/4 takes every fourth run, beginning with the first. Each of them, and
+a later call, writes the table of what is there then.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import copy
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+import jax
+from ml_collections import ConfigDict, config_flags
+
+from msl_jax import command, comparison, experiment, methods
+from msl_jax.checks import Refused, check_resumable
+from msl_jax.comparison import Run
+
+LOG = "train.log"
+WAIT = 0.2  # seconds between looks at the children
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What of the machine one run at a time gets; empty for all that its parent has."""
+
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Child:
+    """A run as a process of `main`; `name` is how the sweep calls it when it prints."""
+
+    run: Run
+    name: str
+    share: Share
+    log: pathlib.Path
+    process: subprocess.Popen
+    started: float
+
+
+def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
+    """The runs in the order they are trained: the first seed of everything comes first, each run once.
+
+    Raises:
+      Refused: a method is unknown.
+    """
+    takes_all = {name: methods.resolve(name, {}, None).all_strong for name in names}
+    runs = (Run(name, None if takes_all[name] else n, seed) for seed in seeds for n in strong for name in names)
+    return list(dict.fromkeys(runs))
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Key of the config -> value, of what makes this run."""
+    strong = {} if run.strong is None else {"data.strong": run.strong}
+    return {"method.name": run.method, "seed": run.seed, **strong}
+
+
+def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with these settings."""
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
+    """Whether a run's results are there, of the checkpoint that the filled-in config asks for.
+
+    Raises:
+      Refused: the folder holds a run with other settings.
+    """
+    if (folder / "config.json").exists():
+        check_resumable(json.loads((folder / "config.json").read_text()), json.loads(wanted.to_json()), folder)
+    results = folder / "results" / "test.json"
+    return results.exists() and json.loads(results.read_text())["checkpoint"] == wanted.eval.checkpoint
+
+
+def shares(parallel: int) -> list[Share]:
+    """Divides cores and GPUs evenly among runs that are trained at once; one run alone gets the machine as it is.
+
+    Raises:
+      Refused: there are fewer cores or GPUs than runs.
+    """
+    if parallel == 1:
+        return [Share()]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    gpus = _gpus()
+    for what, parts in (("CPU cores", cores), ("GPUs", gpus)):
+        if parts and len(parts) < parallel:
+            raise Refused(f"--parallel={parallel}: there are {len(parts)} {what}; give at most as many.")
+    return [Share(tuple(cores[i::parallel]), tuple(gpus[i::parallel])) for i in range(parallel)]
+
+
+def train(
+    sweep: pathlib.Path,
+    runs: Sequence[Run],
+    flags_of: Callable[[Run], list[str]],
+    machine: Sequence[Share],
+    after_each: Callable[[], None],
+) -> list[Run]:
+    """Trains runs as processes of `main`, as many at once as there are shares; they end when this process does.
+
+    Args:
+      sweep: the folder that holds the runs' folders.
+      runs: which, in order.
+      flags_of: run -> flags of `main`, without --workdir.
+      machine: a share for each run at a time.
+      after_each: called when a run has succeeded.
+
+    Returns:
+      The runs that failed.
+
+    Raises:
+      Refused: another process is training one of them.
+    """
+    waiting, running = deque(enumerate(runs, start=1)), []
+    free, failed = list(machine), []
+    try:
+        while waiting or running:
+            while waiting and free:
+                index, run = waiting.popleft()
+                name = f"[{index}/{len(runs)}] {run.folder}"
+                running.append(_start(run, name, sweep / run.folder, flags_of(run), free.pop(0)))
+            time.sleep(WAIT)
+            for child in [child for child in running if child.process.poll() is not None]:
+                running.remove(child)
+                free.append(child.share)
+                _say_end(child)
+                if child.process.returncode:
+                    failed.append(child.run)
+                else:
+                    after_each()
+    finally:
+        for child in running:
+            child.process.terminate()
+        for child in running:
+            child.process.wait()
+    return failed
+
+
+def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str], share: Share) -> Child:
+    argv = [sys.executable, "-m", "msl_jax.main", *main_flags, f"--workdir={folder}"]
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("ab") as log, _on_cores(share.cores):
+        try:
+            # Held by the child, whose output the file is: also where this process is killed and the child lives on.
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                f"{folder}: another process is training this run; wait for it, or divide a sweep with --share."
+            ) from None
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+    print(f"{name}: started", flush=True)
+    return Child(run, name, share, folder / LOG, process, time.monotonic())
+
+
+def _say_end(child: Child) -> None:
+    minutes = f"{(time.monotonic() - child.started) / 60:.1f} min"
+    if child.process.returncode == 0:
+        print(f"{child.name}: done in {minutes}", flush=True)
+    else:
+        lines = child.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
+
+
+@contextlib.contextmanager
+def _on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """What is started within may use these cores alone; where the system cannot say so, all of them."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _gpus() -> list[str]:
+    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; asked of the driver, so that none is touched."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return [str(index) for index in range(len(re.findall("^GPU ", listed, re.MULTILINE)))]
+
+
+def _numbers(flag: str, values: Sequence[str]) -> list[int]:
+    if not values or not all(value.isdecimal() for value in values):
+        raise Refused(f"--{flag}={','.join(values)}: give whole numbers with commas between them, like 0,1,2.")
+    return [int(value) for value in values]
+
+
+def _part(text: str) -> slice:
+    """Which runs of the list --share=I/N takes."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise Refused(f"--share={text}: give I/N, this host's number from 1 to N and the number of hosts, like 1/4.")
+    return slice(int(match[1]) - 1, None, int(match[2]))
+
+
+def _flags_of(run: Run) -> list[str]:
+    flag = flags.FLAGS["config"]
+    settings = config_flags.get_override_values(flag) | settings_of(run)
+    return [
+        f"--config={config_flags.get_config_filename(flag)}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]
+
+
+def _end(number: int, _) -> None:
+    sys.exit(128 + number)
+
+
+def main(_) -> None:
+    """Trains what is missing, then writes what is there."""
+    jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
+    if "://" in WORKDIR.value:
+        raise Refused(f"--workdir={WORKDIR.value}: a sweep needs a folder of this machine, or one that is mounted.")
+    sweep = pathlib.Path(WORKDIR.value).expanduser()
+    runs = runs_of(METHODS.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
+    opened = {run: experiment.open_experiment(with_settings(CONFIG.value, settings_of(run))) for run in runs}
+
+    def done() -> list[Run]:
+        return [run for run in runs if is_done(sweep / run.folder, opened[run].config)]
+
+    def write() -> str:
+        there = done()
+        finished = [comparison.read(sweep, run) for run in there]
+        return comparison.write(sweep, finished, [run for run in runs if run not in there])
+
+    there, machine = done(), shares(PARALLEL.value)
+    missing = [run for run in runs[_part(SHARE.value)] if run not in there]
+    print(f"{len(runs)} runs in {sweep}, {len(there)} of them done; {len(missing)} to train here", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    failed = train(sweep, missing, _flags_of, machine, after_each=write)
+    if done():
+        print(f"\n{write()}\nWritten to {sweep}")
+    if failed:
+        print(
+            f"msl_jax: {len(failed)} of {len(missing)} runs failed; the same command tries them again.", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
+    METHODS = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
+    STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients that give their full masks.")
+    SEEDS = flags.DEFINE_list("seeds", None, "Seeds of weights, batches and the draw of the strong patients.")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on with it.")
+    PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at once, each on its share of this machine.", lower_bound=1)
+    SHARE = flags.DEFINE_string("share", "1/1", "I/N: of N hosts that share the folder, this is the I-th.")
+    flags.mark_flags_as_required(["config", "methods", "strong", "seeds", "workdir"])
+    command.run(main)
