@@ -75,6 +75,12 @@ class Finished:
                 cases.setdefault(row["patient"], []).append(float(row[f"{structure}_dice"]))
         return {patient: float(np.mean(dice)) for patient, dice in cases.items()}
 
+    def case_dice(self, branch: str) -> dict[str, float]:
+        """Case -> Dice, the mean over structures."""
+        columns = [f"{structure}_dice" for structure in self.results["branches"][branch]]
+        own = [row for row in self.cases if row["branch"] == branch]
+        return {row["case"]: float(np.mean([float(row[column]) for column in columns])) for row in own}
+
 
 def read(sweep: pathlib.Path, run: Run) -> Finished:
     """Reads a finished run's folder."""
@@ -143,6 +149,19 @@ def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
         for branch, structures in group[0].results["branches"].items():
             rows += [_row(group, branch, structure, baseline) for structure in structures]
     return rows
+
+
+def fewest_strong(finished: Sequence[Finished]) -> list[Finished]:
+    """The runs of the fewest strong patients, and those that take all masks."""
+    fewest = min((f.run.strong for f in finished if f.run.strong), default=None)
+    return [f for f in finished if f.run.strong in (fewest, None)]
+
+
+def median_case(finished: Sequence[Finished]) -> str:
+    """The test case whose Dice, averaged over the runs' students (or only branches), is the median."""
+    dice = [f.case_dice(list(f.results["branches"])[-1]) for f in finished]
+    ranked = sorted(dice[0], key=lambda case: (np.mean([of_run[case] for of_run in dice]), case))
+    return ranked[len(ranked) // 2]
 
 
 def units_of(finished: Sequence[Finished]) -> str:

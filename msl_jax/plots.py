@@ -14,12 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
-MAX_SLICES = 6
-PANEL, GAP, MARGIN = 2.1, 0.06, 0.8  # inches
+MAX_SLICES, MAX_SLICES_BESIDE = 6, 4
+PANEL, SMALL_PANEL, GAP, MARGIN = 2.1, 1.25, 0.06, 0.8  # inches
 BACKGROUND, TEXT = "#14161a", "#e8eaed"
 # After Okabe and Ito, Color Universal Design (2008): distinct under the common colour blindnesses.
 OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX<>*phd"
+"""Method after method takes the next of both; from the eighth on markers are hollow."""
+TEACHER = {"linestyle": "--", "linewidth": 1.0, "marker": ""}
 DICE = "validation_dice_"
+FOLLOWED = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
 NOT_TERMS = ("step", "learning_rate")
 
 
@@ -35,13 +40,15 @@ def save(figure: Figure, path: epath.PathLike) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _panels(rows: int, columns: int, ratio: float, title: str, legend: Sequence) -> tuple[Figure, np.ndarray]:
+def _panels(
+    rows: int, columns: int, ratio: float, title: str, legend: Sequence, panel: float = PANEL
+) -> tuple[Figure, np.ndarray]:
     """A dark grid of panels of `ratio`, height by width, with a title above and a legend below."""
-    inner = columns * (PANEL + GAP) - GAP, rows * (PANEL * ratio + GAP) - GAP
+    inner = columns * (panel + GAP) - GAP, rows * (panel * ratio + GAP) - GAP
     width, height = (size + 2 * MARGIN for size in inner)
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     left, bottom = MARGIN / width, MARGIN / height
-    figure.subplots_adjust(left, bottom, 1 - left, 1 - bottom, wspace=GAP / PANEL, hspace=GAP / (PANEL * ratio))
+    figure.subplots_adjust(left, bottom, 1 - left, 1 - bottom, wspace=GAP / panel, hspace=GAP / (panel * ratio))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -56,13 +63,13 @@ def _grey(axis: Axes, image: np.ndarray, aspect: float) -> None:
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear")
 
 
-def _shown_slices(structure: np.ndarray) -> np.ndarray:
-    """At most MAX_SLICES indices: evenly among the slices that hold structure, else the middle ones."""
+def _shown_slices(structure: np.ndarray, most: int) -> np.ndarray:
+    """At most that many indices: evenly among the slices that hold structure, else the middle ones."""
     indices = np.flatnonzero(structure.any(axis=(1, 2)))
     if indices.size == 0:
-        first = max(0, (len(structure) - MAX_SLICES) // 2)
-        return np.arange(len(structure))[first : first + MAX_SLICES]
-    return indices[np.round(np.linspace(0, indices.size - 1, min(MAX_SLICES, indices.size))).astype(int)]
+        first = max(0, (len(structure) - most) // 2)
+        return np.arange(len(structure))[first : first + most]
+    return indices[np.round(np.linspace(0, indices.size - 1, min(most, indices.size))).astype(int)]
 
 
 def _crop(structure: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
@@ -112,7 +119,7 @@ def overlay(
     structure = np.any([labels != 0 for labels in outlines.values()], axis=0)
     window = _crop(structure, spacing)
     image, probability = image[:, *window], probability[:, *window]
-    indices, aspect = _shown_slices(structure), spacing[1] / spacing[2]
+    indices, aspect = _shown_slices(structure, MAX_SLICES), spacing[1] / spacing[2]
     legend = [Line2D([], [], color=OUTLINES[name], linewidth=2, label=name) for name in outlines]
     figure, axes = _panels(2, len(indices), aspect * image.shape[1] / image.shape[2], title, legend)
     for index, (upper, lower) in zip(indices, axes.T, strict=True):
@@ -120,15 +127,71 @@ def overlay(
         upper.set_title(f"slice {index + 1} of {len(image)}", color=TEXT, fontsize=9, pad=4)
         for name, labels in outlines.items():
             _outline(upper, labels[index][window], OUTLINES[name], 1.8 if name == "reference" else 1.1)
-        shown = lower.imshow(probability[index], cmap="magma", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+        _probability(lower, probability[index], aspect)
         _outline(lower, reference[index][window], OUTLINES["reference"], 0.8)
-    box, width = axes[1, -1].get_position(), figure.get_figwidth()
+    _probability_bar(axes[1, -1], f"{'student' if 'student' in predictions else 'teacher'} probability")
+    return figure
+
+
+def methods(
+    image: np.ndarray,
+    reference: np.ndarray,
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    probabilities: Mapping[str, np.ndarray],
+    title: str,
+    spacing: Sequence[float],
+) -> Figure:
+    """One case under several methods, as in arXiv 2012.08051, figures 2 and 3.
+
+    Args:
+      image: float (slice, y, x).
+      reference: label map, int (slice, y, x), 0 the background.
+      predictions: method, as its row is to be named -> branch ("teacher", "student") -> label map, int (slice, y, x).
+      probabilities: the same names -> foreground probability of the student, or of the only branch, float
+        (slice, y, x) in [0, 1].
+      title: the line above the picture.
+      spacing: the voxel's size along (slice, y, x).
+
+    Returns:
+      A row a method: the same slices with outlines, at most `MAX_SLICES_BESIDE`, and beside them their probability
+      maps; all cut to the surroundings of the reference.
+    """
+    window = _crop(reference != 0, spacing)
+    image, aspect = image[:, *window], spacing[1] / spacing[2]
+    indices = _shown_slices(reference != 0, MAX_SLICES_BESIDE)
+    branches = dict.fromkeys(branch for labels in predictions.values() for branch in labels)
+    legend = [Line2D([], [], color=OUTLINES[name], linewidth=2, label=name) for name in ("reference", *branches)]
+    ratio = aspect * image.shape[1] / image.shape[2]
+    figure, axes = _panels(len(predictions), 2 * len(indices), ratio, title, legend, SMALL_PANEL)
+    for axis, index in zip(axes[0], (*indices, *indices), strict=True):
+        axis.set_title(f"slice {index + 1} of {len(image)}", color=TEXT, fontsize=8, pad=3)
+    for row, (name, labels) in zip(axes, predictions.items(), strict=True):
+        row[0].text(-0.06, 0.5, name, color=TEXT, fontsize=9, ha="right", va="center", transform=row[0].transAxes)
+        outlined, mapped = np.split(row, 2)
+        for index, left, right in zip(indices, outlined, mapped, strict=True):
+            _grey(left, image[index], aspect)
+            _outline(left, reference[index][window], OUTLINES["reference"], 1.4)
+            for branch, label_map in labels.items():
+                _outline(left, label_map[index][window], OUTLINES[branch], 0.9)
+            _probability(right, probabilities[name][index][window], aspect)
+            _outline(right, reference[index][window], OUTLINES["reference"], 0.6)
+    _probability_bar(axes[0, -1], "probability")
+    return figure
+
+
+def _probability(axis: Axes, probability: np.ndarray, aspect: float) -> None:
+    axis.imshow(probability, cmap="magma", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+
+
+def _probability_bar(axis: Axes, label: str) -> None:
+    """What the colours of a panel at the right border mean."""
+    figure, box = axis.figure, axis.get_position()
+    width = figure.get_figwidth()
     place = figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height))
-    bar = figure.colorbar(shown, cax=place, ticks=(0, 0.5, 1))
-    bar.set_label(f"{'student' if 'student' in predictions else 'teacher'} probability", color=TEXT, fontsize=9)
+    bar = figure.colorbar(axis.images[0], cax=place, ticks=(0, 0.5, 1))
+    bar.set_label(label, color=TEXT, fontsize=9)
     bar.ax.tick_params(colors=TEXT, labelsize=8)
     bar.outline.set_visible(False)
-    return figure
 
 
 def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping[str, str]) -> None:
@@ -138,8 +201,12 @@ def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], s
             axis.plot(*zip(*points, strict=True), linewidth=1.3, marker=".", markersize=3, label=label)
     style = {"ncols": 5, "frameon": False, "fontsize": 9, "handlelength": 1.5, "columnspacing": 1.2}
     axis.legend(handles=axis.lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), **style)
+    _plain(axis, title, "step")
+
+
+def _plain(axis: Axes, title: str, below: str) -> None:
     axis.set_title(title, fontsize=11)
-    axis.set_xlabel("step")
+    axis.set_xlabel(below)
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -211,3 +278,93 @@ def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mappin
 
 def _number(value: float | None, scale: float, digits: int, unit: str = "") -> str:
     return "-" if value is None else f"{value * scale:.{digits}f}{unit}"
+
+
+def dice_by_strong(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Dice of every method against the number of strong patients, a panel a structure.
+
+    Args:
+      rows: of comparison.compare: "method", "strong" (None for all), "branch", "structure", "dice_mean" and "dice_std"
+        (None of one seed) in [0, 1].
+
+    Returns:
+      A line a method, with the standard deviation over seeds as bars: its student, or its only branch; a teacher
+      beside a student is dashed. A method that takes all masks is a line across, its deviation a band.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    numbers = sorted({row["strong"] for row in rows if row["strong"]})
+    structures = dict.fromkeys(row["structure"] for row in rows)
+    lines: dict[tuple[str, str, str], list] = {}
+    for row in rows:
+        lines.setdefault((row["structure"], row["method"], row["branch"]), []).append(row)
+    figure, axes = _charts(len(structures), methods)
+    figure.legends[0].set_title("dashed: its teacher")
+    panels = dict(zip(structures, axes, strict=True))
+    beside = 0.03 * (np.arange(len(methods)) - (len(methods) - 1) / 2)  # no bar hides another
+    for (structure, method, branch), line in lines.items():
+        axis, index = panels[structure], methods.index(method)
+        second = branch == "teacher" and (structure, method, "student") in lines
+        style = _style(index) | (TEACHER if second else {})
+        mean = np.array([100 * row["dice_mean"] for row in line])
+        spread = np.array([100 * (row["dice_std"] or 0) for row in line])
+        if line[0]["strong"] is None:
+            axis.axhline(mean[0], **style | {"marker": ""})
+            axis.axhspan(mean[0] - spread[0], mean[0] + spread[0], color=style["color"], alpha=0.12, linewidth=0)
+        else:
+            x = [numbers.index(row["strong"]) + beside[index] for row in line]
+            axis.errorbar(x, mean, None if second else spread, capsize=2, elinewidth=1, **style)
+    for structure, axis in panels.items():
+        axis.set_xticks(range(len(numbers)), numbers)
+        axis.set_xlim(-0.5, len(numbers) - 0.5)
+        _plain(axis, structure, "patients with full masks")
+    axes[0].set_ylabel("Dice %")
+    return figure
+
+
+def terms(reports: Mapping[str, Sequence[Sequence[Mapping[str, float | None]]]]) -> Figure:
+    """The KL and entropy terms (log scale) and the validation Dice of every method against the step.
+
+    Args:
+      reports: method -> a run a seed -> rows of `metrics.csv`, as `curves` takes them.
+
+    Returns:
+      A line a method, the mean over the seeds that reported at a step. A method without a term has no line there, and
+      a term that none has no panel. Dice is the student's, or that of the only branch.
+    """
+    keys = {key for runs in reports.values() for rows in runs for row in rows for key in row}
+    followed = {key: title for key, title in FOLLOWED.items() if key in keys}
+    figure, axes = _charts(len(followed) + 1, list(reports))
+    for index, runs in enumerate(reports.values()):
+        for axis, key in zip(axes, followed, strict=False):
+            axis.plot(*_mean_by_step(runs, key), **_style(index), markevery=0.1)
+        dice = [_mean_by_step(runs, DICE + branch) for branch in ("student", "teacher")]
+        axes[-1].plot(*(dice[0] if dice[0][0] else dice[1]), **_style(index), markevery=0.1)
+    for axis, title in zip(axes, followed.values(), strict=False):
+        axis.set_yscale("log", nonpositive="mask")
+        _plain(axis, title, "step")
+    axes[-1].set_ylim(0, 1)
+    _plain(axes[-1], "Validation Dice", "step")
+    return figure
+
+
+def _mean_by_step(runs: Sequence[Sequence[Mapping]], key: str) -> tuple[list[float], list[float]]:
+    values: dict[float, list[float]] = {}
+    for row in (row for rows in runs for row in rows):
+        if row.get(key) is not None:
+            values.setdefault(row["step"], []).append(row[key])
+    steps = sorted(values)
+    return steps, [float(np.mean(values[step])) for step in steps]
+
+
+def _style(index: int) -> dict[str, Any]:
+    color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+    inside = color if index < len(COLORS) else "white"
+    return {"color": color, "marker": marker, "markerfacecolor": inside, "markersize": 4.5, "linewidth": 1.4}
+
+
+def _charts(panels: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
+    """Panels in a row, on white, with the methods' styles at the right."""
+    figure = Figure(figsize=(4.4 * panels + 1.8, 4.2), facecolor="white", layout="constrained")
+    handles = [Line2D([], [], **_style(index), label=method) for index, method in enumerate(methods)]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9, title_fontsize=8)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]

@@ -11,6 +11,15 @@ and goes on with what was interrupted; with longer lists it adds to the sweep.
 --parallel=N trains N runs at once, each on its share of the CPU cores and of the NVIDIA GPUs. Several hosts divide a
 sweep on a folder that all of them see: --share=1/4 takes every fourth run, beginning with the first. Each of them, and
 a later call, writes the table of what is there then.
+
+    SWEEP/table.md, table.csv    the comparison: a row for every method, number of strong patients, branch, structure
+    SWEEP/cases.csv              every case under every run, to redo the statistics from
+    SWEEP/runs.csv               test and last validation Dice of every run, and its terms' weights
+    SWEEP/dice.png               Dice against the number of strong patients
+    SWEEP/terms.png              KL, entropy and validation Dice while training, fewest strong patients
+    SWEEP/methods.png            the median test case under every method, fewest strong patients, first seed
+
+The tables are written after each run, the figures at the end.
 """
 
 from collections import deque
@@ -31,12 +40,16 @@ import time
 from typing import Any
 
 from absl import flags
+from etils import epath
 import jax
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
+import numpy as np
 
-from msl_jax import command, comparison, experiment, methods
+from msl_jax import command, comparison, experiment, inference, methods, plots
 from msl_jax.checks import Refused, check_resumable
-from msl_jax.comparison import Run
+from msl_jax.comparison import Finished, Run
+from msl_jax.data.builder import Built
 
 LOG = "train.log"
 WAIT = 0.2  # seconds between looks at the children
@@ -112,6 +125,36 @@ def shares(parallel: int) -> list[Share]:
         if parts and len(parts) < parallel:
             raise Refused(f"--parallel={parallel}: there are {len(parts)} {what}; give at most as many.")
     return [Share(tuple(cores[i::parallel]), tuple(gpus[i::parallel])) for i in range(parallel)]
+
+
+def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None:
+    """Writes dice.png, terms.png and methods.png of at least one finished run."""
+    plots.save(plots.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
+    few = comparison.fewest_strong(finished)
+    reports = {}
+    for run in few:
+        reports.setdefault(run.run.method, []).append(run.reports)
+    plots.save(plots.terms(reports), sweep / "terms.png")
+    first = [run for run in few if run.run.seed == few[0].run.seed]
+    plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
+
+
+def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> Figure:
+    name = comparison.median_case(finished)
+    case = data.case(next(entry for entry in data.entries if entry.name == name))
+    values = list(finished[0].config["data"]["classes"].values())
+    predictions, foreground = {}, {}
+    for run in finished:
+        segmenter, variables, _ = inference.load(epath.Path(sweep / run.run.folder), run.results["checkpoint"])
+        probabilities = segmenter.probabilities(variables, case.image)
+        dice = [f"{branch} {100 * run.case_dice(branch)[name]:.1f}" for branch in probabilities]
+        row = "\n".join([run.run.method, *dice])
+        predictions[row] = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
+        foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
+    reference = np.where(np.isin(case.mask, values), case.mask, 0)
+    strong = comparison.named(min((run.run.strong for run in finished if run.run.strong), default=None))
+    title = f"{name}, {strong} strong patients, seed {finished[0].run.seed}, Dice %"
+    return plots.methods(case.image, reference, predictions, foreground, title, case.spacing)
 
 
 def train(
@@ -252,10 +295,12 @@ def main(_) -> None:
     def done() -> list[Run]:
         return [run for run in runs if is_done(sweep / run.folder, opened[run].config)]
 
+    def finished() -> list[Finished]:
+        return [comparison.read(sweep, run) for run in done()]
+
     def write() -> str:
-        there = done()
-        finished = [comparison.read(sweep, run) for run in there]
-        return comparison.write(sweep, finished, [run for run in runs if run not in there])
+        there = finished()
+        return comparison.write(sweep, there, [run for run in runs if run not in [f.run for f in there]])
 
     there, machine = done(), shares(PARALLEL.value)
     missing = [run for run in runs[_part(SHARE.value)] if run not in there]
@@ -264,7 +309,9 @@ def main(_) -> None:
         signal.signal(number, _end)
     failed = train(sweep, missing, _flags_of, machine, after_each=write)
     if done():
-        print(f"\n{write()}\nWritten to {sweep}")
+        print(f"\n{write()}", flush=True)
+        draw(sweep, finished(), opened[runs[0]].data)
+        print(f"Written to {sweep}")
     if failed:
         print(
             f"msl_jax: {len(failed)} of {len(missing)} runs failed; the same command tries them again.", file=sys.stderr
