@@ -19,6 +19,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config = acdc.get_config().unlock()
     config.data.size = 96
     config.model.width = 8
-    config.train.steps = 3_000
+    config.train.steps = 2_000
     config.train.checkpoint_every = config.train.validate_every = 500
     return configs.apply(config, arg)

@@ -46,10 +46,11 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import command, comparison, experiment, inference, methods, plots
+from msl_jax import command, comparison, experiment, inference, plots
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
+from msl_jax.methods import METHODS
 
 LOG = "train.log"
 WAIT = 0.2  # seconds between looks at the children
@@ -76,13 +77,9 @@ class Child:
 
 
 def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
-    """The runs in the order they are trained: the first seed of everything comes first, each run once.
-
-    Raises:
-      Refused: a method is unknown.
-    """
-    takes_all = {name: methods.resolve(name, {}, None).all_strong for name in names}
-    runs = (Run(name, None if takes_all[name] else n, seed) for seed in seeds for n in strong for name in names)
+    """The runs in the order they are trained: the first seed of everything comes first, each run once."""
+    take_all = [name for name, method in METHODS.items() if method.all_strong]
+    runs = (Run(name, None if name in take_all else n, seed) for seed in seeds for n in strong for name in names)
     return list(dict.fromkeys(runs))
 
 
@@ -178,29 +175,33 @@ def train(
 
     Raises:
       Refused: another process is training one of them.
+      SystemExit: SIGINT or SIGTERM came.
     """
     waiting, running = deque(enumerate(runs, start=1)), []
     free, failed = list(machine), []
-    try:
-        while waiting or running:
-            while waiting and free:
-                index, run = waiting.popleft()
-                name = f"[{index}/{len(runs)}] {run.folder}"
-                running.append(_start(run, name, sweep / run.folder, flags_of(run), free.pop(0)))
-            time.sleep(WAIT)
-            for child in [child for child in running if child.process.poll() is not None]:
-                running.remove(child)
-                free.append(child.share)
-                _say_end(child)
-                if child.process.returncode:
-                    failed.append(child.run)
-                else:
-                    after_each()
-    finally:
-        for child in running:
-            child.process.terminate()
-        for child in running:
-            child.process.wait()
+    with _signals() as came:
+        try:
+            while waiting or running:
+                if came:
+                    sys.exit(128 + came[0])
+                while waiting and free:
+                    index, run = waiting.popleft()
+                    name = f"[{index}/{len(runs)}] {run.folder}"
+                    running.append(_start(run, name, sweep / run.folder, flags_of(run), free.pop(0)))
+                time.sleep(WAIT)
+                for child in [child for child in running if child.process.poll() is not None]:
+                    running.remove(child)
+                    free.append(child.share)
+                    _say_end(child)
+                    if child.process.returncode:
+                        failed.append(child.run)
+                    else:
+                        after_each()
+        finally:
+            for child in running:
+                child.process.terminate()
+            for child in running:
+                child.process.wait()
     return failed
 
 
@@ -230,6 +231,18 @@ def _say_end(child: Child) -> None:
     else:
         lines = child.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
         print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, which then cannot come between the start of a child and its entry in a list."""
+    came = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -279,17 +292,13 @@ def _flags_of(run: Run) -> list[str]:
     ]
 
 
-def _end(number: int, _) -> None:
-    sys.exit(128 + number)
-
-
 def main(_) -> None:
     """Trains what is missing, then writes what is there."""
     jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
     if "://" in WORKDIR.value:
         raise Refused(f"--workdir={WORKDIR.value}: a sweep needs a folder of this machine, or one that is mounted.")
     sweep = pathlib.Path(WORKDIR.value).expanduser()
-    runs = runs_of(METHODS.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
+    runs = runs_of(NAMES.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
     opened = {run: experiment.open_experiment(with_settings(CONFIG.value, settings_of(run))) for run in runs}
 
     def done() -> list[Run]:
@@ -305,8 +314,6 @@ def main(_) -> None:
     there, machine = done(), shares(PARALLEL.value)
     missing = [run for run in runs[_part(SHARE.value)] if run not in there]
     print(f"{len(runs)} runs in {sweep}, {len(there)} of them done; {len(missing)} to train here", flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
     failed = train(sweep, missing, _flags_of, machine, after_each=write)
     if done():
         print(f"\n{write()}", flush=True)
@@ -321,7 +328,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
-    METHODS = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
+    NAMES = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
     STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients that give their full masks.")
     SEEDS = flags.DEFINE_list("seeds", None, "Seeds of weights, batches and the draw of the strong patients.")
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on with it.")

@@ -371,6 +371,7 @@ def check_one_sentence(code, err, said):
 MAIN = ["main", "--workdir=NEW", "SETTINGS"]
 PREDICT = ["predict", "--workdir=RUN", "--output=NEW"]
 EVALUATE = ["evaluate", "--predictions=PREDICTED", "--output=NEW.json"]
+SWEEP = ["sweep", "--workdir=NEW", "SETTINGS", "--seeds=0"]
 REFUSED = {
     "unknown flag": (["predict", "--wrokdir=x"], ["wrokdir"]),
     "missing flag": (["main", "--workdir=NEW"], ["--config"]),
@@ -398,6 +399,11 @@ REFUSED = {
         [*EVALUATE, "--references=REFERENCES", "--labels=LV=9", "--reference_suffix=_gt"],
         ["value 9 of LV"],
     ),
+    "a sweep over an unknown method": ([*SWEEP, "--methods=kl,klx", "--strong=2"], ["klx", "kl_ent"]),
+    "a sweep over too many strong patients": ([*SWEEP, "--methods=kl", "--strong=2,9"], ["data.strong", "9", "5"]),
+    "a sweep over no numbers": ([*SWEEP, "--methods=kl", "--strong=few"], ["--strong=few", "whole numbers"]),
+    "a sweep on a host too many": ([*SWEEP, "--methods=kl", "--strong=2", "--share=3/2"], ["--share=3/2"]),
+    "a sweep in a bucket": ([*SWEEP, "--methods=kl", "--strong=2", "--workdir=gs://a/b"], ["gs://a/b", "mounted"]),
     "no reference of that name": ([*EVALUATE, "--references=REFERENCES", "--labels=LV=3"], ["0 references named"]),
 }
 

@@ -174,11 +174,83 @@ def test_reliability_of_a_branch_that_never_sees_structure():
     assert points(diagram.lines[0]) == [[1, 1]] and not points(diagram.lines[1])
 
 
+def result(method, strong, branch, dice, std=None):
+    row = {"method": method, "strong": strong, "branch": branch, "structure": "LV"}
+    return row | {"dice_mean": dice, "dice_std": std}
+
+
+def test_dice_by_strong_draws_a_line_a_branch_and_all_masks_across():
+    rows = [
+        result("lower_bound", 3, "teacher", 0.5, 0.1),
+        result("kl", 3, "teacher", 0.6),
+        result("kl", 3, "student", 0.7),
+        result("lower_bound", 10, "teacher", 0.6, 0.2),
+        result("kl", 10, "teacher", 0.7),
+        result("kl", 10, "student", 0.8),
+        result("upper_bound", None, "teacher", 0.9, 0.05),
+    ]
+    figure = drawn(plots.dice_by_strong(rows))
+    (axis,) = figure.axes
+    assert axis.get_title() == "LV" and legend(figure) == ["lower_bound", "kl", "upper_bound"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["3", "10"]
+    lower, teacher, student = (bars.lines[0] for bars in axis.containers)
+    np.testing.assert_allclose([line.get_ydata() for line in (lower, teacher, student)], [[50, 60], [60, 70], [70, 80]])
+    assert (lower.get_linestyle(), teacher.get_linestyle(), student.get_linestyle()) == ("-", "--", "-")
+    assert teacher.get_color() == student.get_color() != lower.get_color()
+    bars = axis.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[40, 60], [40, 80]])
+    (across,) = [line for line in axis.lines if np.allclose(line.get_ydata(), 90)]
+    assert across.get_xdata() == [0, 1] and across.get_transform() == axis.get_yaxis_transform(which="grid")
+    assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).intervaly == pytest.approx([85, 95])
+
+
+def test_thirteen_methods_look_different():
+    rows = [result(f"method{i}", 3, "teacher", 0.5) for i in range(13)]
+    lines = plots.dice_by_strong(rows).legends[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len({line.get_marker() for line in lines})
+    assert len({(line.get_color(), line.get_markerfacecolor()) for line in lines}) == 13
+
+
+def test_terms_are_means_over_seeds_of_the_methods_that_have_them():
+    none = {"kd": None, "ent": None, "validation_dice_teacher": None, "validation_dice_student": None}
+    kl = [
+        [none | {"step": 10, "kd": 0.2}, none | {"step": 20, "kd": 0.1, "validation_dice_student": 0.4}],
+        [none | {"step": 10, "kd": 0.4}],
+    ]
+    single = [[{"step": 20, "s": 1.0, "validation_dice_teacher": 0.3}]]
+    figure = drawn(plots.terms({"kl": kl, "single": single}))
+    assert titles(figure) == ["KL, teacher to student", "Entropy of the student", "Validation Dice"]
+    lines = [[line.get_xydata().tolist() for line in axis.lines if len(line.get_xdata())] for axis in figure.axes]
+    np.testing.assert_allclose(lines[0], [[[10, 0.3], [20, 0.1]]])
+    assert lines[1:] == [[], [[[20, 0.4]], [[20, 0.3]]]]
+    assert titles(plots.terms({"single": single})) == ["Validation Dice"]
+
+
+def test_methods_stand_beside_each_other():
+    """Two rows, four slices of outlines and the same four of probability, cut to 15 by 15 around the reference."""
+    image, reference, prediction, probability = volume()
+    predictions = {"single": {"teacher": prediction}, "kl": {"teacher": prediction, "student": reference}}
+    figure = drawn(plots.methods(image, reference, predictions, dict.fromkeys(predictions, probability), "t", SPACING))
+    assert legend(figure) == ["reference", "teacher", "student"]
+    assert titles(figure) == [f"slice {number} of 8" for number in (2, 4, 5, 7)] * 2
+    panels = np.reshape(figure.axes[:16], (2, 8))
+    assert [row[0].texts[0].get_text() for row in panels] == ["single", "kl"]
+    for row, outlines in zip(panels, (2, 3), strict=True):
+        assert [len(axis.collections) for axis in row] == [outlines] * 4 + [1] * 4
+        for axis, index in zip(row, (1, 3, 4, 6) * 2, strict=True):
+            expected = (probability if axis in row[4:] else image)[index, 7:22, 5:20]
+            np.testing.assert_array_equal(axis.images[0].get_array(), expected)
+
+
 def figures():
     image, reference, prediction, probability = volume(3)
     yield plots.overlay(image, reference, {"teacher": prediction, "student": reference}, probability, "case", SPACING)
-    yield plots.curves([{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)])
     yield plots.reliability({"teacher": calibrated(), "student": calibrated()})
+    reports = [{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)]
+    yield plots.curves(reports)
+    yield plots.terms({"kl": [reports]})
+    yield plots.dice_by_strong([result("kl", 3, "student", 0.5, 0.1)])
+    yield plots.methods(image, reference, {"kl": {"student": prediction}}, {"kl": probability}, "case", SPACING)
 
 
 def test_equal_inputs_are_equal_bytes(tmp_path):
