@@ -130,9 +130,12 @@ def shrunk(config, tiny):
     return config
 
 
-@pytest.mark.parametrize("source", [*METHODS, *(f"configs/{name}.py" for name in CONFIGS)])
+FOUR_CLASSES = [f"{name},classes=all" for name in ("kl_ent", "ua_mt", "cps", "proposals")]
+
+
+@pytest.mark.parametrize("source", [*METHODS, *FOUR_CLASSES, *(f"configs/{name}.py" for name in CONFIGS)])
 def test_one_step_moves_every_parameter(tiny_config, runs, source):
-    if source in METHODS:
+    if not source.startswith("configs/"):
         config = tiny_config(f"method={source}")
     else:
         module = importlib.import_module(source.removesuffix(".py").replace("/", "."))
