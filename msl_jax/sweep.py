@@ -129,10 +129,10 @@ def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None
     plots.save(plots.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
     few = comparison.fewest_strong(finished)
     reports = {}
-    for run in few:
-        reports.setdefault(run.run.method, []).append(run.reports)
+    for one in few:
+        reports.setdefault(one.run.method, []).append(one.reports)
     plots.save(plots.terms(reports), sweep / "terms.png")
-    first = [run for run in few if run.run.seed == few[0].run.seed]
+    first = [one for one in few if one.run.seed == few[0].run.seed]
     plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
 
 
@@ -141,15 +141,15 @@ def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Bui
     case = data.case(next(entry for entry in data.entries if entry.name == name))
     values = list(finished[0].config["data"]["classes"].values())
     predictions, foreground = {}, {}
-    for run in finished:
-        segmenter, variables, _ = inference.load(epath.Path(sweep / run.run.folder), run.results["checkpoint"])
+    for one in finished:
+        segmenter, variables, _ = inference.load(epath.Path(sweep / one.run.folder), one.results["checkpoint"])
         probabilities = segmenter.probabilities(variables, case.image)
-        dice = [f"{branch} {100 * run.case_dice(branch)[name]:.1f}" for branch in probabilities]
-        row = "\n".join([run.run.method, *dice])
+        dice = [f"{branch} {100 * one.case_dice(branch)[name]:.1f}" for branch in probabilities]
+        row = "\n".join([one.run.method, *dice])
         predictions[row] = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
         foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
     reference = np.where(np.isin(case.mask, values), case.mask, 0)
-    strong = comparison.named(min((run.run.strong for run in finished if run.run.strong), default=None))
+    strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
     title = f"{name}, {strong} strong patients, seed {finished[0].run.seed}, Dice %"
     return plots.methods(case.image, reference, predictions, foreground, title, case.spacing)
 
