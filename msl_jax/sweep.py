@@ -19,7 +19,8 @@ a later call, writes the table of what is there then.
     SWEEP/terms.png              KL, entropy and validation Dice while training, fewest strong patients
     SWEEP/methods.png            the median test case under every method, fewest strong patients, first seed
 
-The tables are written after each run, the figures at the end.
+The tables are written after each run, the figures at the end. A run whose checkpoints were deleted still counts; it is
+only missing from methods.png.
 """
 
 from collections import deque
@@ -125,7 +126,7 @@ def shares(parallel: int) -> list[Share]:
 
 
 def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None:
-    """Writes dice.png, terms.png and methods.png of at least one finished run."""
+    """Writes dice.png and terms.png of at least one finished run, and methods.png of those that have checkpoints."""
     plots.save(plots.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
     few = comparison.fewest_strong(finished)
     reports = {}
