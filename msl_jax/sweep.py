@@ -133,8 +133,10 @@ def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None
     for one in few:
         reports.setdefault(one.run.method, []).append(one.reports)
     plots.save(plots.terms(reports), sweep / "terms.png")
-    first = [one for one in few if one.run.seed == few[0].run.seed]
-    plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
+    kept = [one for one in few if (sweep / one.run.folder / "checkpoints").exists()]
+    first = [one for one in kept if one.run.seed == kept[0].run.seed]
+    if first:
+        plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
 
 
 def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> Figure:
