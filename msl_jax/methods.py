@@ -175,13 +175,13 @@ METHODS: Mapping[str, Method] = {
     # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # Confidence without a teacher: everything may become one class, as arXiv 2012.08051 warns.
-    "ent": Method({"s": 1.0, "w": 0.05, "ent": 0.3}),
+    "ent": Method({"s": 1.0, "w": 0.05, "ent": 1.0}),
     # Distillation without confidence (arXiv 2012.08051, "KL").
     "kl": Method({"s": 1.0, "w": 0.05, "kd": 1.0}),
     # The papers' method (arXiv 2012.08051, "KL + Ent").
-    "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 0.3}),
+    "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 1.0}),
     # The student's own likeliest class in place of its entropy (arXiv 2109.10902, pseudo-labels).
-    "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 0.3}),
+    "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 1.0}),
     # Semi-supervision, the weak images' labels unused. One branch, confidence on them (ADVENT: Vu et al., CVPR 2019).
     "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, decay 0.99
