@@ -82,8 +82,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
     """Evaluates every trained branch of a finished run on the test split.
 
-    Writes results/test.json, test.csv, calibration.png, curves.png and overlays of the worst, median and best case (by
-    Dice of the student, or of the teacher where it is alone).
+    Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
+    student, or of the teacher where it is alone) and, once all that is there, test.json.
 
     Returns:
       The content of test.json: that of `results`, and under "calibration" branch -> `calibration.summarise`.
@@ -118,7 +118,6 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
-        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         plots.save(plots.reliability(summary["calibration"]), folder / "calibration.png")
         plots.save(plots.curves(_reports(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
@@ -127,6 +126,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
             case = experiment.data.case(entries[index])
             picture = _overlay(segmenter, variables, case, labels, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{case.name}.png")
+        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
     return summary
 
