@@ -186,6 +186,7 @@ def train(
         try:
             while waiting or running:
                 if came:
+                    print("Stopped; the same command goes on.", flush=True)
                     sys.exit(128 + came[0])
                 while waiting and free:
                     index, run = waiting.popleft()

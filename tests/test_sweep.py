@@ -285,9 +285,9 @@ def test_a_sweep_is_stopped_and_goes_on(start, tmp_path):
         process.send_signal(signal.SIGTERM)
     code, out, err = finished(process)
     assert code == 128 + signal.SIGTERM and "Traceback" not in err
-    assert out.splitlines()[1:] == ["[1/2] lower_bound/strong2/seed1: started"]
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["started", "on."]
     assert not is_held(first / "train.log") and not (first / "results").exists()
     code, out, err = finished(start(f"--workdir={folder}", "--config.train.steps=400"))
     assert code == 0, err
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
-    assert (first / "train.log").read_text().count("step      2/400") <= 1, "it did not go on, but began anew"
+    assert (first / "train.log").read_text().count("step      2/400") == 1, "it began anew"
