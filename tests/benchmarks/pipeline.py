@@ -7,8 +7,9 @@ The loop is that of a run without reports, validation and checkpoints: it asks f
 batch that came when the step was already done was waited for, at most as long as it took to come, and that much is
 counted. With --await each step is waited for before the next batch is asked for, so that all of that time counts.
 Prints one JSON line: batches per second of the pipeline alone, steps per second and the share of the loop's time spent
-waiting, the first 10 steps left out of all, and the loop's resident memory at step 100 (or the last, if that comes
-first) and at the last step.
+waiting, the first 10 steps left out of all, and the loop's resident memory in MB at step 100, 200, 400 and so on, and
+at the last one. Memory that grows step by step doubles its growth from one of these to the next; --width 2 makes the
+steps short where that alone is asked.
 """
 
 from msl_jax import machine
@@ -23,6 +24,7 @@ import pathlib
 import re
 import runpy
 import time
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -41,7 +43,7 @@ def resident_mb() -> float:
     return round(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 / 1e6, 1)
 
 
-def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, float]:
+def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     """Trains for `steps` steps, each `awaited` before the next batch is asked for, or not."""
     config, mesh = experiment.config, train.make_mesh()
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
@@ -54,6 +56,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, float]:
         out_shardings=replicated,
         donate_argnums=0,
     )
+    marks = {steps, *(100 * 2**k for k in range(steps.bit_length()))}
     iterator, memory, waited = train._batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
     for step in range(1, steps + 1):
         asked = time.perf_counter()
@@ -65,15 +68,14 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, float]:
             jax.block_until_ready(state)
         if step == LEFT_OUT:
             start, waited = time.perf_counter(), 0.0
-        if step in (min(100, steps), steps):
+        if step in marks:
             memory[step] = resident_mb()
     jax.block_until_ready(state)
     total = time.perf_counter() - start
     return {
         "steps_per_s": round((steps - LEFT_OUT) / total, 2),
         "waiting_share": round(waited / total, 4),
-        "rss_mb_at_100": memory[min(100, steps)],
-        "rss_mb_at_last": memory[steps],
+        "rss_mb": memory,
     }
 
 
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, help="phantoms in place of a data set, this many")
     parser.add_argument("--cache", help="where data sets are built; TFDS's own folder unless given")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--width", type=int, help="the network's, in place of the config's")
     parser.add_argument("--await", action="store_true", dest="awaited", help="wait for each step")
     a = parser.parse_args()
     if a.steps <= LEFT_OUT:
@@ -104,7 +107,7 @@ def main() -> None:
     path, _, arg = a.config.partition(":")
     config = runpy.run_path(path)["get_config"](arg or None).unlock()
     config.data.source, config.data.cache = a.source or config.data.source, a.cache
-    config.train.steps = a.steps
+    config.train.steps, config.model.width = a.steps, a.width or config.model.width
     if a.patients:
         held_out = a.patients // 5
         config.data.layout, config.data.source = "phantom", f"patients={a.patients},seed=0"
