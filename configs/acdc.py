@@ -41,6 +41,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             kd_on=config_dict.placeholder(str),  # strong, weak or both: where the student follows the teacher
             w_on=config_dict.placeholder(str),  # strong, weak or both: whose weak labels the student learns
             w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy is a mean over
+            batch_norm=config_dict.placeholder(str),  # together or apart: statistics of strong and weak images
             ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt
             noise=config_dict.placeholder(float),  # on the images it sees
             passes=config_dict.placeholder(int),  # for its uncertainty

@@ -97,6 +97,9 @@ class Method:
       kd_on: over which images the student follows the teacher, a key of SETS.
       w_on: from which images' weak labels the student learns, a key of SETS.
       w_mean: over what that is averaged, a key of MEANS.
+      batch_norm: whether batch norm takes strong and weak images "together" or "apart", each set by its own statistics.
+        Together, a network whose weak images no full label holds learns to tell the sets apart, and what it has learned
+        of the strong ones does not carry over.
       all_strong: every training patient's full mask is used, whatever config.data.strong says.
       dropout: rate at the coarsest level.
       guide: the network that makes further targets, if any.
@@ -112,6 +115,7 @@ class Method:
     kd_on: str = "both"
     w_on: str = "both"
     w_mean: str = "labelled"
+    batch_norm: str = "together"
     all_strong: bool = False
     dropout: float = 0.0
     guide: Guide | None = None
@@ -135,8 +139,14 @@ class Method:
     def _setting(self, value: str) -> str:
         return getattr(self, value, value)
 
+    def forward_passes(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of images that each forward pass of a step takes."""
+        return (self.sets(),) if self.batch_norm == "together" else tuple((name,) for name in self.sets())
+
     def reads(self, setting: str) -> bool:
-        """Whether some term asks for this setting ("kd_on", "w_on", "w_mean")."""
+        """Whether some term asks for this setting ("kd_on", "w_on", "w_mean"), or two sets for "batch_norm"."""
+        if setting == "batch_norm":
+            return len(self.sets()) > 1
         return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)
 
     def guided(self) -> tuple[str, ...]:
@@ -169,9 +179,9 @@ METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the few strong images and nothing else.
     "lower_bound": Method({"s": 1.0}),
     # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
-    "single": Method({"s": 1.0, "teacher_w": 0.05}),
+    "single": Method({"s": 1.0, "teacher_w": 0.05}, batch_norm="apart"),
     # Two stages: the lower bound's masks of the weak images, taken for full ones (a baseline of arXiv 2109.10902).
-    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, after="lower_bound"),
+    "proposals": Method({"s": 1.0, "proposal": 1.0}, batch_norm="apart", guide=PROPOSALS, after="lower_bound"),
     # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # Confidence without a teacher: everything may become one class, as arXiv 2012.08051 warns.
@@ -183,16 +193,22 @@ METHODS: Mapping[str, Method] = {
     # The student's own likeliest class in place of its entropy (arXiv 2109.10902, pseudo-labels).
     "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 1.0}),
     # Semi-supervision, the weak images' labels unused. One branch, confidence on them (ADVENT: Vu et al., CVPR 2019).
-    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
+    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}, batch_norm="apart"),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, decay 0.99
     # at first; weight and noise as in UA-MT's published code, whose intensities have about five times the spread).
     "mean_teacher": Method(
-        {"s": 1.0, "consistency": 0.1}, {"consistency": 40_000}, guide=AVERAGE, ema_decay=0.99, noise=0.02
+        {"s": 1.0, "consistency": 0.1},
+        {"consistency": 40_000},
+        batch_norm="apart",
+        guide=AVERAGE,
+        ema_decay=0.99,
+        noise=0.02,
     ),
     # The same where that average is certain (Yu et al., MICCAI 2019: ramp-up over the whole run, 8 passes).
     "ua_mt": Method(
         {"s": 1.0, "consistency": 0.1},
         {"consistency": 6_000},
+        batch_norm="apart",
         dropout=0.5,
         guide=CERTAIN_AVERAGE,
         ema_decay=0.99,
@@ -200,13 +216,13 @@ METHODS: Mapping[str, Method] = {
         passes=8,
     ),
     # Each branch learns the other's likeliest class (Chen et al., CVPR 2021), here with one encoder for both.
-    "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),
+    "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}, batch_norm="apart"),
     # Full cross-entropy with every training patient's mask.
     "upper_bound": Method({"s": 1.0}, all_strong=True),
 }
 
 
-CHOICES = {"kd_on": SETS, "w_on": SETS, "w_mean": MEANS}
+CHOICES = {"kd_on": SETS, "w_on": SETS, "w_mean": MEANS, "batch_norm": ("together", "apart")}
 LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
 
 
@@ -221,7 +237,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
 
     Args:
       settings: config.method as a dictionary: "name", a key of METHODS; "terms", term -> weight, 0 leaving it out;
-        "rampup", term -> steps; "kd_on", "w_on", "w_mean", "ema_decay", "noise", "passes". None is the table's own.
+        "rampup", term -> steps; "kd_on", "w_on", "w_mean", "batch_norm", "ema_decay", "noise", "passes". None is
+        the table's own.
       dropout: config.model.dropout; None for the method's own.
       steps: of a stage; a ramp-up is no longer.
 

@@ -77,30 +77,35 @@ def make_train_step(
     """
 
     def part_loss(params, batch_stats, part, shares, weights, key):
-        sizes = {name: part[name]["image"].shape[1] for name in method.sets()}
-        spans = rows_of_sets(sizes)
+        spans = rows_of_sets({name: part[name]["image"].shape[1] for name in method.sets()})
         rows = {branch: spans[sets] for branch, sets in method.branches().items()}
         watched = {branch: spans[sets] for branch, sets in method.watched().items()}
         seen = {branch: _joined(rows[branch], watched.get(branch, rows[branch])) for branch in rows}
         holders = _holders(part, method.sets())
         arrays = {name: _of_sets(part, name, sets) for name, sets in holders.items()}
         labelled = {name: spans[sets] for name, sets in holders.items()}
-        logits, updates = apply_fn(
-            {"params": params, "batch_stats": batch_stats},
-            arrays["image"],
-            rows,
-            train=True,
-            watched=watched,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
+        passed = []
+        passes = method.forward_passes()
+        for sets, dropout_key in zip(passes, jax.random.split(key, len(passes)), strict=True):
+            logits, updates = apply_fn(
+                {"params": params, "batch_stats": batch_stats},
+                arrays["image"][:, spans[sets]],
+                _within(rows, spans[sets]),
+                train=True,
+                watched=_within(watched, spans[sets]),
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            batch_stats = updates["batch_stats"]
+            passed.append(logits)
+        logits = {branch: jnp.concatenate([p[branch] for p in passed if branch in p], axis=1) for branch in rows}
         terms = {}
         for name in method.terms:
             wanted = spans[method.images(name)]
             loss = TERMS[name].loss(_cut(logits, seen, wanted), _cut(arrays, labelled, wanted), method.mean(name))
             terms[name] = shares[name] * loss
         loss = sum(weights[name] * terms[name] for name in method.terms)
-        return loss, ({"loss": loss, **terms}, updates["batch_stats"])
+        return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -201,6 +206,12 @@ def _shares(divided: Batch, method: Method, term: str, parts: int) -> jax.Array:
 
 def _joined(rows: slice, others: slice) -> slice:
     return slice(min(rows.start, others.start), max(rows.stop, others.stop))
+
+
+def _within(rows: Mapping[str, slice], of: slice) -> dict[str, slice]:
+    """What lies in `of` of every branch's rows, counted from its beginning; a branch without any is left out."""
+    cut = {branch: (max(r.start, of.start) - of.start, min(r.stop, of.stop) - of.start) for branch, r in rows.items()}
+    return {branch: slice(start, stop) for branch, (start, stop) in cut.items() if start < stop}
 
 
 def _cut(arrays: Mapping[str, jax.Array], held: Mapping[str, slice], rows: slice) -> dict[str, jax.Array]:

@@ -74,8 +74,9 @@ def test_numbers_of_a_guide_replace_the_tables_own():
 
 
 def test_a_guide_nobody_listens_to_is_dropped():
-    assert resolved("ua_mt", {"consistency": 0.0}) == dataclasses.replace(METHODS["lower_bound"], dropout=0.5)
-    assert resolved("proposals", {"proposal": 0.0}).stages() == (METHODS["lower_bound"],)
+    alone = {"batch_norm": "apart"}
+    assert resolved("ua_mt", {"consistency": 0.0}) == dataclasses.replace(METHODS["lower_bound"], dropout=0.5, **alone)
+    assert resolved("proposals", {"proposal": 0.0}).stages() == (dataclasses.replace(METHODS["lower_bound"], **alone),)
 
 
 def test_stages_follow_one_another():
@@ -100,6 +101,8 @@ def test_stages_follow_one_another():
         ("kl", {}, {"kd_on": ""}, ["config.method.kd_on", *SETS]),
         ("kl", {}, {"w_on": "none"}, ["config.method.w_on", *SETS]),
         ("kl", {}, {"w_mean": "slices"}, ["config.method.w_mean", "'slices'", *MEANS]),
+        ("kl", {}, {"batch_norm": "none"}, ["config.method.batch_norm", "'none'", "together, apart"]),
+        ("lower_bound", {}, {"batch_norm": "apart"}, ["config.method.batch_norm", "'lower_bound'"]),
         ("lower_bound", {}, {"kd_on": "both"}, ["config.method.kd_on", "'lower_bound'", "terms are s"]),
         ("kl", {"kd": 0.0}, {"kd_on": "weak"}, ["config.method.kd_on", "terms are s, w"]),
         ("single", {}, {"w_mean": "images"}, ["config.method.w_mean", "s, teacher_w"]),

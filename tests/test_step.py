@@ -272,3 +272,37 @@ def test_a_guide_of_an_earlier_stage_stays(tiny_config, runs):
     experiment = open_experiment(tiny_config("method=proposals"))
     run = runs(experiment)
     assert not unequal(run.start.guide, run.step(run.start, synthetic(experiment)).guide)
+
+
+# Batch norm over both sets, or over each by itself
+
+
+@pytest.mark.parametrize("name", ["kl_ent", "cps"])
+def test_apart_no_image_of_one_set_has_a_say_in_the_others_term(tiny_config, runs, name):
+    """The teacher's cross-entropy on strong images moves with the weak ones where they are normalised together."""
+    moved = {}
+    for batch_norm in ("together", "apart"):
+        config = tiny_config(f"method={name}")
+        config.method.batch_norm = batch_norm
+        experiment = open_experiment(config)
+        run, batch = runs(experiment), synthetic(experiment)
+        other = batch | {"weak": batch["weak"] | {"image": 1 - batch["weak"]["image"] ** 2}}
+        first, second = run.step(run.start, batch), run.step(run.start, other)
+        assert unequal(run.start.params, first.params) == paths(first.params)
+        moved[batch_norm] = not np.array_equal(first.sums["s"], second.sums["s"])
+    assert moved == {"together": True, "apart": False}
+
+
+def test_running_statistics_take_both_sets_one_after_the_other(tiny_config, runs):
+    """Mean of the first layer: 0.95 of it is kept and 0.05 taken of the strong set, then the same of the weak one."""
+    config = tiny_config("method=single")
+    experiment = open_experiment(config)
+    run, batch = runs(experiment), synthetic(experiment)
+    first = ["encoder", "Block_0", "BatchNorm_0", "mean"]
+
+    def mean(weak):
+        state = run.step(run.start, batch | {"weak": batch["weak"] | {"image": weak}})
+        return functools.reduce(lambda tree, key: tree[key], first, state.batch_stats)
+
+    strong_twice, mixed = mean(batch["strong"]["image"]), mean(0 * batch["weak"]["image"])
+    np.testing.assert_allclose(mixed, strong_twice * 0.95 * 0.05 / (1 - 0.95**2), rtol=1e-4, atol=1e-7)

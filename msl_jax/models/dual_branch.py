@@ -61,11 +61,13 @@ class DualBranchUNet(nn.Module):
 
         logits = {}
         for branch in BRANCHES:
+            decoder = Decoder(self.classes, self.remat, self.dtype, name=branch)
+            parts = []
             if branch in rows:
-                decoder = Decoder(self.classes, self.remat, self.dtype, name=branch)
-                parts = [(rows[branch].start, decode(decoder, rows[branch], train))]
-                if watched and branch in watched:
-                    opinion = jax.lax.stop_gradient(decode(decoder, watched[branch], train=False))
-                    parts.append((watched[branch].start, opinion))
+                parts.append((rows[branch].start, decode(decoder, rows[branch], train)))
+            if watched and branch in watched:
+                opinion = jax.lax.stop_gradient(decode(decoder, watched[branch], train=False))
+                parts.append((watched[branch].start, opinion))
+            if parts:
                 logits[branch] = jnp.concatenate([part for _, part in sorted(parts, key=lambda p: p[0] or 0)], axis=1)
         return logits
