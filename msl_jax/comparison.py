@@ -85,13 +85,12 @@ class Finished:
 def read(sweep: pathlib.Path, run: Run) -> Finished:
     """Reads a finished run's folder."""
     folder = sweep / run.folder
-    metrics = _rows(folder / "metrics.csv")
     return Finished(
         run=run,
         config=json.loads((folder / "config.json").read_text()),
         results=json.loads((folder / "results" / "test.json").read_text()),
         cases=_rows(folder / "results" / "test.csv"),
-        reports=[{key: float(value) if value else None for key, value in row.items()} for row in metrics],
+        reports=report.read(folder / "metrics.csv"),
     )
 
 

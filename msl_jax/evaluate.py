@@ -6,7 +6,6 @@ python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=
 """
 
 from collections.abc import Mapping, Sequence
-import csv
 import json
 import pathlib
 import re
@@ -119,7 +118,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
         plots.save(plots.reliability(summary["calibration"]), folder / "calibration.png")
-        plots.save(plots.curves(_reports(workdir / "metrics.csv")), folder / "curves.png")
+        plots.save(plots.curves(report.read(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
@@ -187,12 +186,6 @@ def _one_unit(units: set[str]) -> str:
             "Some cases have voxel sizes and some have none, so no mean distance exists; evaluate them apart."
         )
     return units.pop()
-
-
-def _reports(path: epath.Path) -> list[dict[str, float | None]]:
-    """The rows of a metrics.csv, None where nothing was measured."""
-    with path.open() as table:
-        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(table)]
 
 
 def _reference(case: Case, labels: Mapping[str, int]) -> np.ndarray:

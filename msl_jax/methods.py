@@ -130,14 +130,13 @@ class Method:
 
     def images(self, term: str) -> tuple[str, ...]:
         """The sets of images a term is a mean over."""
-        return SETS[self._setting(TERMS[term].images)]
+        images = TERMS[term].images
+        return SETS[images if images in SETS else getattr(self, images)]
 
     def mean(self, term: str) -> str:
         """What a term averages over, a key of MEANS."""
-        return self._setting(TERMS[term].mean)
-
-    def _setting(self, value: str) -> str:
-        return getattr(self, value, value)
+        mean = TERMS[term].mean
+        return mean if mean in MEANS else getattr(self, mean)
 
     def forward_passes(self) -> tuple[tuple[str, ...], ...]:
         """The sets of images that each forward pass of a step takes."""

@@ -35,9 +35,16 @@ class Table:
             replace_text(self.path, self.text)
 
 
-def last_step(path: epath.Path) -> int:
+def read(path: epath.PathLike) -> list[dict[str, float | None]]:
+    """The rows of a metrics.csv, None where a column was not measured; none where there is no file."""
+    path = epath.Path(path)
+    rows = csv.DictReader(io.StringIO(path.read_text())) if path.exists() else []
+    return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
+
+
+def last_step(path: epath.PathLike) -> int:
     """The last step that a metrics.csv reports; 0 where there is none."""
-    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    rows = read(path)
     return int(rows[-1]["step"]) if rows else 0
 
 

@@ -50,11 +50,28 @@ def tiny_config(cache, phantoms):
 
 
 @pytest.fixture(scope="session")
+def tiny_flags(cache, phantoms) -> list[str]:
+    """What shrinks the phantom experiment to seconds, as flags of a command."""
+    values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32}
+    return [*(f"--config.data.{key}={value}" for key, value in values.items()), "--config.model.width=2"]
+
+
+def _real(name: str) -> pathlib.Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"needs {name} in {SHARED}")
+    return SHARED / name
+
+
+@pytest.fixture(scope="session")
 def acdc_folder() -> pathlib.Path:
     """80 patients of ACDC, where they lie beside the repository."""
-    if not (SHARED / "acdc" / "training").is_dir():
-        pytest.skip(f"needs ACDC in {SHARED}")
-    return SHARED / "acdc"
+    return _real("acdc")
+
+
+@pytest.fixture(scope="session")
+def prostate_folder() -> pathlib.Path:
+    """One T2 volume with true voxel sizes, its mask and a scribble, where they lie beside the repository."""
+    return _real("prostate")
 
 
 @pytest.fixture(scope="session")

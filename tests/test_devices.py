@@ -29,14 +29,9 @@ to rounding in the first steps, and parameters to one step after ten.
 
 
 @pytest.fixture(scope="module")
-def settings(cache, phantoms):
-    """Flags that shrink the phantom experiment to seconds and let eight devices share a batch."""
+def settings(tiny_flags):
+    """Flags of a run of seconds, whose batch eight devices can share."""
     values = {
-        "data.source": "patients=8,seed=0",
-        "data.cache": cache,
-        "data.split_sizes": "((5,1,2),)",
-        "data.size": 32,
-        "model.width": 2,
         "model.depth": 2,
         "train.strong_batch": 8,
         "train.weak_batch": 8,
@@ -44,8 +39,10 @@ def settings(cache, phantoms):
         "train.report_every": 1,
         "train.checkpoint_every": 5,
     }
-    return ["--config=configs/phantom.py:method=kl_ent,strong=2,seed=1"] + [
-        f"--config.{key}={value}" for key, value in values.items()
+    return [
+        "--config=configs/phantom.py:method=kl_ent,strong=2,seed=1",
+        *tiny_flags,
+        *(f"--config.{key}={value}" for key, value in values.items()),
     ]
 
 

@@ -18,6 +18,7 @@ from msl_jax.inference import init_variables
 from msl_jax.losses import UNLABELED
 from msl_jax.methods import METHODS
 from msl_jax.step import make_train_step, rows_of_sets, split
+from trees import paths, unequal
 
 CONFIGS = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "__init__")
 
@@ -85,16 +86,6 @@ def runs(compiled_programs):
         return made[key]
 
     return get
-
-
-def unequal(before, after):
-    """The paths of the leaves that differ."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-    return {jax.tree_util.keystr(path) for (path, a), b in pairs if not np.array_equal(a, b)}
-
-
-def paths(tree):
-    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def finite(tree):

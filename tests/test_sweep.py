@@ -220,21 +220,11 @@ def test_a_run_that_another_process_trains_is_refused(main, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def start(cache, phantoms, tmp_path_factory):
+def start(tiny_flags, tmp_path_factory):
     """start(*flags) -> the process of a sweep of two methods that takes seconds."""
     assert jax.device_count() == 4  # those of this process are settled before its environment changes
-    settings = {
-        "data.source": "patients=8,seed=0",
-        "data.cache": cache,
-        "data.split_sizes": "((5,1,2),)",
-        "data.size": 32,
-        "model.width": 2,
-        "model.depth": 2,
-        "train.checkpoint_every": 2,
-        "train.validate_every": 2,
-    }
-    command = [sys.executable, "-m", "msl_jax.sweep", "--config=configs/phantom.py:steps=2,classes=LV"]
-    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "msl_jax.sweep", "--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags]
+    command += [f"--config.{key}=2" for key in ("model.depth", "train.checkpoint_every", "train.validate_every")]
     command += ["--methods=lower_bound,kl_ent", "--strong=2", "--seeds=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XLA_FLAGS")

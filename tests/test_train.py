@@ -13,17 +13,7 @@ from msl_jax import checkpoints, evaluate, inference, report
 from msl_jax import train as training
 from msl_jax.checks import Refused
 from msl_jax.experiment import open_experiment
-
-
-def unequal(before, after):
-    """The paths of the leaves that differ."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-    return {jax.tree_util.keystr(path) for (path, a), b in pairs if not np.array_equal(a, b)}
-
-
-def paths(tree):
-    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
-
+from trees import paths, unequal
 
 # The schedule
 

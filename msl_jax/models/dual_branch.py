@@ -42,9 +42,9 @@ class DualBranchUNet(nn.Module):
             so that no image leaves its device.
           rows: branch -> which of the n images of every group it sees. A branch that is not named has no parameters.
           train: batch norm with the statistics of this batch (and dropout) instead of the running ones.
-          watched: branch -> rows next to its own on which it is only asked for its opinion: its decoder works as at
-            test time, with running statistics and without a gradient. Were they part of its batch, they would shift
-            the statistics under which it learns from the others, and it would learn to tell the two apart.
+          watched: branch -> rows beside its own, if any, on which it is only asked for its opinion: its decoder works
+            as at test time, with running statistics and without a gradient. Were they part of its batch, they would
+            shift the statistics under which it learns from the others, and it would learn to tell the two apart.
 
         Returns:
           Branch -> float32 logits (groups, rows and watched rows, y, x, classes).

@@ -23,11 +23,11 @@ import time
 
 from etils import epath
 import jax
-from train_step import make_step, random_batch
 
 from msl_jax import checkpoints
 from msl_jax.methods import Method
 from msl_jax.models.dual_branch import DualBranchUNet
+from train_step import make_step, random_batch
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ from unittest import mock
 
 import jax
 import optax
-from train_step import random_batch
 
 from msl_jax.inference import init_variables
 from msl_jax.methods import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.step import TrainState, make_train_step
+from train_step import random_batch
 
 
 def gigabytes(tree) -> float:

@@ -26,10 +26,10 @@ import time
 
 import jax
 import jax.numpy as jnp
-from train_step import make_step, random_batch
 
 from msl_jax.methods import Method
 from msl_jax.models.dual_branch import DualBranchUNet
+from train_step import make_step, random_batch
 
 SHOWN = 8
 

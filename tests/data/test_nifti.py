@@ -3,7 +3,6 @@ import tracemalloc
 import unicodedata
 import warnings
 
-from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 import nibabel as nib
@@ -247,10 +246,8 @@ def test_files_are_found_by_name(tmp_path):
     assert [nifti.stem(name) for name in ("x/a.b.nii.gz", "a.nii", "a.txt")] == ["a.b", "a", "a.txt"]
 
 
-def test_a_prostate_in_oblique_slices(tmp_path):
-    folder = SHARED / "prostate"
-    if not folder.is_dir():
-        pytest.skip(f"needs the prostate volume in {folder}")
+def test_a_prostate_in_oblique_slices(prostate_folder, tmp_path):
+    folder = prostate_folder
     volume, labels = (
         nifti.read_image(folder / "Prostatex_0000.nii.gz"),
         nifti.read_labels(folder / "Prostatex_0000_lab.nii.gz"),

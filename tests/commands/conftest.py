@@ -1,0 +1,83 @@
+"""One run on phantoms, its files and its predictions, which all tests of the commands look at."""
+
+import json
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from processes import run
+
+
+@pytest.fixture(scope="package", autouse=True)
+def environment(tmp_path_factory):
+    """What the processes inherit: one device, and the programs that an earlier one compiled."""
+    assert jax.device_count() == 4  # those of this process are settled before its environment changes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
+@pytest.fixture(scope="package")
+def settings(tiny_flags):
+    """Flags of a run of seconds on phantoms."""
+    values = {
+        "model.depth": 3,
+        "train.steps": 12,
+        "train.report_every": 3,
+        "train.checkpoint_every": 2,
+        "train.validate_every": 6,
+        "optimizer.learning_rate": 0.01,
+        "method.terms.w": 1.0,
+    }
+    return [
+        "--config=configs/phantom.py:method=kl_ent,strong=2,seed=1",
+        *tiny_flags,
+        *(f"--config.{key}={value}" for key, value in values.items()),
+    ]
+
+
+@pytest.fixture(scope="package")
+def workdir(tmp_path_factory, settings):
+    """A run that was trained and evaluated."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run("main", *settings, f"--workdir={folder}")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def summary(workdir):
+    return json.loads((workdir / "results" / "test.json").read_text())
+
+
+@pytest.fixture(scope="package")
+def hospital(tmp_path_factory, workdir, phantoms):
+    """The test cases as NIfTI files: images in a folder a patient, references NAME_gt beside each other elsewhere."""
+    folder = tmp_path_factory.mktemp("hospital")
+    (folder / "references").mkdir()
+    patients = json.loads((workdir / "splits.json").read_text())["test"]
+    for index, entry in enumerate(phantoms.of_patients(patients)):
+        case = phantoms.case(entry)
+        affine = np.diag([*case.spacing[::-1], 1.0])
+        affine[:3, 3] = (10 * index, -20, 30.5)
+        if index == 0:
+            affine[:2] = -affine[:2]
+        image = folder / "images" / case.patient / f"{case.name}.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        for path, volume in ((image, case.image), (folder / "references" / f"{case.name}_gt.nii.gz", case.mask)):
+            file = nib.Nifti1Image(volume.T, affine)
+            file.header.set_xyzt_units("mm")
+            nib.save(file, path)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def predicted(tmp_path_factory, workdir, hospital):
+    folder = tmp_path_factory.mktemp("predicted") / "new"
+    out = run(
+        "predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={folder}", "--save_probabilities"
+    )
+    return folder, out

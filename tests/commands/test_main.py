@@ -1,0 +1,123 @@
+"""What a run leaves behind, and that a killed one goes on to the same end."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from processes import finished, run, start, table
+
+STRUCTURES = {"LV": 3}
+
+
+def test_a_runs_folder_holds_what_it_should(workdir):
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "splits.json", "checkpoints", "metrics.csv", "results"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {"test.json", "test.csv", "overlays"} <= {path.name for path in (workdir / "results").iterdir()}
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_config_is_that_of_the_command(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["seed"], config["data"]["strong"], config["method"]["name"]) == (1, 2, "kl_ent")
+    assert config["data"]["classes"] == STRUCTURES and config["model"]["width"] == 2
+    assert all(isinstance(weight, float) for weight in config["method"]["terms"].values())
+    assert config["method"]["kd_on"] in ("strong", "weak", "both")
+
+
+def test_the_split_is_written(workdir):
+    roles = json.loads((workdir / "splits.json").read_text())
+    sizes = {role: len(patients) for role, patients in roles.items()}
+    assert sizes == {"train": 5, "validation": 1, "test": 2, "strong": 2, "weak": 3}
+
+
+def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
+    rows = table(workdir / "metrics.csv")
+    dice = ["validation_dice_teacher", "validation_dice_student"]
+    assert list(rows[0]) == ["step", "learning_rate", "loss", "s", "w", "kd", "ent", *dice]
+    assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert [row["validation_dice_student"] != "" for row in rows] == [False, True, False, True]
+
+
+def test_results_are_in_the_designs_format(summary):
+    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients", "calibration"}
+    assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
+    assert set(summary["branches"]) == {"teacher", "student"}
+    for structures in summary["branches"].values():
+        assert set(structures) == set(STRUCTURES)
+        for values in structures.values():
+            assert set(values) == {"dice", "hd95", "assd", "empty"}
+            assert all(set(values[metric]) == {"mean", "std"} for metric in ("dice", "hd95", "assd"))
+            assert 0 <= values["dice"]["mean"] <= 1 and values["empty"] in range(5)
+
+
+def test_results_hold_the_calibration_of_every_branch(summary, workdir, phantoms):
+    cases = phantoms.of_patients(json.loads((workdir / "splits.json").read_text())["test"])
+    voxels = sum(phantoms.case(case).mask.size for case in cases)
+    assert list(summary["calibration"]) == ["teacher", "student"]
+    for values in summary["calibration"].values():
+        assert sum(values["reliability"]["all"]["count"]) == voxels
+        assert 0 < values["ece"] < 1 and 0 < values["entropy"]["background"] < np.log(2)
+        assert 0.5 <= values["confidence_where_wrong"] <= 1
+
+
+def test_the_table_has_a_row_for_every_case_and_branch(workdir, summary):
+    rows = table(workdir / "results" / "test.csv")
+    assert list(rows[0]) == ["case", "patient", "branch", "LV_dice", "LV_hd95", "LV_assd"]
+    assert len({(row["case"], row["branch"]) for row in rows}) == len(rows) == 4 * 2
+    assert {row["patient"] for row in rows} == set(json.loads((workdir / "splits.json").read_text())["test"])
+    for branch, structures in summary["branches"].items():
+        dice = [float(row["LV_dice"]) for row in rows if row["branch"] == branch]
+        assert structures["LV"]["dice"]["mean"] == pytest.approx(np.mean(dice))
+        empty = sum(row["LV_hd95"] == "" for row in rows if row["branch"] == branch)
+        assert structures["LV"]["empty"] == empty
+
+
+def test_pictures_are_drawn(workdir):
+    pictures = sorted((workdir / "results" / "overlays").iterdir())
+    assert [picture.name.split("_")[0] for picture in pictures] == ["best", "median", "worst"]
+    for picture in [*pictures, *(workdir / "results" / name for name in ("calibration.png", "curves.png"))]:
+        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
+    """SIGKILL once the first checkpoint lies there; the same command again ends where the undisturbed run ended."""
+    killed = pathlib.Path(os.path.relpath(tmp_path / "run"))
+    process = start("main", *settings, f"--workdir={killed}")
+    try:
+        while not any(path.name.isdecimal() for path in (killed / "checkpoints").glob("*")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert finished(process).returncode == -signal.SIGKILL
+    assert not (killed / "results").exists()
+    assert (killed / "metrics.csv").read_bytes() != (workdir / "metrics.csv").read_bytes()
+    run("main", *settings, f"--workdir={killed}")
+    assert_same_run(killed, workdir)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seconds", np.random.default_rng(0).uniform(2, 40, 6).round(1).tolist())
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, tmp_path, seconds):
+    killed = tmp_path / "run"
+    process = start("main", *settings, f"--workdir={killed}")
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    finished(process)
+    run("main", *settings, f"--workdir={killed}")
+    assert_same_run(killed, workdir)
+
+
+def assert_same_run(one, other):
+    for name in ("metrics.csv", "splits.json", "config.json", "results/test.json", "results/test.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name

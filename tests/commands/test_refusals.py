@@ -1,0 +1,118 @@
+"""Bad input ends in one sentence, whatever the command."""
+
+import itertools
+import re
+import runpy
+import sys
+
+from absl import app, flags, logging
+import nibabel as nib
+import pytest
+
+from msl_jax import machine
+from processes import ROOT, finished, start
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """call(name, flags) -> exit code and standard error of a command run within this process, to save its start-up."""
+
+    def call(name, *argv):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try:
+            runpy.run_path(str(ROOT / "msl_jax" / f"{name}.py"), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "set_up", lambda: None)  # as conftest has it
+    app.define_help_flags()
+    known, verbosity = set(flags.FLAGS), logging.get_verbosity()
+    yield call
+    for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    logging.set_verbosity(verbosity)
+
+
+def check_one_sentence(code, err, said):
+    assert code not in (0, None) and "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("msl_jax: ") and not line.startswith("msl_jax:  ")
+    assert all(word in line for word in said), line
+
+
+MAIN = ["main", "--workdir=NEW", "SETTINGS"]
+PREDICT = ["predict", "--workdir=RUN", "--output=NEW"]
+EVALUATE = ["evaluate", "--predictions=PREDICTED", "--output=NEW.json"]
+SWEEP = ["sweep", "--workdir=NEW", "SETTINGS", "--seeds=0"]
+REFUSED = {
+    "unknown flag": (["predict", "--wrokdir=x"], ["wrokdir"]),
+    "missing flag": (["main", "--workdir=NEW"], ["--config"]),
+    "argument": ([*MAIN, "train"], ["'train'", "--NAME=VALUE"]),
+    "config key": ([*MAIN, "--config.model.widht=4"], ["widht"]),
+    "config value": ([*MAIN, "--config.train.steps=many"], ["many"]),
+    "config setting": ([*MAIN, "--config.train.steps=0"], ["config.train.steps", "is 0"]),
+    "config file": (["main", "--workdir=NEW", "--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+    "config arg": (["main", "--workdir=NEW", "--config=configs/phantom.py:strnog=3"], ["strnog=3", "strong"]),
+    "other run": (["main", "--workdir=RUN", "SETTINGS", "--config.seed=2"], ["seed was 1 and is 2"]),
+    "no run to predict with": (["predict", "--workdir=NEW", "--input=IMAGES", "--output=NEW"], ["config.json"]),
+    "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "holds no NIfTI"]),
+    "no such image": ([*PREDICT, "--input=EMPTY/nothing.nii.gz"], ["EMPTY/nothing.nii.gz", "cannot be read"]),
+    "no such branch": ([*PREDICT, "--input=IMAGES", "--branch=master"], ["master", "student", "teacher"]),
+    "output exists": (["predict", "--workdir=RUN", "--input=IMAGES", "--output=PREDICTED"], ["exists", "--overwrite"]),
+    "labels": ([*EVALUATE, "--references=REFERENCES", "--labels=LV"], ["--labels=LV", "NAME=VALUE"]),
+    "no references": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3"], ["EMPTY", "holds no NIfTI"]),
+    "no such folder": ([*EVALUATE, "--references=NEW", "--labels=LV=3"], ["NEW", "no such folder"]),
+    "a structure twice": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3,LV=2"], ["LV=3,LV=2", "twice"]),
+    "results that are no JSON": (
+        ["evaluate", "--predictions=PREDICTED", "--references=EMPTY", "--labels=LV=3", "--output=NEW.csv"],
+        [".csv", "ends in .json"],
+    ),
+    "a value that nobody has": (
+        [*EVALUATE, "--references=REFERENCES", "--labels=LV=9", "--reference_suffix=_gt"],
+        ["value 9 of LV"],
+    ),
+    "a sweep over an unknown method": ([*SWEEP, "--methods=kl,klx", "--strong=2"], ["klx", "kl_ent"]),
+    "a sweep over too many strong patients": ([*SWEEP, "--methods=kl", "--strong=2,9"], ["data.strong", "9", "5"]),
+    "a sweep over no numbers": ([*SWEEP, "--methods=kl", "--strong=few"], ["--strong=few", "whole numbers"]),
+    "a sweep on a host too many": ([*SWEEP, "--methods=kl", "--strong=2", "--share=3/2"], ["--share=3/2"]),
+    "a sweep in a bucket": ([*SWEEP, "--methods=kl", "--strong=2", "--workdir=gs://a/b"], ["gs://a/b", "mounted"]),
+    "no reference of that name": ([*EVALUATE, "--references=REFERENCES", "--labels=LV=3"], ["0 references named"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, hospital, predicted, tmp_path):
+    (tmp_path / "EMPTY").mkdir()
+    new = tmp_path / "new"
+    folders = {"RUN": workdir, "PREDICTED": predicted[0], "EMPTY": tmp_path / "EMPTY", "NEW": new}
+    folders |= {"IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
+
+    def filled(text):
+        return re.sub("|".join(folders), lambda match: str(folders[match[0]]), text)
+
+    before = {path: path.stat().st_mtime_ns for folder in (workdir, predicted[0]) for path in folder.rglob("*")}
+    flat = itertools.chain.from_iterable(settings if text == "SETTINGS" else [filled(text)] for text in argv)
+    code, err = command(*flat)
+    check_one_sentence(code, err, map(filled, said))
+    assert not new.exists(), "a refused command wrote something"
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_bad_input_ends_in_one_sentence_in_a_process_of_its_own(settings, tmp_path):
+    done = finished(start("main", *settings, f"--workdir={tmp_path}/new", "--config.model.widht=4"))
+    check_one_sentence(done.returncode, done.stderr, ["widht"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_overwrite_replaces(command, workdir, hospital, tmp_path):
+    image = next((hospital / "images").rglob("*.nii.gz"))
+    (tmp_path / image.name).write_text("an old file")
+    argv = ["predict", f"--workdir={workdir}", f"--input={image}", f"--output={tmp_path}"]
+    assert command(*argv)[0] == 2 and (tmp_path / image.name).read_text() == "an old file"
+    command(*argv, "--overwrite")
+    assert nib.load(tmp_path / image.name).shape == nib.load(image).shape

@@ -1,0 +1,33 @@
+"""Commands as a user types them, in processes of their own."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(name, *argv):
+    """`python -m msl_jax.NAME ...`, running."""
+    command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process):
+    """Its exit code and what it said, once it has ended."""
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(name, *argv):
+    """What a command that succeeds says."""
+    done = finished(start(name, *argv))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def table(path):
+    """The rows of a CSV file that one wrote."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
