@@ -194,7 +194,7 @@ METHODS: Mapping[str, Method] = {
     # Semi-supervision, the weak images' labels unused. One branch, confidence on them (ADVENT: Vu et al., CVPR 2019).
     "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}, batch_norm="apart"),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, decay 0.99
-    # at first; weight and noise as in UA-MT's published code, whose intensities have about five times the spread).
+    # at first; weight and noise as in UA-MT's published code, whose standardised intensities have 4 times the spread).
     "mean_teacher": Method(
         {"s": 1.0, "consistency": 0.1},
         {"consistency": 40_000},
