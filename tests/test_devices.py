@@ -47,11 +47,6 @@ def settings(tiny_flags):
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module")
 def start(settings, programs):
     """start(workdir, processes, devices, steps) -> the running processes; none is left behind."""
     started = []

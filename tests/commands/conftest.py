@@ -10,18 +10,18 @@ import pytest
 from processes import run
 
 
-@pytest.fixture(scope="package", autouse=True)
-def environment(tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def environment(programs):
     """What the processes inherit: one device, and the programs that an earlier one compiled."""
     assert jax.device_count() == 4  # those of this process are settled before its environment changes
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XLA_FLAGS")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def settings(tiny_flags):
     """Flags of a run of seconds on phantoms."""
     values = {
@@ -40,7 +40,7 @@ def settings(tiny_flags):
     ]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def workdir(tmp_path_factory, settings):
     """A run that was trained and evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -48,12 +48,12 @@ def workdir(tmp_path_factory, settings):
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def summary(workdir):
     return json.loads((workdir / "results" / "test.json").read_text())
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def hospital(tmp_path_factory, workdir, phantoms):
     """The test cases as NIfTI files: images in a folder a patient, references NAME_gt beside each other elsewhere."""
     folder = tmp_path_factory.mktemp("hospital")
@@ -74,7 +74,7 @@ def hospital(tmp_path_factory, workdir, phantoms):
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def predicted(tmp_path_factory, workdir, hospital):
     folder = tmp_path_factory.mktemp("predicted") / "new"
     out = run(
