@@ -98,8 +98,8 @@ class Method:
       w_on: from which images' weak labels the student learns, a key of SETS.
       w_mean: over what that is averaged, a key of MEANS.
       batch_norm: whether batch norm takes strong and weak images "together" or "apart", each set by its own statistics.
-        Together, a network whose weak images no full label holds learns to tell the sets apart, and what it has learned
-        of the strong ones does not carry over.
+        Together, a network learns to tell the sets apart, and what it has learned of the strong images carries over to
+        others less, or not at all where no full label and no teacher holds the weak ones.
       all_strong: every training patient's full mask is used, whatever config.data.strong says.
       dropout: rate at the coarsest level.
       guide: the network that makes further targets, if any.
@@ -115,7 +115,7 @@ class Method:
     kd_on: str = "both"
     w_on: str = "both"
     w_mean: str = "labelled"
-    batch_norm: str = "together"
+    batch_norm: str = "apart"
     all_strong: bool = False
     dropout: float = 0.0
     guide: Guide | None = None
@@ -178,9 +178,9 @@ METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the few strong images and nothing else.
     "lower_bound": Method({"s": 1.0}),
     # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
-    "single": Method({"s": 1.0, "teacher_w": 0.05}, batch_norm="apart"),
+    "single": Method({"s": 1.0, "teacher_w": 0.05}),
     # Two stages: the lower bound's masks of the weak images, taken for full ones (a baseline of arXiv 2109.10902).
-    "proposals": Method({"s": 1.0, "proposal": 1.0}, batch_norm="apart", guide=PROPOSALS, after="lower_bound"),
+    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, after="lower_bound"),
     # Two branches that share the encoder alone, the student's labels being weak (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # Confidence without a teacher: everything may become one class, as arXiv 2012.08051 warns.
@@ -192,13 +192,12 @@ METHODS: Mapping[str, Method] = {
     # The student's own likeliest class in place of its entropy (arXiv 2109.10902, pseudo-labels).
     "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 1.0}),
     # Semi-supervision, the weak images' labels unused. One branch, confidence on them (ADVENT: Vu et al., CVPR 2019).
-    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}, batch_norm="apart"),
+    "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, decay 0.99
     # at first; weight and noise as in UA-MT's published code, whose standardised intensities have 4 times the spread).
     "mean_teacher": Method(
         {"s": 1.0, "consistency": 0.1},
         {"consistency": 40_000},
-        batch_norm="apart",
         guide=AVERAGE,
         ema_decay=0.99,
         noise=0.02,
@@ -207,7 +206,6 @@ METHODS: Mapping[str, Method] = {
     "ua_mt": Method(
         {"s": 1.0, "consistency": 0.1},
         {"consistency": 6_000},
-        batch_norm="apart",
         dropout=0.5,
         guide=CERTAIN_AVERAGE,
         ema_decay=0.99,
@@ -215,7 +213,7 @@ METHODS: Mapping[str, Method] = {
         passes=8,
     ),
     # Each branch learns the other's likeliest class (Chen et al., CVPR 2021), here with one encoder for both.
-    "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}, batch_norm="apart"),
+    "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),
     # Full cross-entropy with every training patient's mask.
     "upper_bound": Method({"s": 1.0}, all_strong=True),
 }

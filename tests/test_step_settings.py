@@ -38,10 +38,10 @@ def batch():
     return jax.tree.map(jnp.asarray, made)
 
 
-def without_statistics(variables, images, rows, **_):
+def without_statistics(variables, images, rows, watched, **_):
     """A network of one number a branch and no batch norm."""
     x = jnp.concatenate([images, -images], -1)
-    return {branch: x * variables["params"][branch] for branch in rows}, {"batch_stats": {}}
+    return {branch: x * variables["params"][branch] for branch in {**rows, **watched}}, {"batch_stats": {}}
 
 
 def start(params, batch_stats, optimizer, method):

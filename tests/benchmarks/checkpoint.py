@@ -41,7 +41,7 @@ def main() -> None:
     a = parser.parse_args()
     machine.set_up()
     model = DualBranchUNet(width=a.width, classes=2)
-    method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="strong")
+    method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="strong", batch_norm="together")
     batch = random_batch(a.strong, a.weak, a.size, classes=2)
     step_fn, state = make_step(model, method, a.size)
 

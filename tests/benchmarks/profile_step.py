@@ -69,7 +69,7 @@ def main() -> None:
     a = parser.parse_args()
     machine.set_up()
     peak = peak_flops()
-    method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="strong")
+    method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="strong", batch_norm="together")
     step, state = make_step(DualBranchUNet(width=a.width, classes=2), method, a.size)
     batch = random_batch(4, 4, a.size, 2)
     flops = step.lower(state, batch).cost_analysis()["flops"]

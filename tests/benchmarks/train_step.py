@@ -95,7 +95,9 @@ def main() -> None:
     a = parser.parse_args()
     machine.set_up()
     model = DualBranchUNet(width=a.width, classes=a.classes)
-    method = Method({"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="both" if a.kd_on_all else "strong")
+    method = Method(
+        {"s": 1.0, "w": 0.1, "kd": 50.0, "ent": 1.0}, kd_on="both" if a.kd_on_all else "strong", batch_norm="together"
+    )
     batch = random_batch(a.strong, a.weak, a.size, a.classes)
     run = inference(model, batch) if a.infer else training(model, method, batch)
     for _ in range(3):
