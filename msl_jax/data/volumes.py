@@ -1,0 +1,193 @@
+"""Files of volumes in and out, whatever their format: (slice, y, x[, channel]) in memory.
+
+A format is a module with `parse` and `save`, and a row of FORMATS. Spacing is in mm, or in voxels where a file does not
+know; affines take (x, y, slice) to RAS, so that files of two formats can be compared.
+"""
+
+from collections.abc import Sequence, Set
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from msl_jax.checks import Refused
+from msl_jax.data import itk, nifti
+
+FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
+"""Ending of a file's name -> what reads and writes it."""
+ENDINGS = tuple(FORMATS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+    """One file's voxels and geometry.
+
+    Attributes:
+      path: where it was read.
+      voxels: float32 (slice, y, x, channel) of an image, uint8 (slice, y, x) of a label map.
+      spacing: size of a voxel along (slice, y, x), in `units`.
+      units: "mm" or "voxel".
+      affine: float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1).
+      oriented: whether the file says so, or the affine's directions are made up.
+      file: what the format keeps of the file to write another on its grid.
+    """
+
+    path: pathlib.Path
+    voxels: np.ndarray
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    units: str = "voxel"
+    affine: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(4))
+    oriented: bool = False
+    file: Any = None
+
+    @property
+    def orientation(self) -> str:
+        """Where the axes (x, y, slice) point to, like "LPS"; "" where that is not known."""
+        known = self.oriented and np.isfinite(self.affine).all()
+        codes = nib.aff2axcodes(self.affine) if known else (None,)
+        return "" if None in codes else "".join(codes)
+
+
+def ending(path: os.PathLike) -> str:
+    """How the file's name ends, one of ENDINGS; "" for a file of no known format."""
+    return next((ending for ending in ENDINGS if os.path.basename(path).endswith(ending)), "")
+
+
+def stem(path: os.PathLike) -> str:
+    """The file's name without folder and ending."""
+    return os.path.basename(path).removesuffix(ending(path))
+
+
+def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The file `name` + one of ENDINGS in `folder`, or None; raises Refused where there are several."""
+    found = [path for path in (folder / (name + ending) for ending in ENDINGS) if path.is_file()]
+    if len(found) > 1:
+        raise Refused(f"{found[1]}: lies beside {found[0].name}; keep one of them.")
+    return found[0] if found else None
+
+
+def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Every volume's file below `folder`, hidden ones left out, sorted by path."""
+    files = (p for p in folder.rglob("*") if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
+
+
+def single_files(
+    folder: pathlib.Path, but: tuple[str, ...] = (), outside: tuple[str, ...] = ()
+) -> dict[str, tuple[pathlib.Path, ...]]:
+    """What a folder holds of images that are a file each.
+
+    Args:
+      folder: where to look, and below.
+      but: how names end, without the file's ending, that are no images'.
+      outside: names of folders that hold no images.
+
+    Returns:
+      Name of a case, with its folder below `folder` -> its one file.
+
+    Raises:
+      Refused: two files have one name.
+    """
+    found = {}
+    for path in find_all(folder):
+        below = path.relative_to(folder)
+        if stem(path).endswith(but or ("/",)) or not {*outside}.isdisjoint(below.parts[:-1]):
+            continue
+        name = below.with_name(stem(path)).as_posix()
+        if name in found:
+            raise Refused(f"{path}: lies beside {found[name][0].name}; keep one of them.")
+        found[name] = (path,)
+    return found
+
+
+def read_image(path: os.PathLike) -> Volume:
+    """Reads an image of one or more channels as float32; raises Refused unless all of it is a number."""
+    return as_image(_read(path))
+
+
+def read_channels(files: Sequence[os.PathLike]) -> Volume:
+    """Reads an image from one file, or from several on one grid, whose channels follow one another."""
+    first, *others = map(read_image, files)
+    for other in others:
+        check_same_grid(first, other)
+    return dataclasses.replace(first, voxels=np.concatenate([image.voxels for image in (first, *others)], axis=-1))
+
+
+def read_labels(path: os.PathLike) -> Volume:
+    """Reads a label map as uint8; raises Refused unless every value is a whole number from 0 to 255."""
+    return as_labels(_read(path))
+
+
+def as_image(volume: Volume) -> Volume:
+    """Voxels (slice, y, x[, channel]) of any number type -> an image; raises Refused as `read_image` does."""
+    with np.errstate(over="ignore"):
+        voxels = volume.voxels.astype(np.float32)
+    voxels = voxels if voxels.ndim == 4 else voxels[..., None]
+    if not np.isfinite(voxels).all():
+        raise Refused(f"{volume.path}: the image holds NaN or infinite values; repair it or leave it out.")
+    if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
+        raise Refused(f"{volume.path}: every voxel has the same value; fetch the file again or leave it out.")
+    return dataclasses.replace(volume, voxels=voxels)
+
+
+def as_labels(volume: Volume) -> Volume:
+    """Voxels (slice, y, x) of any number type -> a label map; raises Refused as `read_labels` does."""
+    if volume.voxels.ndim != 3:
+        shape = (*volume.voxels.shape[2::-1], *volume.voxels.shape[3:])
+        raise Refused(f"{volume.path}: its shape is {shape}, a label map with three axes is needed.")
+    with np.errstate(invalid="ignore"):
+        labels = volume.voxels.astype(np.uint8, casting="unsafe")
+    if not np.array_equal(labels, volume.voxels):
+        raise Refused(
+            f"{volume.path}: a label map holds whole numbers from 0 to 255 alone, this one does not; export it anew."
+        )
+    return dataclasses.replace(volume, voxels=labels)
+
+
+def write(path: pathlib.Path, voxels: np.ndarray, like: Volume) -> None:
+    """Writes `voxels` on the grid of `like`: same affine and voxel sizes, the array's own dtype.
+
+    Args:
+      path: the file to write, of the format of `like`; it appears whole or not at all.
+      voxels: (slice, y, x), or (slice, y, x, channel).
+      like: the volume whose grid this is, as it was read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".writing_{os.getpid()}_{stem(path)[:64]}{ending(path)}")
+    try:
+        FORMATS[ending(like.path)].save(beside, voxels, like.file)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_values(labels: Volume, known: Set[int]) -> None:
+    """Raises Refused where a label map holds a value that is not known."""
+    unknown = sorted(set(np.unique(labels.voxels).tolist()) - known)
+    if unknown:
+        raise Refused(f"{labels.path}: holds the unknown label values {unknown}; known are {sorted(known)}.")
+
+
+def check_same_grid(volume: Volume, other: Volume) -> None:
+    """Raises Refused unless both volumes have the same shape and, to 1e-3, the same affine."""
+    shape, other_shape = (v.voxels.shape[2::-1] for v in (volume, other))
+    if shape != other_shape:
+        raise Refused(
+            f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
+        )
+    if not np.allclose(volume.affine, other.affine, atol=1e-3):
+        raise Refused(f"{other.path}: its affine is not that of {volume.path}; resample one of them.")
+
+
+def _read(path: os.PathLike) -> Volume:
+    path = pathlib.Path(path)
+    if not ending(path):
+        raise Refused(f"{path}: is no file of a known format; give one whose name ends in {', '.join(ENDINGS)}.")
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read, {error.strerror}; check the path or fetch the file again.") from error
+    return Volume(path, *FORMATS[ending(path)].parse(path, contents))

@@ -1,0 +1,201 @@
+import functools
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from files import refused
+from msl_jax.checks import Refused
+from msl_jax.data import volumes
+
+COUNT = np.arange(24).reshape(4, 3, 2)
+TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.6, 0.8], [0, -0.8, 0.6]])
+LAST = {".mha": b"ElementDataFile = LOCAL\n", ".nrrd": b"\n\n"}
+"""How the header of a file ends."""
+endings = pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+
+
+def saved(path, voxels=COUNT, *, dtype="int16", compressed=False, vector=False):
+    made = sitk.GetImageFromArray(np.asarray(voxels, dtype), isVector=vector)
+    made.SetSpacing((1.5, 2, 8))
+    made.SetOrigin((90.5, -120, 7))
+    made.SetDirection(TURN.ravel())
+    sitk.WriteImage(made, str(path), compressed)
+    return path
+
+
+@endings
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int64", "float32", "float64"])
+def test_every_number_type_is_read_as_slice_y_x(tmp_path, ending, compressed, dtype):
+    path = saved(tmp_path / f"a{ending}", dtype=dtype, compressed=compressed)
+    image, labels = volumes.read_image(path), volumes.read_labels(path)
+    assert image.voxels.dtype == np.float32 and labels.voxels.dtype == np.uint8
+    np.testing.assert_array_equal(image.voxels, COUNT[..., None])
+    np.testing.assert_array_equal(labels.voxels, COUNT)
+    assert image.spacing == labels.spacing == (8, 2, 1.5) and image.units == "mm"
+
+
+@endings
+def test_the_affine_is_that_of_the_same_image_in_nifti(tmp_path, ending):
+    ours, nifti = (volumes.read_image(saved(tmp_path / f"a{end}")) for end in (ending, ".nii.gz"))
+    np.testing.assert_allclose(ours.affine, nifti.affine, atol=1e-5)
+    right, front, _, _ = ours.affine @ (0, 0, 0, 1)
+    assert (right, front) == (-90.5, 120)
+    volumes.check_same_grid(ours, nifti)
+
+
+@endings
+@pytest.mark.parametrize("compressed", [False, True])
+def test_components_are_channels(tmp_path, ending, compressed):
+    voxels = np.stack([COUNT, 100 - 2 * COUNT], -1)
+    path = saved(tmp_path / f"a{ending}", voxels, vector=True, compressed=compressed)
+    np.testing.assert_array_equal(volumes.read_image(path).voxels, voxels)
+    refused(lambda: volumes.read_labels(path), r"shape is \(2, 3, 4, 2\), a label map with three", path)
+
+
+@endings
+@pytest.mark.parametrize("name", ["a", "Größe 心臓", "a.b"])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_what_is_written_lies_on_the_grid_it_was_read_from(tmp_path, ending, name, channels):
+    path, again = tmp_path / (name + ending), tmp_path / "out" / (name + ending)
+    like = volumes.read_image(saved(path))
+    voxels = np.arange(24 * 3, dtype=np.float32).reshape(3, 2, 3, 4).T / 7
+    voxels = voxels if channels else voxels[..., 0]
+    volumes.write(again, voxels, like)
+    before, after = sitk.ReadImage(str(path)), sitk.ReadImage(str(again))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(after), voxels)
+    assert after.GetNumberOfComponentsPerPixel() == (channels or (1,))[0]
+    for of in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(after, of)() == getattr(before, of)()
+    assert list(again.parent.iterdir()) == [again]
+
+
+@endings
+def test_labels_keep_their_type_and_lie_on_the_image(tmp_path, ending):
+    image = volumes.read_image(saved(tmp_path / f"a{ending}", dtype="float64"))
+    volumes.write(tmp_path / f"b{ending}", COUNT.astype(np.uint8), image)
+    labels = volumes.read_labels(tmp_path / f"b{ending}")
+    volumes.check_same_grid(image, labels)
+    np.testing.assert_array_equal(labels.voxels, COUNT)
+    assert sitk.ReadImage(str(labels.path)).GetPixelID() == sitk.sitkUInt8
+
+
+@endings
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, ending):
+    path = saved(tmp_path / f"a{ending}")
+    before = path.read_bytes()
+
+    def fail(image, beside, useCompression):
+        with open(beside, "wb") as file:
+            file.write(b"half")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(sitk, "WriteImage", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        volumes.write(path, np.zeros((4, 3, 2), np.uint8), volumes.read_image(path))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def swapped(old, new):
+    """A good file's contents with one thing replaced."""
+
+    def make(good):
+        assert old in good
+        return good.replace(old, new, 1)
+
+    return make
+
+
+def cut(many):
+    return lambda good: good[:-many]
+
+
+DAMAGED = {
+    "empty": (".mha .nrrd", False, lambda good: b"", "does not end"),
+    "text": (".mha .nrrd", False, lambda good: b"text " * 1000, "does not end"),
+    "truncated header": (".mha .nrrd", False, lambda good: good[:90], "does not end"),
+    "truncated": (".mha .nrrd", False, cut(1), "promises 48 bytes and at most 47 are there"),
+    "truncated, deflated": (".mha .nrrd", True, cut(9), "promises 48 bytes and .* there"),
+    "checksum": (".mha", True, lambda good: good[:-1] + bytes([good[-1] ^ 1]), "damaged"),
+    "checksum of gzip": (".nrrd", True, lambda good: good[:-5] + bytes([good[-5] ^ 1]) + good[-4:], "damaged"),
+    "more than promised": (".mha", True, swapped(b"DimSize = 2 3 4", b"DimSize = 2 3 3"), "36 bytes and 37 are"),
+    "too many bytes": (".nrrd", True, swapped(b"sizes: 2 3 4", b"sizes: 2 3 3"), "promises 36 bytes and 37 are there"),
+    "terabytes": (".mha", False, swapped(b"= 2 3 4", b"= 30000 30000 30000"), "promises 54000000000000 bytes"),
+    "terabytes, deflated": (".mha", True, swapped(b"= 2 3 4", b"= 30000 30000 30000"), "promises 54000000000000"),
+    "terabytes of NRRD": (".nrrd", True, swapped(b": 2 3 4", b": 30000 30000 30000"), "promises 54000000000000"),
+    "a file beside": (".mha", False, swapped(b"= LOCAL", b"= other.raw"), "names another file"),
+    "files beside": (".mha", False, swapped(b"= LOCAL", b"= LIST\nother.raw"), "names another file"),
+    "a file LOCAL.raw": (".mha", False, swapped(b"= LOCAL", b"= LOCAL.raw"), "names another file"),
+    "a comment before": (".mha", False, swapped(b"Element", b"Comment = ElementDataFile = b\nElement"), "another file"),
+    "two data files": (".mha", False, swapped(b"LOCAL\n", b"LOCAL\nElementDataFile = b\n"), "names another file"),
+    "data file": (".nrrd", False, swapped(b"\nendian", b"\ndata file: other.raw\nendian"), "names another file"),
+    "datafile": (".nrrd", False, swapped(b"\nendian", b"\nDataFile: other.raw\nendian"), "names another file"),
+    "data file, old line end": (".nrrd", False, swapped(b"\nendian", b"\rdata file: o\nendian"), "names another file"),
+    "many axes": (".mha", False, swapped(b"NDims = 3", b"NDims = 93"), "three axes"),
+    "four axes": (".mha", False, swapped(b"NDims = 3", b"NDims = 4"), "three axes"),
+    "two axes": (".nrrd", False, swapped(b"dimension: 3", b"dimension: 2"), "three axes"),
+    "no slices": (".mha", False, swapped(b"= 2 3 4", b"= 2 3 0"), r"shape is \(2, 3, 0\)"),
+    "text voxels": (".mha", False, swapped(b"BinaryData = True", b"BinaryData = False"), "text or packed"),
+    "text voxels of NRRD": (".nrrd", False, swapped(b"encoding: raw", b"encoding: ascii"), "text or packed"),
+    "bzip2": (".nrrd", False, swapped(b"encoding: raw", b"encoding: bz2"), "text or packed"),
+    "micrometres": (".mha", False, swapped(b"ElementSp", b"DistanceUnits = um\nElementSp"), "not in mm"),
+    "centimetres": (".nrrd", False, swapped(b"\nendian", b'\nspace units: "mm" "mm" "cm"\nendian'), "not in mm"),
+    "negative size": (".mha", False, swapped(b"ElementSpacing = 1.5", b"ElementSpacing = -1.5"), "voxel sizes"),
+    "size 0": (".mha", False, swapped(b"ElementSpacing = 1.5", b"ElementSpacing = 0"), "no readable .mha"),
+    "no such type": (".mha", False, swapped(b"MET_SHORT", b"MET_SHIRT"), "no readable .mha"),
+    "no such field": (".nrrd", False, swapped(b"kinds", b"kind"), "no readable .nrrd"),
+}
+
+
+@pytest.mark.parametrize("read", [volumes.read_image, volumes.read_labels])
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_what_cannot_be_read_rightly_is_refused_by_name(tmp_path, fault, read):
+    endings, compressed, spoil, says = DAMAGED[fault]
+    for ending in endings.split():
+        path = saved(tmp_path / f"a{ending}", compressed=compressed)
+        path.write_bytes(spoil(path.read_bytes()))
+        tracemalloc.start()
+        refused(functools.partial(read, path), says, f"{path}: ")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    path = saved(tmp_path / "a.nrrd", dtype="complex64")
+    refused(lambda: volumes.read_image(path), "complex of 32-bit float, plain numbers", path)
+
+
+@endings
+@given(data=st.data())
+def test_a_flipped_bit_of_deflated_voxels_is_refused_or_harmless(tmp_path_factory, ending, data):
+    path = saved(tmp_path_factory.getbasetemp() / f"flipped{ending}", compressed=True)
+    contents = bytearray(path.read_bytes())
+    at = data.draw(st.integers(8 * (contents.index(LAST[ending]) + len(LAST[ending])), 8 * len(contents) - 1))
+    contents[at // 8] ^= 1 << at % 8
+    path.write_bytes(contents)
+    try:
+        volume = volumes.read_labels(path)
+    except Refused:
+        return
+    np.testing.assert_array_equal(volume.voxels, COUNT)
+
+
+@endings
+@given(data=st.data())
+def test_no_header_brings_another_error(tmp_path_factory, ending, data):
+    path = saved(tmp_path_factory.getbasetemp() / f"header{ending}")
+    contents = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, contents.index(LAST[ending])))
+    contents[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3) | st.sampled_from([b"9", b"-"]))
+    path.write_bytes(contents)
+    try:
+        volume = volumes.read_image(path)
+    except Refused as refusal:
+        assert "\n" not in str(refusal)
+        return
+    assert np.isfinite(volume.voxels).all() and np.isfinite(volume.affine).all()
+    assert all(0 < size < np.inf for size in volume.spacing)

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from files import refused, save
+from msl_jax.data import volumes
+
+COUNT = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+every_pair = pytest.mark.parametrize("one, other", [(a, b) for a in volumes.ENDINGS for b in volumes.ENDINGS])
+every = pytest.mark.parametrize("ending", volumes.ENDINGS)
+
+
+@every_pair
+def test_grids_are_compared_by_shape_and_affine(tmp_path, one, other):
+    image = volumes.read_image(save(tmp_path / f"here{one}", COUNT))
+    volumes.check_same_grid(image, volumes.read_labels(save(tmp_path / f"near{other}", COUNT, (1.5002, 1.25, 8))))
+    far = volumes.read_labels(save(tmp_path / f"far{other}", COUNT, (1.51, 1.25, 8)))
+    refused(lambda: volumes.check_same_grid(image, far), f"its affine is not that of .*here{one}", far.path)
+    less = volumes.read_labels(save(tmp_path / f"less{other}", COUNT[:3]))
+    says = rf"its grid \(2, 3, 3\) is not the \(2, 3, 4\) of .*here{one}"
+    refused(lambda: volumes.check_same_grid(image, less), says, less.path)
+
+
+@every
+def test_every_format_gives_back_what_was_written(tmp_path, ending):
+    image = volumes.read_image(save(tmp_path / f"a{ending}", COUNT))
+    np.testing.assert_array_equal(image.voxels, COUNT[..., None])
+    assert image.spacing == (8, 1.25, 1.5) and image.units == "mm"
+    np.testing.assert_allclose(image.affine, np.diag([1.5, 1.25, 8, 1]))
+    probabilities = np.stack([COUNT / 24, 1 - COUNT / 24], -1).astype(np.float32)
+    for voxels in (COUNT.astype(np.uint8), probabilities):
+        volumes.write(tmp_path / "out" / f"b{ending}", voxels, image)
+        again = volumes.read_image(tmp_path / "out" / f"b{ending}")
+        np.testing.assert_array_equal(again.voxels.reshape(voxels.shape), voxels)
+        volumes.check_same_grid(image, again)
+
+
+@every
+def test_an_orientation_is_where_axes_point_to(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    assert volumes.read_image(save(path, COUNT)).orientation == "RAS"
+    made = sitk.GetImageFromArray(COUNT)
+    made.SetDirection((0, 1, 0, 0, 0, -1, 1, 0, 0))  # columns: x to the head, y to the left, slices to the front
+    sitk.WriteImage(made, str(path))
+    assert volumes.read_labels(path).orientation == "SLA"
+
+
+UNSAID = {
+    ".nii": lambda good: good[:252] + bytes(4) + good[256:],  # qform_code and sform_code
+    ".mha": lambda good: good.replace(b"TransformMatrix = -1 0 0 0 -1 0 0 0 1\n", b""),
+    ".nrrd": lambda good: good.replace(b"space: left-posterior-superior", b"space: scanner-xyz"),
+}
+
+
+@pytest.mark.parametrize("ending", UNSAID)
+def test_what_a_file_does_not_say_is_no_orientation(tmp_path, ending):
+    path = save(tmp_path / f"a{ending}", COUNT)
+    good = path.read_bytes()
+    path.write_bytes(UNSAID[ending](good))
+    assert path.read_bytes() != good and volumes.read_labels(path).orientation == ""
+
+
+@every
+def test_channels_may_lie_in_one_file_or_in_several(tmp_path, ending):
+    both = np.stack([COUNT, 100 - 2 * COUNT], -1)
+    one = save(tmp_path / f"both{ending}", both)
+    several = [save(tmp_path / f"{i}{ending}", both[..., i]) for i in range(2)]
+    for files in ([one], several):
+        image = volumes.read_channels(files)
+        np.testing.assert_array_equal(image.voxels, both)
+        assert image.path == files[0]
+    moved = save(tmp_path / f"moved{ending}", COUNT, (2, 2, 2))
+    refused(lambda: volumes.read_channels([one, moved]), "its affine", moved)
+
+
+@every
+def test_a_constant_channel_is_refused(tmp_path, ending):
+    path = save(tmp_path / f"a{ending}", np.stack([COUNT, 0 * COUNT], -1))
+    refused(lambda: volumes.read_image(path), "every voxel has the same value", path)
+
+
+@every
+@pytest.mark.parametrize("value, says", [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0.5, "0 to 255")])
+def test_values_that_mean_nothing_are_refused(tmp_path, ending, value, says):
+    voxels = COUNT.astype(np.float32)
+    voxels[3, 1, 1] = value
+    path = save(tmp_path / f"a{ending}", voxels)
+    refused(lambda: [volumes.read_image(path), volumes.read_labels(path)], says, path)
+
+
+@pytest.mark.parametrize("name", ["a.nhdr", "a.mhd", "a.png", "a"])
+def test_other_formats_are_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    says = r"is no file of a known format; .* \.nii\.gz, \.nii, \.mha, \.nrrd\."
+    refused(lambda: volumes.read_image(tmp_path / name), says, tmp_path / name)
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    refused(lambda: volumes.read_labels(tmp_path / "a.mha"), "cannot be read, No such file", tmp_path / "a.mha")
+
+
+def touched(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+
+
+def test_files_are_found_by_name(tmp_path):
+    touched(tmp_path, "b.nii", "c.nrrd", "sub/a.nii.gz", "sub/.hidden.nii", "sub/._a.nii.gz", "notes.txt")
+    assert volumes.find_all(tmp_path) == [tmp_path / "b.nii", tmp_path / "c.nrrd", tmp_path / "sub" / "a.nii.gz"]
+    assert volumes.find(tmp_path, "b") == tmp_path / "b.nii" and volumes.find(tmp_path, "a") is None
+    assert volumes.find(tmp_path / "sub", "a") == tmp_path / "sub" / "a.nii.gz"
+    assert [volumes.stem(name) for name in ("x/a.b.nii.gz", "a.nii", "ä.mha", "a.txt")] == ["a.b", "a", "ä", "a.txt"]
+    assert [volumes.ending(name) for name in ("x.y/a.b.nii.gz", "a.nii", "a.txt")] == [".nii.gz", ".nii", ""]
+
+
+def test_single_files_are_cases_by_their_names(tmp_path):
+    touched(tmp_path, "b.nii", "a.mha", "b_gt.nii", "sub/b.nii", "masks/b.nii", "masks.nii")
+    found = volumes.single_files(tmp_path, ("_gt",), ("masks",))
+    files = {"a": "a.mha", "b": "b.nii", "masks": "masks.nii", "sub/b": "sub/b.nii"}
+    assert found == {name: (tmp_path / file,) for name, file in files.items()}
+    assert len(volumes.single_files(tmp_path)) == 6
+    assert list(volumes.single_files(tmp_path / "masks", outside=("masks",))) == ["b"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    touched(tmp_path, "a.nii", "a.mha", "b.nii")
+    for ask in (lambda: volumes.find(tmp_path, "a"), lambda: volumes.single_files(tmp_path)):
+        refused(ask, r"lies beside a\..*; keep one", tmp_path / "a.")
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_a_prostate_is_the_same_in_every_format(prostate_folder, tmp_path, ending):
+    def also(name):
+        sitk.WriteImage(
+            sitk.ReadImage(str(prostate_folder / f"{name}.nii.gz")), str(tmp_path / f"{name}{ending}"), True
+        )
+        return tmp_path / f"{name}{ending}"
+
+    image = volumes.read_image(prostate_folder / "Prostatex_0000.nii.gz")
+    labels = volumes.read_labels(prostate_folder / "Prostatex_0000_lab.nii.gz")
+    other = volumes.read_image(also("Prostatex_0000"))
+    other_labels = volumes.read_labels(also("Prostatex_0000_lab"))
+    np.testing.assert_array_equal(image.voxels, other.voxels)
+    np.testing.assert_array_equal(labels.voxels, other_labels.voxels)
+    assert other.spacing == pytest.approx(image.spacing, abs=1e-5)
+    for volume in (labels, other, other_labels):
+        volumes.check_same_grid(image, volume)
