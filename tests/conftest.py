@@ -13,6 +13,7 @@ import pytest
 
 from configs import phantom as phantom_config
 from msl_jax.data import builder
+from msl_jax.data.case import Source
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -28,7 +29,7 @@ def cache(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def phantoms(cache) -> builder.Built:
     """Eight phantom patients, built."""
-    return builder.build("phantom", "patients=8,seed=0", cache)
+    return builder.build(Source("phantom", "patients=8,seed=0"), cache)
 
 
 @pytest.fixture
@@ -66,6 +67,12 @@ def _real(name: str) -> pathlib.Path:
 def acdc_folder() -> pathlib.Path:
     """80 patients of ACDC, where they lie beside the repository."""
     return _real("acdc")
+
+
+@pytest.fixture(scope="session")
+def hippocampus_folder() -> pathlib.Path:
+    """The decathlon's Task04, 220 small volumes, where they lie beside the repository."""
+    return _real("hippocampus")
 
 
 @pytest.fixture(scope="session")

@@ -9,31 +9,31 @@
 """
 
 from collections.abc import Iterator
-import hashlib
 import pathlib
 
-import numpy as np
-
 from msl_jax.checks import Refused
-from msl_jax.data import nifti
-from msl_jax.data.case import UNLABELED, Case, Reader
+from msl_jax.data import layouts, volumes
+from msl_jax.data.case import Case, Reader, Source, hash_of
 
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 SCRIBBLE_UNLABELED = 4
 PHASES = ("ED", "ES")
 
 
-def fingerprint(source: str) -> str:
+NOT_IMAGES = ("_gt", "_scribble", "_4d")
+"""How the names of files end that lie among the images and are none."""
+
+
+def fingerprint(source: Source) -> str:
     """SHA-256 over names and contents of every file the reader may open."""
-    digest = hashlib.sha256()
-    for folder in _patient_folders(source):
-        for path in sorted(p for p in folder.iterdir() if p.is_file() and not nifti.stem(p).endswith("_4d")):
-            digest.update(f"{folder.name}/{path.name}:{path.stat().st_size}:".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hash_of(
+        (f"{folder.name}/{path.name}", path)
+        for folder in _patient_folders(source)
+        for path in sorted(p for p in folder.iterdir() if p.is_file() and not volumes.stem(p).endswith("_4d"))
+    )
 
 
-def read(source: str) -> Iterator[Case]:
+def read(source: Source) -> Iterator[Case]:
     """Yields both annotated frames of every patient, in the order of the patients' names.
 
     Raises:
@@ -45,8 +45,8 @@ def read(source: str) -> Iterator[Case]:
             yield _read_case(folder, info["Group"], phase, _frame(folder, info, phase))
 
 
-def _patient_folders(source: str) -> list[pathlib.Path]:
-    root = pathlib.Path(source).expanduser()
+def _patient_folders(source: Source) -> list[pathlib.Path]:
+    root = pathlib.Path(source.path).expanduser()
     if not root.is_dir():
         raise Refused(f"{root}: no such folder; give the folder of ACDC by --config.data.source=FOLDER.")
     root = root / "training" if (root / "training").is_dir() else root
@@ -76,44 +76,32 @@ def _frame(folder: pathlib.Path, info: dict[str, str], phase: str) -> int:
 
 def _read_case(folder: pathlib.Path, group: str, phase: str, frame: int) -> Case:
     name = f"{folder.name}_frame{frame:02d}"
-    image = nifti.read_image(_existing(folder, name))
-    if image.voxels.min() == image.voxels.max():
-        raise Refused(f"{image.path}: every voxel has the same value; fetch the file again or leave the patient out.")
-    mask = nifti.read_labels(_existing(folder, f"{name}_gt"))
-    nifti.check_same_grid(image, mask)
-    _check_values(mask, {0, *LABELS.values()})
-    scribble_path = nifti.find(folder, f"{name}_scribble")
-    annotation = None
-    if scribble_path:
-        scribble = nifti.read_labels(scribble_path)
-        nifti.check_same_grid(image, scribble)
-        _check_values(scribble, {0, *LABELS.values(), SCRIBBLE_UNLABELED})
-        annotation = np.where(scribble.voxels == SCRIBBLE_UNLABELED, np.uint8(UNLABELED), scribble.voxels)
+    image = volumes.read_image(_existing(folder, name))
+    if image.voxels.shape[-1] > 1:
+        raise Refused(f"{image.path}: has {image.voxels.shape[-1]} channels; ACDC's images have one, fetch it again.")
+    mask, scribble = _existing(folder, f"{name}_gt"), volumes.find(folder, f"{name}_scribble")
     return Case(
         name=name,
         patient=folder.name,
+        mask=layouts.read_label_map(image, mask, layouts.values(LABELS)),
+        annotation=layouts.read_label_map(image, scribble, layouts.values(LABELS, SCRIBBLE_UNLABELED)),
         group=group,
         phase=phase,
         frame=frame,
-        image=image.voxels,
-        mask=mask.voxels,
-        annotation=annotation,
-        spacing=image.spacing,
-        units=image.units,
+        **layouts.of_image(image),
     )
 
 
 def _existing(folder: pathlib.Path, name: str) -> pathlib.Path:
-    path = nifti.find(folder, name)
+    path = volumes.find(folder, name)
     if path is None:
         raise Refused(f"{folder / name}.nii.gz: is missing, though Info.cfg names this frame; fetch it again.")
     return path
 
 
-def _check_values(labels: nifti.Volume, known: set[int]) -> None:
-    unknown = sorted(set(np.unique(labels.voxels).tolist()) - known)
-    if unknown:
-        raise Refused(f"{labels.path}: holds the unknown label values {unknown}; ACDC knows {sorted(known)}.")
+def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Every volume's file below the folder but masks, scribbles and whole series."""
+    return volumes.single_files(folder, NOT_IMAGES)
 
 
-READER = Reader(labels=LABELS, fingerprint=fingerprint, read=read, not_images=("_gt", "_scribble", "_4d"))
+READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=images)

@@ -18,14 +18,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from msl_jax.checks import Refused
-from msl_jax.data import acdc, nifti, phantom
+from msl_jax.data import acdc, folder, intensity, itk, layouts, msd, nifti, nnunet, phantom, png_tree, volumes, wsl4mis
 from msl_jax.data import case as case_lib
-from msl_jax.data.case import UNLABELED, Case, Reader
+from msl_jax.data.case import UNLABELED, Case, Reader, Source
 
-READERS: Mapping[str, Reader] = {"acdc": acdc.READER, "phantom": phantom.READER}
+READERS: Mapping[str, Reader] = {
+    "acdc": acdc.READER,
+    "folder": folder.READER,
+    "msd": msd.READER,
+    "nnunet": nnunet.READER,
+    "phantom": phantom.READER,
+    "png_tree": png_tree.READER,
+    "wsl4mis": wsl4mis.READER,
+}
 SPLIT = "slices"
-QUANTILES = np.linspace(0, 1, 1001)
-"""Each slice carries these quantiles of its volume's intensities: enough for any percentile clip without the volume."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +43,14 @@ class Entry:
     group: str
     phase: str
     frame: int
+    role: str
     first: int
     slices: int
+    masked: bool
     annotated: bool
     spacing: tuple[float, float, float]
     units: str
+    orientation: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +59,7 @@ class Built:
 
     Attributes:
       labels: name -> value of every structure.
+      channels: of every image.
       contents: a hash of what the source held; equal wherever it lies.
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
@@ -57,6 +67,7 @@ class Built:
     """
 
     labels: Mapping[str, int]
+    channels: int
     contents: str
     entries: tuple[Entry, ...]
     records: Any
@@ -65,6 +76,15 @@ class Built:
     def groups(self) -> dict[str, str]:
         """Patient -> group."""
         return {entry.patient: entry.group for entry in self.entries}
+
+    def masked(self) -> list[str]:
+        """The patients all of whose cases have a mask."""
+        bare = {entry.patient for entry in self.entries if not entry.masked}
+        return [patient for patient in self.groups() if patient not in bare]
+
+    def roles(self) -> dict[str, str]:
+        """Patient -> role, where the data set's layout says it."""
+        return {entry.patient: entry.role for entry in self.entries if entry.role}
 
     def of_patients(self, patients: list[str]) -> list[Entry]:
         """The cases of these patients, in order."""
@@ -78,14 +98,16 @@ class Built:
         return Case(
             name=entry.name,
             patient=entry.patient,
-            group=entry.group,
-            phase=entry.phase,
-            frame=entry.frame,
             image=volumes["image"],
-            mask=volumes["mask"],
+            mask=volumes["mask"] if entry.masked else None,
             annotation=volumes["annotation"] if entry.annotated else None,
             spacing=entry.spacing,
             units=entry.units,
+            orientation=entry.orientation,
+            group=entry.group,
+            phase=entry.phase,
+            frame=entry.frame,
+            role=entry.role,
         )
 
 
@@ -94,8 +116,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, layout: str, source: str, name: str, **kwargs: Any):
-        self._layout = layout
+    def __init__(self, *, source: Source, name: str, **kwargs: Any):
         self._source = source
         super().__init__(config=name, **kwargs)
 
@@ -103,28 +124,25 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
         return tfds.core.BuilderConfig(name=builder_config, version=self.VERSION)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        def plane(dtype):
-            return tfds.features.Tensor(shape=(None, None), dtype=dtype, encoding=tfds.features.Encoding.ZLIB)
+        def plane(dtype, *channels):
+            shape = (None, None, *channels)
+            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.ZLIB)
 
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
-                    "image": plane(np.float32),
+                    "image": plane(np.float32, None),
                     "mask": plane(np.uint8),
                     "annotation": plane(np.uint8),
-                    "quantiles": tfds.features.Tensor(shape=QUANTILES.shape, dtype=np.float32),
-                    "name": tfds.features.Text(),
-                    "patient": tfds.features.Text(),
-                    "phase": tfds.features.Text(),
-                    "frame": np.int32,
-                    "slice": np.int32,
-                    "slices": np.int32,
-                    "spacing": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+                    "statistics": {
+                        name: tfds.features.Tensor(shape=shape, dtype=np.float32)
+                        for name, shape in intensity.SHAPES.items()
+                    },
                 }
             ),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(entries=[]),
+            metadata=tfds.core.MetadataDict(entries=[], channels=0),
         )
 
     def _split_generators(self, dl_manager):
@@ -132,7 +150,8 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         first = 0
-        for case in READERS[self._layout].read(self._source):
+        for case in READERS[self._source.layout].read(self._source):
+            case = case_lib.cut(case, self._source.axis)
             yield from ((first + z, example) for z, example in enumerate(_slices(case)))
             entry = Entry(
                 name=case.name,
@@ -140,40 +159,48 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 group=case.group,
                 phase=case.phase,
                 frame=case.frame,
+                role=case.role,
                 first=first,
                 slices=len(case.image),
+                masked=case.mask is not None,
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,
+                orientation=case.orientation,
             )
+            channels, before = case.image.shape[-1], self.info.metadata["channels"]
+            if before not in (0, channels):
+                raise Refused(f"{case.name}: has {channels} channels, the images before it {before}; they must agree.")
+            self.info.metadata["channels"] = channels
             self.info.metadata["entries"].append(dataclasses.asdict(entry))
             first += entry.slices
 
 
-def build(layout: str, source: str, cache: str | None = None) -> Built:
+def build(source: Source, cache: str | None = None) -> Built:
     """Opens the data set, building it first where this source was not built before.
 
     Args:
-      layout: a name in READERS.
-      source: what that reader takes, for most the data set's folder.
+      source: its layout, where it lies and what else is to be known.
       cache: TFDS's data_dir; None for TFDS's own default.
 
     Raises:
-      Refused: the layout is unknown, or the reader refuses the source.
+      Refused: the layout is unknown, the reader refuses the source, or its images differ in their number of channels.
     """
+    layout = source.layout
     if layout not in READERS:
         raise Refused(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
     tfds.disable_progress_bar()
 
     contents = _short_hash(READERS[layout].fingerprint(source).encode())
-    name = f"{layout}_{_short_hash(contents.encode(), *_code(layout))}"
+    settings = repr(dataclasses.replace(source, path=contents)).encode()
+    name = f"{layout}_{_short_hash(settings, *_code(layout))}"
 
     def opened() -> MslSlices:
-        return MslSlices(layout=layout, source=source, name=name, data_dir=cache, file_format="array_record")
+        return MslSlices(source=source, name=name, data_dir=cache, file_format="array_record")
 
     builder = opened()
     if not pathlib.Path(builder.data_dir).exists():
-        print(f"Building the data set from {source} into {builder.data_dir} ...", file=sys.stderr, flush=True)
+        print(f"Building the data set from {source.path} into {builder.data_dir} ...", file=sys.stderr, flush=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
@@ -181,31 +208,32 @@ def build(layout: str, source: str, cache: str | None = None) -> Built:
         builder = opened()
     entries = tuple(Entry(**{**e, "spacing": tuple(e["spacing"])}) for e in builder.info.metadata["entries"])
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    return Built(READERS[layout].labels, contents, entries, records, builder.info.features)
+    return Built(
+        labels=READERS[layout].labels(source),
+        channels=builder.info.metadata["channels"],
+        contents=contents,
+        entries=entries,
+        records=records,
+        features=builder.info.features,
+    )
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
-    quantiles = np.quantile(case.image, QUANTILES).astype(np.float32)
-    annotation = np.full_like(case.mask, UNLABELED) if case.annotation is None else case.annotation
-    for z in range(len(case.image)):
-        yield {
-            "image": case.image[z],
-            "mask": case.mask[z],
-            "annotation": annotation[z],
-            "quantiles": quantiles,
-            "name": case.name,
-            "patient": case.patient,
-            "phase": case.phase,
-            "frame": case.frame,
-            "slice": z,
-            "slices": len(case.image),
-            "spacing": np.asarray(case.spacing, np.float32),
-        }
+    statistics = intensity.measure(case.image)
+    nothing = np.full(case.image.shape[:-1], UNLABELED, np.uint8)
+    for image, mask, annotation in zip(
+        case.image,
+        nothing if case.mask is None else case.mask,
+        nothing if case.annotation is None else case.annotation,
+        strict=True,
+    ):
+        yield {"image": image, "mask": mask, "annotation": annotation, "statistics": statistics}
 
 
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
-    modules = (__name__, case_lib.__name__, nifti.__name__, READERS[layout].read.__module__)
+    shared = (sys.modules[__name__], case_lib, intensity, itk, layouts, nifti, volumes)
+    modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
     return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
 
 

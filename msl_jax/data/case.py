@@ -1,12 +1,50 @@
-"""What a reader hands over: one 3-D volume with its mask, and the words for it."""
+"""What a reader is asked and what it hands over: volumes with their masks and annotations, and the words for them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
+import hashlib
+import pathlib
+import re
 
 import numpy as np
 
+from msl_jax.checks import Refused
+
 UNLABELED = 255
 """A pixel nobody annotated, in every label map of this package."""
+ROLES = ("strong", "weak", "validation", "test")
+"""What a patient can be for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a data set lies, and what its files leave unsaid.
+
+    Attributes:
+      layout: a key of builder.READERS.
+      path: the data set's folder; of the phantom, how many and which.
+      labels: name -> value of every structure, where the layout does not say; elsewhere empty.
+      unlabeled: the value in masks and annotations of a pixel nobody annotated, where the layout does not say.
+      patient: a regular expression: what its first group finds in the name of a case is the patient. "" where every
+        case is a patient of its own, or the layout says whose it is.
+      axis: of the files' arrays (x, y, z), across which slices are cut: 2 for z.
+    """
+
+    layout: str
+    path: str
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unlabeled: int = UNLABELED
+    patient: str = ""
+    axis: int = 2
+
+    def patient_of(self, case: str) -> str:
+        """Whose case this is; raises Refused where the pattern does not say."""
+        if not self.patient:
+            return case
+        found = re.search(self.patient, case)
+        if not found or not found.groups() or not found[1]:
+            raise Refused(f"config.data.patient: the first group of '{self.patient}' finds nothing in '{case}'.")
+        return found[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,26 +54,51 @@ class Case:
     Attributes:
       name: unique within the data set; what its files are called, without ending.
       patient: whose volume it is; a split never divides a patient.
-      group: stratum of the patient (in ACDC the disease); splits are drawn within groups.
-      phase: "ED", "ES", or "" where the data set knows no phases.
-      frame: number of the frame within the patient's series, 0 where there is none.
-      image: float32 (slice, y, x), intensities as stored.
-      mask: uint8 (slice, y, x), the data set's own label values.
+      image: float32 (slice, y, x, channel), intensities as stored.
+      mask: uint8 (slice, y, x), the data set's own label values, UNLABELED where the mask leaves it open; None without.
       annotation: uint8 (slice, y, x), label values or UNLABELED, as drawn by a person; None without one.
       spacing: size of a voxel along (slice, y, x), in `units`.
       units: "mm", or "voxel" where the file's header says nothing.
+      orientation: where the files' axes (x, y, z) point to, like "LPS"; "" where that is not known.
+      group: stratum of the patient (in ACDC the disease); splits are drawn within groups.
+      phase: "ED", "ES", or "" where the data set knows no phases.
+      frame: number of the frame within the patient's series, 0 where there is none.
+      role: what the data set's own layout says the patient is for, one of ROLES; "" where it says nothing.
     """
 
     name: str
     patient: str
-    group: str
-    phase: str
-    frame: int
     image: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None
     annotation: np.ndarray | None
     spacing: tuple[float, float, float]
     units: str
+    orientation: str = ""
+    group: str = ""
+    phase: str = ""
+    frame: int = 0
+    role: str = ""
+
+
+def across(volume: np.ndarray, axis: int) -> np.ndarray:
+    """(z, y, x, ...) of a file with axes (x, y, z) -> (slice, row, column, ...), slices being across `axis`."""
+    return np.moveaxis(volume, 2 - axis, 0)
+
+
+def back(volume: np.ndarray, axis: int) -> np.ndarray:
+    """The inverse of `across`."""
+    return np.moveaxis(volume, 0, 2 - axis)
+
+
+def cut(case: Case, axis: int) -> Case:
+    """A case that was read along its files' last axis, cut across another."""
+    planes = {"image": case.image, "mask": case.mask, "annotation": case.annotation}
+    first = 2 - axis
+    return dataclasses.replace(
+        case,
+        spacing=(case.spacing[first], *case.spacing[:first], *case.spacing[first + 1 :]),
+        **{name: None if volume is None else across(volume, axis) for name, volume in planes.items()},
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +106,23 @@ class Reader:
     """A data set's layout, as the builder wants it.
 
     Attributes:
-      labels: name -> value of every structure a mask may hold; 0 is background and not named.
+      labels: source -> name -> value of every structure a mask may hold; 0 is background and not named.
       fingerprint: source -> text that changes whenever the data do.
-      read: source -> its cases, in an order that depends on the source alone.
-      not_images: how the names of files end that lie among the images and are none; `predict` passes them over.
+      read: source -> its cases, slices across the files' last axis, in an order that depends on the source alone.
+      images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
+        each channel or one for all.
     """
 
-    labels: Mapping[str, int]
-    fingerprint: Callable[[str], str]
-    read: Callable[[str], Iterator[Case]]
-    not_images: tuple[str, ...] = ()
+    labels: Callable[[Source], Mapping[str, int]]
+    fingerprint: Callable[[Source], str]
+    read: Callable[[Source], Iterator[Case]]
+    images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
+
+
+def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:
+    """SHA-256 over names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name}:{path.stat().st_size}:".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

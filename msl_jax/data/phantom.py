@@ -20,7 +20,8 @@ import numpy as np
 from scipy import fft, ndimage
 
 from msl_jax.checks import Refused
-from msl_jax.data.case import Case, Reader
+from msl_jax.data import volumes
+from msl_jax.data.case import Case, Reader, Source
 
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
@@ -369,7 +370,8 @@ def _patient(seed, number):
     for phase, frame, heart in zip(PHASES, frames, hearts, strict=True):
         image = _acquire(rng, _paint_heart(rng, body, view, heart, tissue), shading, scale, noise)
         mask = _mask(heart, view)
-        yield Case(f"{name}_frame{frame:02d}", name, group, phase, frame, image, mask, None, view.spacing, "mm")
+        case = f"{name}_frame{frame:02d}"
+        yield Case(case, name, image[..., None], mask, None, view.spacing, "mm", "", group, phase, frame)
 
 
 def _parse(source):
@@ -381,17 +383,17 @@ def _parse(source):
     return int(match[1]), int(match[2])
 
 
-def fingerprint(source: str) -> str:
-    """The source in its normal form."""
-    patients, seed = _parse(source)
+def fingerprint(source: Source) -> str:
+    """The source's path in its normal form."""
+    patients, seed = _parse(source.path)
     return f"patients={patients},seed={seed}"
 
 
-def read(source: str) -> Iterator[Case]:
-    """Every case that `source` names, patient by patient, end-diastole first."""
-    patients, seed = _parse(source)
+def read(source: Source) -> Iterator[Case]:
+    """Every case that the source's path names, patient by patient, end-diastole first."""
+    patients, seed = _parse(source.path)
     for number in range(1, patients + 1):
         yield from _patient(seed, number)
 
 
-READER = Reader(labels=LABELS, fingerprint=fingerprint, read=read)
+READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=volumes.single_files)

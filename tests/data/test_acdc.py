@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from files import at
 from msl_jax.checks import Refused
 from msl_jax.data import acdc
 from msl_jax.data.case import UNLABELED
@@ -19,6 +20,14 @@ def save(path, voxels, sizes=SIZES, units="mm"):
     made = nib.Nifti1Image(voxels, np.diag([*sizes, 1]))
     made.header.set_xyzt_units(units)
     nib.save(made, path)
+
+
+def read(folder):
+    return list(acdc.read(at("acdc", folder)))
+
+
+def fingerprint(folder):
+    return acdc.fingerprint(at("acdc", folder))
 
 
 def voxels(name):
@@ -55,7 +64,7 @@ def source(tmp_path):
 
 
 def test_both_frames_of_every_patient_are_read_in_order(source):
-    cases = list(acdc.read(source))
+    cases = read(source)
     assert [(c.name, c.patient, c.group, c.phase, c.frame) for c in cases] == [
         ("patient001_frame01", "patient001", "DCM", "ED", 1),
         ("patient001_frame12", "patient001", "DCM", "ES", 12),
@@ -65,7 +74,7 @@ def test_both_frames_of_every_patient_are_read_in_order(source):
     for case in cases:
         image, mask, scribble = (array.transpose(2, 1, 0) for array in voxels(case.name))
         assert case.image.dtype == np.float32 and case.mask.dtype == np.uint8
-        np.testing.assert_array_equal(case.image, image)
+        np.testing.assert_array_equal(case.image[..., 0], image)
         np.testing.assert_array_equal(case.mask, mask)
         assert case.spacing == (10, 1.5625, 1.5625) and case.units == "mm"
         if case.patient == "patient002":
@@ -78,17 +87,17 @@ def test_both_frames_of_every_patient_are_read_in_order(source):
 
 
 def test_the_folder_above_training_is_as_good(source):
-    above, itself = list(acdc.read(source)), list(acdc.read(source / "training"))
+    above, itself = read(source), read(source / "training")
     assert len(above) == len(itself) == 4
     for a, b in zip(above, itself, strict=True):
         for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True):
             np.testing.assert_array_equal(x, y)
-    assert acdc.fingerprint(source) == acdc.fingerprint(str(source / "training"))
+    assert fingerprint(source) == fingerprint(str(source / "training"))
 
 
 def test_a_home_folder_may_be_written_short(source, monkeypatch):
     monkeypatch.setenv("HOME", str(source.parent))
-    assert acdc.fingerprint("~/acdc") == acdc.fingerprint(source)
+    assert fingerprint("~/acdc") == fingerprint(source)
 
 
 @pytest.mark.parametrize(
@@ -96,31 +105,31 @@ def test_a_home_folder_may_be_written_short(source, monkeypatch):
     ["Info.cfg", "patient002_frame01.nii.gz", "patient002_frame12_gt.nii.gz", "patient002_frame01_scribble.nii.gz"],
 )
 def test_the_fingerprint_sees_every_byte_and_every_file(source, name):
-    before = acdc.fingerprint(source)
+    before = fingerprint(source)
     path = source / "training" / "patient002" / name
     contents = path.read_bytes()
     path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
-    changed = acdc.fingerprint(source)
+    changed = fingerprint(source)
     path.unlink()
-    assert len({before, changed, acdc.fingerprint(source)}) == 3
+    assert len({before, changed, fingerprint(source)}) == 3
     path.write_bytes(contents)
-    assert acdc.fingerprint(source) == before
+    assert fingerprint(source) == before
 
 
 def test_the_fingerprint_is_blind_to_place_time_and_the_unused_series(source, tmp_path):
-    before = acdc.fingerprint(source)
+    before = fingerprint(source)
     shutil.copytree(source, tmp_path / "elsewhere")
-    assert acdc.fingerprint(tmp_path / "elsewhere") == before
+    assert fingerprint(tmp_path / "elsewhere") == before
     for path in source.rglob("*.nii.gz"):
         os.utime(path, (0, 0))
     (source / "training" / "patient001" / "patient001_4d.nii.gz").unlink()
-    assert acdc.fingerprint(source) == before
+    assert fingerprint(source) == before
 
 
 def test_info_may_hold_any_bytes_and_line_ends(source):
     path = source / "training" / "patient001" / "Info.cfg"
     path.write_bytes(b"Name: J\xfcrgen\r\nED: 1\r\nES:12\r\nGroup : DCM \r\n")
-    assert [case.group for case in acdc.read(source)][:2] == ["DCM", "DCM"]
+    assert [case.group for case in read(source)][:2] == ["DCM", "DCM"]
 
 
 def info(text):
@@ -153,6 +162,7 @@ FAULTS = {
     "unknown scribble": (replaced(SCRIBBLE, ZEROS + 5), rf"{SCRIBBLE}: holds the unknown label values \[5\]"),
     "scribble of 255": (replaced(SCRIBBLE, ZEROS + 255), rf"{SCRIBBLE}: holds the unknown label values \[255\]"),
     "constant image": (replaced(IMAGE, ZEROS + 7), rf"{IMAGE}: every voxel has the same value"),
+    "image of channels": (replaced(IMAGE, np.moveaxis(np.indices(SHAPE, np.int16), 0, -1)), f"{IMAGE}: has 3 channels"),
     "damaged image": (lambda folder: (folder / IMAGE).write_bytes(b"\x1f\x8b"), rf"{IMAGE}: cannot be read"),
 }
 
@@ -162,11 +172,11 @@ def test_a_faulty_patient_is_refused_and_the_file_named(source, fault):
     spoil, says = FAULTS[fault]
     spoil(source / "training" / "patient002")
     with pytest.raises(Refused, match=says) as refusal:
-        list(acdc.read(source))
+        read(source)
     assert str(refusal.value).startswith(str(source)) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("ask", [acdc.fingerprint, lambda source: list(acdc.read(source))])
+@pytest.mark.parametrize("ask", [fingerprint, read])
 def test_what_is_no_acdc_folder_is_refused(tmp_path, ask):
     (tmp_path / "empty" / "training").mkdir(parents=True)
     (tmp_path / "patient001").touch()
@@ -178,8 +188,8 @@ def test_what_is_no_acdc_folder_is_refused(tmp_path, ask):
 
 def test_the_real_data(acdc_folder):
     cases = {}
-    for case in acdc.read(acdc_folder):
-        assert set(np.unique(case.mask)) <= {0, 1, 2, 3} and case.image.shape == case.mask.shape
+    for case in acdc.read(at("acdc", acdc_folder)):
+        assert set(np.unique(case.mask)) <= {0, 1, 2, 3} and case.image.shape == (*case.mask.shape, 1)
         assert set(np.unique(case.annotation)) <= {0, 1, 2, 3, UNLABELED}
         cases[case.name] = case if case.patient == "patient001" else dataclasses.replace(case, image=None, mask=None)
     assert len(cases) == 160
@@ -188,7 +198,7 @@ def test_the_real_data(acdc_folder):
     assert sorted(groups.values()) == sorted(16 * ["DCM", "HCM", "MINF", "NOR", "RV"])
     known = cases["patient001_frame12"]
     assert (known.group, known.phase, known.frame, known.units) == ("DCM", "ES", 12, "voxel")
-    assert known.image.shape == (10, 256, 216) and known.spacing == (1, 1, 1)
+    assert known.image.shape == (10, 256, 216, 1) and known.spacing == (1, 1, 1)
     assert set(np.unique(known.mask)) == {0, 1, 2, 3}
     stored = nib.load(acdc_folder / "training" / "patient001" / "patient001_frame12.nii.gz").dataobj
-    np.testing.assert_array_equal(known.image, np.asarray(stored).transpose(2, 1, 0))
+    np.testing.assert_array_equal(known.image[..., 0], np.asarray(stored).transpose(2, 1, 0))

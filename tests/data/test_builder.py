@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from msl_jax.checks import Refused
 from msl_jax.data import acdc, builder, phantom
-from msl_jax.data.case import UNLABELED
+from msl_jax.data.case import UNLABELED, Case, Reader, Source, across, back
 
 PHASES = {"ED": 1, "ES": 9}
 
@@ -63,16 +63,16 @@ def assert_gives_back(data, entries, cases):
 
 def test_phantoms_come_back_bit_for_bit(phantoms):
     assert [len({entry.patient for entry in phantoms.entries}), len(phantoms.entries)] == [8, 16]
-    assert_gives_back(phantoms, phantoms.entries[:4], list(phantom.read("patients=2,seed=0")))
+    assert_gives_back(phantoms, phantoms.entries[:4], list(phantom.read(Source("phantom", "patients=2,seed=0"))))
     assert phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
 
 
 def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, unreadable):
-    cases, cache = list(acdc.read(source)), str(tmp_path / "cache")
-    data = builder.build("acdc", str(source), cache)
+    cases, cache = list(acdc.read(Source("acdc", str(source)))), str(tmp_path / "cache")
+    data = builder.build(Source("acdc", str(source)), cache)
     assert_gives_back(data, data.entries, cases)
     unreadable()
-    data = builder.build("acdc", str(source), cache)
+    data = builder.build(Source("acdc", str(source)), cache)
     assert_gives_back(data, data.entries, cases)
     assert [entry.annotated for entry in data.entries] == [False, False, True, True]
     assert [(entry.first, entry.slices) for entry in data.entries] == [(0, 4), (4, 12), (16, 5), (21, 13)]
@@ -83,19 +83,19 @@ def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, un
 
 def test_a_copy_elsewhere_is_not_built_again(source, tmp_path, unreadable):
     cache = str(tmp_path / "cache")
-    builder.build("acdc", str(source), cache)
+    builder.build(Source("acdc", str(source)), cache)
     unreadable()
-    assert len(builder.build("acdc", str(source / "training"), cache).entries) == 4
+    assert len(builder.build(Source("acdc", str(source / "training")), cache).entries) == 4
 
 
 def test_a_changed_source_is_built_anew(source, tmp_path):
     cache = str(tmp_path / "cache")
-    before = builder.build("acdc", str(source), cache)
+    before = builder.build(Source("acdc", str(source)), cache)
     path = source / "training" / "patient001" / "patient001_frame01.nii.gz"
     voxels = np.zeros((9, 8, 4), np.int16)
     voxels[3, 5, 2] = 77
     nib.save(nib.Nifti1Image(voxels, nib.load(path).affine, nib.load(path).header), path)
-    after = builder.build("acdc", str(source), cache)
+    after = builder.build(Source("acdc", str(source)), cache)
     image = after.case(after.entries[0]).image
     assert image[2, 5, 3] == 77 and image.sum() == 77
     assert before.case(before.entries[0]).image.sum() > 77
@@ -105,21 +105,59 @@ def test_a_changed_reader_builds_anew(source, tmp_path, monkeypatch):
     def one_case(source):
         yield next(acdc.read(source))
 
-    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 4
+    assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 4
     monkeypatch.setitem(builder.READERS, "acdc", dataclasses.replace(acdc.READER, read=one_case))
-    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 1
+    assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 1
 
 
-def test_a_slice_carries_its_volumes_quantiles_and_its_place(phantoms):
+def test_a_slice_carries_its_volumes_statistics(phantoms):
     entry = phantoms.entries[3]
     image = phantoms.case(entry).image
     for z in (0, entry.slices - 1):
         example = phantoms.features.deserialize_example_np(phantoms.records[entry.first + z])
-        assert (example["slice"], example["slices"], example["frame"]) == (z, entry.slices, entry.frame)
-        assert (example["name"].decode(), example["phase"].decode()) == (entry.name, "ES")
         assert (example["annotation"] == UNLABELED).all()
+        statistics = example["statistics"]
+        assert statistics["mean"] == pytest.approx(image.mean(), rel=1e-5)
+        assert statistics["deviation"] == pytest.approx(image.std(), rel=1e-5)
         for percent in (0, 1, 50, 99.5, 100):
-            assert example["quantiles"][round(percent * 10)] == pytest.approx(np.percentile(image, percent), rel=1e-6)
+            quantile = statistics["quantiles"][round(percent * 10)]
+            assert quantile == pytest.approx([np.percentile(image, percent)], rel=1e-6)
+
+
+def two_channels(source):
+    """A case cut along no axis in particular, without a mask, with two channels; and one with three."""
+    rng = np.random.default_rng(0)
+    for channels in range(2, 2 + int(source.path)):
+        image = rng.random((4, 5, 6, channels), np.float32)
+        annotation = rng.integers(0, 3, image.shape[:3], np.uint8)
+        yield Case(f"case{channels}", "a", image, None, annotation, (3.0, 2.0, 1.0), "mm", role="weak")
+
+
+@pytest.fixture
+def unmasked(monkeypatch):
+    two_channels.__module__ = acdc.read.__module__
+    reader = Reader(lambda source: {"A": 1}, lambda source: source.path, two_channels, dict)
+    monkeypatch.setitem(builder.READERS, "unmasked", reader)
+
+
+@pytest.mark.parametrize(
+    "axis, shape, spacing", [(2, (4, 5, 6), (3, 2, 1)), (1, (5, 4, 6), (2, 3, 1)), (0, (6, 4, 5), (1, 3, 2))]
+)
+def test_channels_bare_cases_roles_and_other_axes_come_back(unmasked, tmp_path, axis, shape, spacing):
+    data = builder.build(Source("unmasked", "1", axis=axis), str(tmp_path))
+    read = next(two_channels(Source("unmasked", "1")))
+    case = data.case(data.entries[0])
+    assert case.image.shape == (*shape, 2) and case.mask is None and case.spacing == spacing
+    assert (data.channels, data.masked(), data.roles()) == (2, [], {"a": "weak"})
+    np.testing.assert_array_equal(back(case.image, axis), read.image)
+    np.testing.assert_array_equal(back(case.annotation, axis), read.annotation)
+    file = np.arange(4 * 5 * 6).reshape(6, 5, 4)  # x, y, z
+    np.testing.assert_array_equal(across(file.T, axis)[1].ravel(), np.take(file, 1, axis).T.ravel())
+
+
+def test_images_of_other_channels_are_refused(unmasked, tmp_path):
+    with pytest.raises(Refused, match="case3: has 3 channels, the images before it 2"):
+        builder.build(Source("unmasked", "2"), str(tmp_path))
 
 
 def test_what_is_built_knows_no_roles(phantoms, cache):
@@ -137,12 +175,12 @@ def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
     good = path.read_bytes()
     path.write_bytes(good[:-9])
     with pytest.raises(Refused, match="cannot be read") as refusal:
-        builder.build("acdc", str(source), str(tmp_path / "cache"))
+        builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
     assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
     path.write_bytes(good)
-    assert len(builder.build("acdc", str(source), str(tmp_path / "cache")).entries) == 4
+    assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 4
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
     with pytest.raises(Refused, match="there is no 'nifti'; there are acdc, phantom"):
-        builder.build("nifti", str(tmp_path), str(tmp_path))
+        builder.build(Source("nifti", str(tmp_path)), str(tmp_path))

@@ -7,14 +7,15 @@ from scipy import ndimage
 
 from msl_jax.checks import Refused
 from msl_jax.data import phantom
+from msl_jax.data.case import Source
 
-RV, MYO, LV = (phantom.READER.labels[name] for name in ("RV", "MYO", "LV"))
+RV, MYO, LV = (phantom.LABELS[name] for name in ("RV", "MYO", "LV"))
 PATIENTS = 8
 
 
 @pytest.fixture(scope="module")
 def cases():
-    return list(phantom.READER.read(f"patients={PATIENTS},seed=0"))
+    return list(phantom.read(Source("phantom", f"patients={PATIENTS},seed=0")))
 
 
 def same(a, b):
@@ -24,9 +25,10 @@ def same(a, b):
 def test_every_case_keeps_the_contract(cases):
     assert len({case.name for case in cases}) == len(cases) == 2 * PATIENTS
     for case in cases:
-        slices, height, width = case.image.shape
+        slices, height, width, channels = case.image.shape
+        assert channels == 1
         assert case.image.dtype == np.float32 and np.isfinite(case.image).all() and case.image.min() >= 0
-        assert case.mask.dtype == np.uint8 and case.mask.shape == case.image.shape
+        assert case.mask.dtype == np.uint8 and case.mask.shape == (slices, height, width)
         assert set(np.unique(case.mask)) == {0, RV, MYO, LV}
         assert case.annotation is None and case.units == "mm"
         assert 6 <= slices <= 12 and 100 <= min(height, width) and max(height, width) <= 160
@@ -44,13 +46,13 @@ def test_patients_come_in_order_with_both_phases_and_balanced_groups(cases):
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one_bit_for_bit(cases):
-    again = list(phantom.READER.read("patients=2,seed=0"))
+    again = list(phantom.read(Source("phantom", "patients=2,seed=0")))
     assert len(again) == 4
     assert all(same(a, b) for a, b in zip(again, cases, strict=False))
 
 
 def test_the_seed_matters(cases):
-    other = next(phantom.READER.read("patients=1,seed=1"))
+    other = next(phantom.read(Source("phantom", "patients=1,seed=1")))
     assert other.image.shape != cases[0].image.shape or not np.array_equal(other.image, cases[0].image)
 
 
@@ -98,7 +100,7 @@ def test_groups_differ_as_their_diseases_do(cases):
 def test_brightness_alone_does_not_find_the_cavity(cases):
     for case in cases:
         cavity = case.mask == LV
-        brighter = [case.image > level for level in np.percentile(case.image, np.arange(50, 100))]
+        brighter = [case.image[..., 0] > level for level in np.percentile(case.image, np.arange(50, 100))]
         assert max(2 * (b & cavity).sum() / (b.sum() + cavity.sum()) for b in brighter) < 0.7
 
 
@@ -123,13 +125,13 @@ def test_blood_is_brighter_than_myocardium(cases):
         "/data/acdc",
     ],
 )
-@pytest.mark.parametrize("ask", [phantom.READER.fingerprint, lambda source: list(phantom.READER.read(source))])
+@pytest.mark.parametrize("ask", [phantom.fingerprint, lambda source: list(phantom.read(source))])
 def test_other_sources_are_refused_in_one_sentence(ask, source):
     with pytest.raises(Refused, match="patients=40,seed=0") as refusal:
-        ask(source)
+        ask(Source("phantom", source))
     assert "\n" not in str(refusal.value)
 
 
 def test_the_fingerprint_is_the_source_in_one_spelling():
     spellings = ["patients=12,seed=3", "seed=3,patients=12", " patients = 12 , seed = 03 "]
-    assert {phantom.READER.fingerprint(source) for source in spellings} == {"patients=12,seed=3"}
+    assert {phantom.fingerprint(Source("phantom", source)) for source in spellings} == {"patients=12,seed=3"}

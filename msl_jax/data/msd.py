@@ -1,0 +1,106 @@
+"""The layout of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 2022).
+
+    dataset.json              labels {"0": "background", "1": "Anterior"}, modality {"0": "MRI"},
+                              training [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
+    imagesTr/a.nii.gz         image, with a fourth axis where there are several modalities
+    labelsTr/a.nii.gz         mask
+
+An entry of `training` without a label is an image without a mask. A voxel that a mask leaves open has the value
+config.data.unlabeled; whose image it is says config.data.patient.
+"""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+from typing import Any
+
+from msl_jax.checks import Refused
+from msl_jax.data import layouts, volumes
+from msl_jax.data.case import Case, Reader, Source, hash_of
+
+INDEX = "dataset.json"
+MASKS = "labelsTr"
+
+
+def labels(source: Source) -> dict[str, int]:
+    """Name -> value of every structure that dataset.json names."""
+    path = layouts.folder(source, INDEX) / INDEX
+    named = layouts.read_json(path, labels=dict)["labels"]
+    if not all(value.isdecimal() and isinstance(name, str) for value, name in named.items()):
+        raise Refused(
+            f'{path}: its labels do not read like {{"0": "background", "1": "LV"}}; correct them, or read '
+            "nnU-Net's by --config.data.layout=nnunet."
+        )
+    structures = {int(value): name for value, name in named.items() if int(value)}
+    if len(set(structures.values())) < len(structures):
+        raise Refused(f"{path}: two labels have one name; give each its own.")
+    found = {name: value for value, name in structures.items()}
+    layouts.check_labels(path, found, source.unlabeled)
+    return found
+
+
+def fingerprint(source: Source) -> str:
+    """SHA-256 over dataset.json and every file it names for training."""
+    root = layouts.folder(source, INDEX)
+    files = (path for image, mask in _entries(root) for path in (image, mask) if path)
+    return hash_of((path.relative_to(root).as_posix(), path) for path in (root / INDEX, *files))
+
+
+def read(source: Source) -> Iterator[Case]:
+    """Yields every training case, in the order of dataset.json.
+
+    Raises:
+      Refused: dataset.json is not as above, a file is missing, damaged or on another grid than its image, has another
+        number of channels than there are modalities, or an unknown label.
+    """
+    root = layouts.folder(source, INDEX)
+    values = layouts.values(labels(source), source.unlabeled)
+    modalities = layouts.read_json(root / INDEX, modality=dict)["modality"]
+    for image_path, mask_path in _entries(root):
+        image = volumes.read_image(image_path)
+        if image.voxels.shape[-1] != len(modalities):
+            raise Refused(
+                f"{image_path}: has {image.voxels.shape[-1]} channels and {INDEX} names {len(modalities)} modalities; "
+                "correct one."
+            )
+        name = volumes.stem(image_path)
+        mask = layouts.read_label_map(image, mask_path, values)
+        yield Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+
+
+def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Every volume's file below the folder that lies in no folder of masks."""
+    return volumes.single_files(folder, outside=(MASKS,))
+
+
+def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
+    """Image and mask of every training case."""
+    entries, names = [], set()
+    for entry in layouts.read_json(root / INDEX, training=list)["training"]:
+        if not isinstance(entry, Mapping) or "image" not in entry:
+            raise Refused(
+                f'{root / INDEX}: its training entry {entry!r} is no {{"image": ..., "label": ...}}; correct it.'
+            )
+        if pathlib.PurePosixPath(str(entry["image"])).name.startswith("._"):  # macOS's own, in the decathlon's archives
+            continue
+        image = _inside(root, entry["image"])
+        name = volumes.stem(image)
+        if name in names:
+            raise Refused(f"{root / INDEX}: lists two training images of the name '{name}'; give each its own.")
+        names.add(name)
+        entries.append((image, _inside(root, entry["label"]) if entry.get("label") else None))
+    if not entries:
+        raise Refused(f"{root / INDEX}: lists no training images; restore the file that comes with the data set.")
+    return entries
+
+
+def _inside(root: pathlib.Path, name: Any) -> pathlib.Path:
+    """A file that dataset.json names; raises Refused unless it lies below `root`."""
+    path = pathlib.PurePosixPath(name if isinstance(name, str) else "..")
+    if path.is_absolute() or ".." in path.parts:
+        raise Refused(f"{root / INDEX}: its file {name!r} does not lie inside this folder; name one that does.")
+    if not (root / path).is_file():
+        raise Refused(f"{root / path}: is missing, though {INDEX} names it; fetch it again.")
+    return root / path
+
+
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images)

@@ -1,0 +1,109 @@
+"""The raw layout of nnU-Net v2 (Isensee et al., Nature Methods 2021).
+
+    dataset.json                       channel_names {"0": "MRI"}, labels {"background": 0, "LV": 3, "ignore": 4},
+                                       file_ending ".nii.gz"
+    imagesTr/patient001_0000.nii.gz    image, a file a channel: _0000, _0001, ...
+    labelsTr/patient001.nii.gz         mask or sparse annotation, open where it holds the value of `ignore`
+
+An image without a file in labelsTr is an image without a mask. Whose image it is says config.data.patient.
+"""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+import re
+
+from msl_jax.checks import Refused
+from msl_jax.data import layouts, volumes
+from msl_jax.data.case import Case, Reader, Source, hash_of
+
+INDEX = "dataset.json"
+IMAGES, MASKS = "imagesTr", "labelsTr"
+IGNORE = "ignore"
+UNREAD = {
+    list: "a region of several values; give each label one value",
+    str: "which is the decathlon's way; read it by --config.data.layout=msd",
+}
+"""Type of a label's value -> why it is refused."""
+
+
+def labels(source: Source) -> dict[str, int]:
+    """Name -> value of every structure that dataset.json names."""
+    return _labels(layouts.folder(source, INDEX) / INDEX)[0]
+
+
+def fingerprint(source: Source) -> str:
+    """SHA-256 over dataset.json, the images and the masks."""
+    root = layouts.folder(source, INDEX, IMAGES)
+    files = (path for image, mask in _cases(root).values() for path in (*image, mask) if path)
+    return hash_of((path.relative_to(root).as_posix(), path) for path in (root / INDEX, *files))
+
+
+def read(source: Source) -> Iterator[Case]:
+    """Yields every training case, in the order of their names.
+
+    Raises:
+      Refused: dataset.json is not as above, a channel or an image is missing, a file is damaged or on another grid
+        than the first channel, or a label has an unknown value.
+    """
+    root = layouts.folder(source, INDEX, IMAGES)
+    structures, ignored = _labels(root / INDEX)
+    values = layouts.values(structures, *ignored)
+    channels = layouts.read_json(root / INDEX, channel_names=dict)["channel_names"]
+    for name, (image_paths, mask_path) in _cases(root).items():
+        image = volumes.read_channels(image_paths)
+        if image.voxels.shape[-1] != len(channels):
+            raise Refused(
+                f"{image.path}: {name} has {image.voxels.shape[-1]} channels, {INDEX} names {len(channels)}; mend one."
+            )
+        mask = layouts.read_label_map(image, mask_path, values)
+        yield Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+
+
+def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Every image below the folder that lies in no folder of masks, its channels in order."""
+    files = volumes.single_files(folder, outside=(MASKS,))
+    return _grouped({name: path for name, (path,) in files.items()})
+
+
+def _labels(path: pathlib.Path) -> tuple[dict[str, int], list[int]]:
+    """Name -> value of every structure, and the values that leave a voxel open."""
+    named = layouts.read_json(path, labels=dict)["labels"]
+    for name, value in named.items():
+        if type(value) in UNREAD:
+            raise Refused(f"{path}: its label {name} is {value!r}, {UNREAD[type(value)]}.")
+    structures = {name: value for name, value in named.items() if value != 0 or name == IGNORE}
+    layouts.check_labels(path, structures)
+    ignored = [structures.pop(IGNORE)] if IGNORE in structures else []
+    return structures, ignored
+
+
+def _cases(root: pathlib.Path) -> dict[str, tuple[tuple[pathlib.Path, ...], pathlib.Path | None]]:
+    """Name -> files of the channels in order, and of the mask."""
+    end = layouts.read_json(root / INDEX, file_ending=str)["file_ending"]
+    if end not in volumes.ENDINGS:
+        raise Refused(f"{root / INDEX}: its file_ending is '{end}'; convert the files to {', '.join(volumes.ENDINGS)}.")
+    found = _grouped(layouts.by_name(root / IMAGES, (end,)))
+    masks = layouts.by_name(root / MASKS, (end,))
+    layouts.check_have_images(found, masks)
+    if not found:
+        raise Refused(f"{root / IMAGES}: holds no images; give the folder of a raw data set of nnU-Net.")
+    return {name: (files, masks.get(name)) for name, files in found.items()}
+
+
+def _grouped(files: Mapping[str, pathlib.Path]) -> dict[str, tuple[pathlib.Path, ...]]:
+    """NAME_0000, NAME_0001, ... -> NAME with its files in that order; raises Refused where a number is missing."""
+    channels: dict[str, dict[int, pathlib.Path]] = {}
+    for name, path in sorted(files.items()):
+        match = re.fullmatch(r"(.+)_(\d{4})", name, re.ASCII | re.DOTALL)
+        if not match:
+            raise Refused(f"{path}: its name does not end in a channel's number; nnU-Net's images read NAME_0000.")
+        channels.setdefault(match[1], {})[int(match[2])] = path
+    for name, numbered in channels.items():
+        if list(numbered) != list(range(len(numbered))):
+            missing = min(set(range(max(numbered))) - set(numbered))
+            path = next(iter(numbered.values()))
+            raise Refused(f"{path}: {name} has no channel _{missing:04d}; add it, or take the others away.")
+    return {name: tuple(numbered.values()) for name, numbered in channels.items()}
+
+
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images)

@@ -1,0 +1,166 @@
+"""Slices as PNG files, in the tree that the papers' authors describe in their repository (MSL-student-becomes-master).
+
+    trainFull/Img/patient0001_01_1.png                  slice 1 of the volume patient0001_01
+    trainFull/GT/patient0001_01_1.png                   its mask
+    trainFull/WeaklyAnnotations/patient0001_01_1.png    its annotation
+    trainSemi/ val/ test/                               the same; any may be missing, and so may GT and annotations
+
+Files pair by name. A number behind the last "_" is the slice's, and the slices of one stem are a volume; a file without
+a number is a volume of one slice. Patients of trainFull are strong, of trainSemi weak. Volumes like patient0001_01 are
+frames of patient0001; any other is a patient of its own, unless config.data.patient says whose it is.
+
+The grey values of structures are config.data.labels (LV=255), and cases count them 1, 2, 3 from the darkest. In
+WeaklyAnnotations 0 is a pixel nobody annotated, as in the authors' partial cross-entropy; a config.data.unlabeled of
+other than 255 is such a pixel's value in place of it, in masks as well. A slice without a mask or annotation is open
+where another of its volume has one. PNGs know no sizes: units are voxels.
+"""
+
+from collections.abc import Iterator, Mapping
+import itertools
+import pathlib
+import re
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from msl_jax.checks import Refused
+from msl_jax.data import layouts, volumes
+from msl_jax.data.case import UNLABELED, Case, Reader, Source, hash_of
+
+ROLES = {"trainFull": "strong", "trainSemi": "weak", "val": "validation", "test": "test"}
+"""Folder -> what its patients are for."""
+IMAGES, MASKS, ANNOTATIONS = KINDS = ("Img", "GT", "WeaklyAnnotations")
+IMAGE_MODES = {"L": "grey", "I;16": "grey of 16 bits", "RGB": "RGB"}
+LABEL_MODES = {"L": "grey", "1": "black and white"}
+"""Pillow's names of how a PNG may hold its pixels."""
+
+
+def labels(source: Source) -> dict[str, int]:
+    """Name -> value of every structure in a case: 1, 2, 3 in the order of their grey values."""
+    greys = layouts.given_labels(source)
+    layouts.check_labels("config.data.labels", greys, *_unlabeled(source), highest=255)
+    return {name: 1 + sorted(greys.values()).index(grey) for name, grey in greys.items()}
+
+
+def fingerprint(source: Source) -> str:
+    """SHA-256 over names and contents of every PNG."""
+    root = layouts.folder(source)
+    paths = (path for kinds in _tree(root).values() for files in kinds.values() for path in files.values())
+    return hash_of((path.relative_to(root).as_posix(), path) for path in paths)
+
+
+def read(source: Source) -> Iterator[Case]:
+    """Yields every volume, folder by folder, in the order of their names.
+
+    Raises:
+      Refused: a mask or annotation has no image or another size, a volume's slices differ in size or skip a number, a
+        patient lies in two folders, a file is damaged, or a pixel has a value that no structure has.
+    """
+    values = _values(source)
+    home: dict[str, str] = {}
+    for folder, kinds in _tree(layouts.folder(source)).items():
+        for name, slices in _slices(kinds[IMAGES]).items():
+            frame = re.fullmatch(r"(patient\d+)_\d+", name)
+            patient = frame[1] if frame and not source.patient else source.patient_of(name)
+            if home.setdefault(patient, folder) != folder:
+                raise Refused(
+                    f"{kinds[IMAGES][slices[0]]}: {patient} lies in {home[patient]} as well; keep it in one folder."
+                )
+            planes = [_read(kinds[IMAGES][key], IMAGE_MODES) for key in slices]
+            image = _stacked(planes)
+            mask, annotation = (
+                _label_map(planes, [kinds[kind].get(key) for key in slices], values[kind])
+                for kind in (MASKS, ANNOTATIONS)
+            )
+            yield Case(name, patient, mask=mask, annotation=annotation, role=ROLES[folder], **layouts.of_image(image))
+
+
+def _unlabeled(source: Source) -> tuple[int, ...]:
+    """The grey value that config.data.unlabeled gives, where it is not the default."""
+    return () if source.unlabeled == UNLABELED else (source.unlabeled,)
+
+
+def _values(source: Source) -> dict[str, dict[int, int]]:
+    """Kind of label map -> its grey values -> values in a case."""
+    numbers = labels(source)
+    known = {0: 0} | {grey: numbers[name] for name, grey in source.labels.items()}
+    unlabeled = dict.fromkeys(_unlabeled(source), UNLABELED)
+    return {MASKS: known | unlabeled, ANNOTATIONS: known | (unlabeled or {0: UNLABELED})}
+
+
+def _tree(root: pathlib.Path) -> dict[str, dict[str, dict[str, pathlib.Path]]]:
+    """Folder -> kind -> name -> file."""
+    tree = {
+        folder: {kind: layouts.by_name(root / folder / kind, (".png",)) for kind in KINDS}
+        for folder in ROLES
+        if (root / folder).is_dir()
+    }
+    for kinds in tree.values():
+        for kind in (MASKS, ANNOTATIONS):
+            layouts.check_have_images(kinds[IMAGES], kinds[kind])
+    if not any(kinds[IMAGES] for kinds in tree.values()):
+        raise Refused(f"{root}: holds no {'/Img, '.join(ROLES)}/Img with PNG files; give the folder that does.")
+    return tree
+
+
+def _slices(files: Mapping[str, pathlib.Path]) -> dict[str, list[str]]:
+    """Name of a volume -> names of its slices among those of the files, in order."""
+    numbered: dict[str, dict[int, str]] = {}
+    for name, path in files.items():
+        match = re.fullmatch(r"(.+)_([0-9]+)", name, re.DOTALL)
+        volume, number = (match[1], int(match[2])) if match else (name, 0)
+        slices = numbered.setdefault(volume, {})
+        if number in slices:
+            raise Refused(f"{path}: is slice {number} of {volume}, as {slices[number]}.png is; keep one of them.")
+        slices[number] = name
+    for volume, slices in numbered.items():
+        for before, after in itertools.pairwise(sorted(slices)):
+            if after != before + 1:
+                path = files[slices[after]]
+                raise Refused(f"{path}: {volume} has no slice {before + 1}; add it, or number its slices anew.")
+    return {volume: [slices[number] for number in sorted(slices)] for volume, slices in numbered.items()}
+
+
+def _read(path: pathlib.Path, modes: Mapping[str, str]) -> volumes.Volume:
+    """A PNG as a volume of one slice: (1, y, x), or (1, y, x, 3) of colours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as png:
+                mode = png.mode
+                voxels = np.asarray(png.convert("L") if mode == "1" else png)[None]
+    except Exception as error:  # Pillow raises half a dozen kinds for a bad file
+        raise Refused(f"{path}: is no readable PNG ({error}); export it anew.") from error
+    if mode not in modes:
+        raise Refused(f"{path}: is a PNG of mode {mode}; save it as {' or '.join(modes.values())}.")
+    return volumes.Volume(path, voxels)
+
+
+def _stacked(planes: list[volumes.Volume]) -> volumes.Volume:
+    """The image that these slices are."""
+    first = planes[0]
+    for plane in planes:
+        if plane.voxels.shape != first.voxels.shape:
+            raise Refused(
+                f"{plane.path}: its size or colours are not those of {first.path}; resample or rename one of them."
+            )
+    return volumes.as_image(volumes.Volume(first.path, np.concatenate([plane.voxels for plane in planes])))
+
+
+def _label_map(
+    planes: list[volumes.Volume], files: list[pathlib.Path | None], values: Mapping[int, int]
+) -> np.ndarray | None:
+    """Mask or annotation of a volume, UNLABELED in slices without a file; None where no slice has one."""
+    if not any(files):
+        return None
+    slices = [
+        layouts.label_map(plane, _read(path, LABEL_MODES), values)
+        if path
+        else np.full(plane.voxels.shape[:3], UNLABELED, np.uint8)
+        for plane, path in zip(planes, files, strict=True)
+    ]
+    return np.concatenate(slices)
+
+
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=volumes.single_files)
