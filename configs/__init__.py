@@ -29,7 +29,7 @@ def apply(config: ConfigDict, arg: str | None) -> ConfigDict:
 def _parse(name: str, value: str) -> int | str | list[str]:
     if value.isdecimal():
         return int(value)
-    if name == "strong":
+    if name == "strong" and value != "all":
         return value.split("+")
     if name in ("seed", "steps"):
         raise ValueError(f"'{name}={value}' in the config's ARG: a whole number is needed.")

@@ -21,15 +21,25 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             layout="acdc",
             source="data/acdc",
             cache=config_dict.placeholder(str),  # TFDS's own folder
+            labels="",  # LV=3,MYO=2: names and values, for layouts whose files do not say
+            unlabeled=255,  # the value of a pixel nobody annotated, for the same
+            patient="",  # a regular expression that finds the patient in a case's name, for the same
+            axis=2,  # of the files' x, y, z, across which slices are cut
             classes="LV",  # names joined by "+", or all
-            strong=config_dict.FieldReference(3, field_type=object),  # a number, or a list of patients
+            table="",  # a CSV of roles, groups and weak labels by patient, in place of a draw (msl_jax/data/table.py)
+            strong=config_dict.FieldReference(3, field_type=object),  # a number, a list of patients, or all
             split_seed=0,
             split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to the patients
             split=dict(train=(), validation=(), test=()),  # lists of patients, in place of a draw
-            weak="erosion",
+            fold="",  # 0/4: part 0 of 4 of the strong patients is the test split instead
+            weak="erosion",  # a recipe of msl_jax/data/weak_labels.py, or drawn
             weak_background=False,
+            weak_radius=3,  # pixels, of points
+            weak_every=4,  # for slices: whole masks on every 4th
             size=256,
+            normalization="percentiles",  # or window, zscore (msl_jax/data/intensity.py)
             percentiles=(1.0, 99.0),
+            window=(-160.0, 240.0),
             batches_ahead=4,  # made ready while a step runs: bounds the memory
             augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
         ),

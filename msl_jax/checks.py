@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 from ml_collections import ConfigDict
 
@@ -29,6 +30,7 @@ def check_config(config: ConfigDict) -> None:
     for key, value in (
         ("data.size", data.size),
         ("data.batches_ahead", data.batches_ahead),
+        ("data.weak_every", data.weak_every),
         ("model.width", model.width),
         ("model.depth", model.depth),
         ("train.steps", train.steps),
@@ -42,6 +44,7 @@ def check_config(config: ConfigDict) -> None:
         ("eval.batch", config.eval.batch),
     ):
         _require(value >= 1, key, value, "give a whole number from 1 up")
+    _require(data.weak_radius >= 0, "data.weak_radius", data.weak_radius, "give a whole number of pixels from 0 up")
     _require(config.seed >= 0, "seed", config.seed, "give a whole number from 0 up")
     factor = 2 ** (model.depth - 1)
     _require(
@@ -51,10 +54,15 @@ def check_config(config: ConfigDict) -> None:
     low, high = data.percentiles
     for row in data.split_sizes:
         _require(
-            isinstance(row, list | tuple) and len(row) == 3 and all(isinstance(n, int) and n >= 1 for n in row),
+            isinstance(row, list | tuple)
+            and len(row) == 3
+            and (row[0] is None or (isinstance(row[0], int) and row[0] >= 1))
+            and all(isinstance(n, int) and n >= 0 for n in row[1:])
+            and (row[2] >= 1 or config.data.fold),
             "data.split_sizes",
             row,
-            "give rows of three whole numbers from 1 up: train, validation, test",
+            "give rows of three whole numbers, train (None for whoever is left), validation and test; test may be 0 "
+            "with data.fold alone",
         )
     _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
     _require(
@@ -65,10 +73,20 @@ def check_config(config: ConfigDict) -> None:
     )
     for key in ("rotation", "zoom", "gamma", "contrast"):
         _require(data.augment[key] >= 0, f"data.augment.{key}", data.augment[key], "give 0 for none, or more")
+    window_rises = len(data.window) == 2 and data.window[0] < data.window[1]
+    _require(window_rises, "data.window", data.window, "give two that rise")
+    _require(0 <= data.unlabeled <= 255, "data.unlabeled", data.unlabeled, "give a label value from 0 to 255")
+    try:
+        re.compile(data.patient)
+    except re.error as error:
+        raise Refused(f"config.data.patient: '{data.patient}' is no regular expression ({error}).") from error
     strong_is_list = isinstance(data.strong, list | tuple) and all(isinstance(p, str) for p in data.strong)
     strong_is_number = isinstance(data.strong, int) and not isinstance(data.strong, bool)
     _require(
-        strong_is_list or strong_is_number, "data.strong", data.strong, "give a whole number or a list of patients"
+        strong_is_list or strong_is_number or data.strong == "all",
+        "data.strong",
+        data.strong,
+        "give a whole number, a list of patients, or all",
     )
     _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
     _require(
@@ -95,6 +113,20 @@ def check_config(config: ConfigDict) -> None:
     _require(
         config.eval.checkpoint in CHECKPOINTS, "eval.checkpoint", config.eval.checkpoint, f"give one of {CHECKPOINTS}"
     )
+
+
+def parse_labels(text: str, setting: str) -> dict[str, int]:
+    """ "LV=3,MYO=2" -> name of a structure -> its value, from 1 to 254; `setting` is whose value the text is.
+
+    Raises:
+      Refused: it does not read like that, or names a structure twice.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name and value.isdecimal() and 0 < int(value) < 255 for name, _, value in pairs):
+        raise Refused(f"{setting}={text}: give NAME=VALUE,NAME=VALUE with values from 1 to 254, like LV=3,MYO=2.")
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise Refused(f"{setting}={text}: names a structure twice.")
+    return {name: int(value) for name, _, value in pairs}
 
 
 def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from msl_jax import calibration, command, inference, metrics, plots, report
-from msl_jax.checks import Refused
-from msl_jax.data import nifti
-from msl_jax.data.case import Case
+from msl_jax.checks import Refused, parse_labels
+from msl_jax.data import volumes
+from msl_jax.data.case import UNLABELED, Case
 from msl_jax.experiment import Experiment
 
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
-    """Evaluates every trained branch of a finished run on the test split.
+    """Evaluates every trained branch of a finished run on the test split, over the voxels whose label is known.
 
     Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
     student, or of the teacher where it is alone) and, once all that is there, test.json.
@@ -99,16 +99,19 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
     for entry in entries:
         case = experiment.data.case(entry)
         units.add(case.units)
-        reference = _reference(case, labels)
+        reference, known = _reference(case, labels), case.mask != UNLABELED
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():
                 raise Refused(
                     f"{workdir}: its {branch} gives no finite probabilities for {case.name}, the training has "
                     "diverged; train anew with a lower config.optimizer.learning_rate."
                 )
-            scores = score(segmenter.label_map(probabilities), reference, labels, case.spacing)
+            prediction = np.where(known, segmenter.label_map(probabilities), 0)
+            scores = score(prediction, reference, labels, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
-            sums[branch].append(calibration.measure(probabilities, class_of_value[reference]))
+            sums[branch].append(
+                calibration.measure(probabilities[known][None, None], class_of_value[reference[known]][None, None])
+            )
     summary = results(rows, _one_unit(units), config.eval.checkpoint)
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
@@ -142,11 +145,11 @@ def evaluate_folders(
       Refused: a folder is missing or empty, a prediction has no reference or two, or they lie on different grids.
     """
     found = {}
-    for path in _nifti_files(references):
-        found.setdefault(nifti.stem(path), []).append(path)
+    for path in _files(references):
+        found.setdefault(volumes.stem(path), []).append(path)
     rows, units, present = [], set(), set()
-    for path in _nifti_files(predictions):
-        name = nifti.stem(path)
+    for path in _files(predictions):
+        name = volumes.stem(path)
         if name.endswith("_prob"):
             continue
         if name in {row["case"] for row in rows}:
@@ -156,8 +159,8 @@ def evaluate_folders(
             raise Refused(
                 f"{path}: has {len(matches)} references named {name}{suffix} below {references}; one is needed."
             )
-        prediction, reference = nifti.read_labels(path), nifti.read_labels(matches[0])
-        nifti.check_same_grid(reference, prediction)
+        prediction, reference = volumes.read_labels(path), volumes.read_labels(matches[0])
+        volumes.check_same_grid(reference, prediction)
         units.add(reference.units)
         present.update(np.unique(reference.voxels).tolist())
         scores = score(prediction.voxels, reference.voxels, labels, reference.spacing)
@@ -171,12 +174,12 @@ def evaluate_folders(
     return results(rows, _one_unit(units), None), rows
 
 
-def _nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         raise Refused(f"{folder}: no such folder.")
-    files = nifti.find_all(folder)
+    files = volumes.find_all(folder)
     if not files:
-        raise Refused(f"{folder}: holds no NIfTI files.")
+        raise Refused(f"{folder}: holds no files of volumes (names that end in {', '.join(volumes.ENDINGS)}).")
     return files
 
 
@@ -210,7 +213,7 @@ def _overlay(segmenter, variables, case: Case, labels: Mapping[str, int], rank: 
         for branch, p in predictions.items()
     )
     title = f"{rank}: {case.name}, Dice {dice}"
-    return plots.overlay(case.image, reference, predictions, foreground, title, case.spacing)
+    return plots.overlay(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
 
 
 def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
@@ -219,18 +222,9 @@ def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
     return f"{values['mean'] * scale:.{digits}f} ± {values['std'] * scale:.{digits}f}"
 
 
-def _parse_labels(text: str) -> dict[str, int]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(name and value.isdecimal() and 0 < int(value) < 255 for name, _, value in pairs):
-        raise Refused(f"--labels={text}: give NAME=VALUE,NAME=VALUE with values from 1 to 254, like LV=3,MYO=2.")
-    if len({name for name, _, _ in pairs}) < len(pairs):
-        raise Refused(f"--labels={text}: names a structure twice.")
-    return {name: int(value) for name, _, value in pairs}
-
-
 def main(_) -> None:
     """Compares two folders."""
-    labels = _parse_labels(LABELS.value)
+    labels = parse_labels(LABELS.value, "--labels")
     output = epath.Path(OUTPUT.value).expanduser()
     if output.suffix != ".json":
         raise Refused(f"--output={output}: give a name that ends in .json; the table of cases goes beside it as .csv.")

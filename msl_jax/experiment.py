@@ -11,11 +11,18 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from msl_jax import methods
-from msl_jax.checks import Refused, check_config, check_resumable
-from msl_jax.data import builder, splits, weak_labels
-from msl_jax.data.pipeline import Preparation
+from msl_jax.checks import Refused, check_config, check_resumable, parse_labels
+from msl_jax.data import builder, splits
+from msl_jax.data.case import Source
+from msl_jax.data.intensity import NORMALIZATIONS
+from msl_jax.data.pipeline import DRAWN, Preparation, Weakening
+from msl_jax.data.table import TRAIN, Table, read_table
+from msl_jax.data.weak_labels import RECIPES, Style
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.report import replace_text
+
+CHOICES = {"axis": (0, 1, 2), "normalization": tuple(NORMALIZATIONS), "weak": (*RECIPES, DRAWN)}
+"""Keys of config.data -> what they may be."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +34,7 @@ class Experiment:
       data: the data set, built.
       split: "train", "validation", "test" -> patients.
       strong: training patients whose full masks are used; the others are the weak set.
+      recipes: patient -> where its weak labels come from, in place of config.data.weak.
       method: terms, weights and whatever else it sets.
     """
 
@@ -34,6 +42,7 @@ class Experiment:
     data: builder.Built
     split: splits.Split
     strong: list[str]
+    recipes: dict[str, str]
     method: methods.Method
 
     def weak(self) -> list[str]:
@@ -43,6 +52,11 @@ class Experiment:
     def entries(self, patients: list[str]) -> list[builder.Entry]:
         """The cases of these patients."""
         return self.data.of_patients(patients)
+
+    def weakening(self) -> Weakening:
+        """Where the weak labels of the training patients come from."""
+        data = self.config.data
+        return Weakening(data.weak, Style(data.weak_background, data.weak_radius, data.weak_every), self.recipes)
 
     def claim(self, workdir: epath.Path) -> None:
         """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
@@ -71,28 +85,27 @@ class Experiment:
 
 
 def open_experiment(config: ConfigDict) -> Experiment:
-    """Checks a config, builds or opens its data set and draws the split.
+    """Checks a config, builds or opens its data set and settles who is what for.
 
     Raises:
       Refused: a setting or a file cannot work.
     """
     check_config(config)
+    for key, known in CHOICES.items():
+        if config.data[key] not in known:
+            raise Refused(f"config.data.{key}: is {config.data[key]}; give one of {', '.join(map(str, known))}.")
     method = method_of(config)
-    if config.data.weak not in weak_labels.RECIPES:
-        raise Refused(f"config.data.weak: is '{config.data.weak}'; give one of {', '.join(weak_labels.RECIPES)}.")
-    data = builder.build(config.data.layout, config.data.source, config.data.cache)
-    groups = data.groups()
-    lists = config.data.split
-    if any(lists[role] for role in splits.ROLES):
-        split = splits.listed_split(groups, lists)
-    else:
-        split = splits.split_patients(groups, config.data.split_sizes, config.data.split_seed)
-    train = {patient: groups[patient] for patient in split["train"]}
-    strong = splits.draw_strong(train, len(train) if method.all_strong else config.data.strong, config.seed)
-    experiment = Experiment(_filled_in(config, method, data), data, split, strong, method)
+    data = builder.build(source_of(config), config.data.cache)
+    table = read_table(config.data.table, data.groups()) if config.data.table else {}
+    split, strong = _roles(config, method, data, table)
+    recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
+    experiment = Experiment(_filled_in(config, method, data), data, split, strong, recipes, method)
+    _check_masks(experiment)
     units = {entry.units for entry in experiment.entries(split["test"])}
     if len(units) > 1:
         raise Refused("The test split: some cases have voxel sizes and some none, no mean distance covers both.")
+    if not split["validation"] and config.eval.checkpoint == "best":
+        raise Refused("config.eval.checkpoint: is best, and no patient is there for validation; give last.")
     for name in experiment.training_sets(method):
         size = config.train[f"{name}_batch"]
         if size % (jax.device_count() * config.train.accumulate):
@@ -101,6 +114,54 @@ def open_experiment(config: ConfigDict) -> Experiment:
                 f"config.train.accumulate={config.train.accumulate}."
             )
     return experiment
+
+
+def source_of(config: ConfigDict) -> Source:
+    """Where a config's data set lies and how it is read."""
+    data = config.data
+    labels = parse_labels(data.labels, "config.data.labels") if data.labels else {}
+    return Source(data.layout, data.source, labels, data.unlabeled, data.patient, data.axis)
+
+
+def _roles(
+    config: ConfigDict, method: methods.Method, data: builder.Built, table: Table
+) -> tuple[splits.Split, list[str]]:
+    """Split and strong patients: as the table, the config's lists or the data set itself say, or else drawn."""
+    groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
+    masked = data.masked()
+    lists = config.data.split
+    said = {patient: row["role"] for patient, row in table.items() if "role" in row} or data.roles()
+    if any(lists[role] for role in splits.ROLES):
+        split = splits.listed_split(groups, lists)
+    elif said:
+        parts = {"train": (TRAIN, "strong", "weak"), "validation": ("validation",), "test": ("test",)}
+        lists = {role: [patient for patient in groups if said.get(patient) in names] for role, names in parts.items()}
+        split = splits.listed_split(groups, lists)
+    else:
+        split = splits.split_patients(groups, masked, config.data.split_sizes, config.data.split_seed)
+    train = {patient: groups[patient] for patient in split["train"]}
+    able = [patient for patient in train if patient in masked]
+    strong = [patient for patient in train if said.get(patient) == "strong"] or config.data.strong
+    strong = splits.draw_strong(train, able, "all" if method.all_strong else strong, config.seed)
+    if config.data.fold:
+        split = splits.fold(split, strong, groups, config.data.fold, config.data.split_seed)
+        strong = [patient for patient in strong if patient in split["train"]]
+    return split, strong
+
+
+def _check_masks(experiment: Experiment) -> None:
+    """Refuses to need a mask that is not there."""
+    masked, weakening = experiment.data.masked(), experiment.weakening()
+    for role in ("validation", "test"):
+        for patient in set(experiment.split[role]) - set(masked):
+            raise Refused(f"{patient}: is there for {role} and has no full mask; give it one, or take it out.")
+    for patient in experiment.split["train"]:
+        recipe = weakening.recipe_of(patient)
+        if recipe not in (DRAWN, "none") and patient not in masked:
+            raise Refused(
+                f"{patient}: has no full mask from which config.data.weak={recipe} could be made; give "
+                f"config.data.weak={DRAWN} for what was drawn."
+            )
 
 
 def method_of(config: ConfigDict) -> methods.Method:
@@ -112,7 +173,9 @@ def preparation_of(config: ConfigDict) -> Preparation:
     """How images are made ready, of a filled-in config."""
     return Preparation(
         size=(config.data.size, config.data.size),
+        normalization=config.data.normalization,
         percentiles=tuple(config.data.percentiles),
+        window=tuple(config.data.window),
         values=(0, *config.data.classes.values()),
     )
 
@@ -144,7 +207,7 @@ def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) 
             raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(data.labels)} and all.")
     filled = json.loads(config.to_json())
     filled["data"]["classes"] = {name: value for name, value in data.labels.items() if name in names}
-    filled["data"]["contents"] = data.contents
+    filled["data"] |= {"channels": data.channels, "contents": data.contents}
     filled["method"] |= {
         "terms": {term: method.terms.get(term, 0.0) for term in methods.TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in methods.TERMS},

@@ -12,7 +12,7 @@ import numpy as np
 
 from msl_jax import checkpoints, experiment
 from msl_jax.checks import Refused
-from msl_jax.data import transforms
+from msl_jax.data import intensity, transforms
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
 
@@ -40,13 +40,12 @@ class Segmenter:
 
         Args:
           variables: {"params", "batch_stats"} of the model.
-          volume: float32 (slice, y, x), intensities as stored.
+          volume: float32 (slice, y, x, channel), intensities as stored.
 
         Returns:
           Branch -> float32 (slice, y, x, classes), background first.
         """
-        low, high = np.percentile(volume, self.preparation.percentiles).astype(np.float32)
-        images = transforms.normalize(volume[..., None], low, high)
+        images = self.preparation.normalize(volume, intensity.measure(volume))
         images = transforms.resize_image(images, self.preparation.size).numpy()
         slices = len(images)
         images = np.pad(images, ((0, -slices % self.batch), (0, 0), (0, 0), (0, 0)))
@@ -57,7 +56,7 @@ class Segmenter:
         outputs = jax.device_get(outputs)
         return {
             branch: transforms.resize_image(
-                np.concatenate([output[branch] for output in outputs])[:slices], volume.shape[1:]
+                np.concatenate([output[branch] for output in outputs])[:slices], volume.shape[1:3]
             ).numpy()
             for branch in self.branches
         }
@@ -93,15 +92,18 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     )
     manager = checkpoints.open_manager(workdir)
     step = checkpoints.choose(manager, which)
-    abstract = jax.eval_shape(lambda: init_variables(segmenter.model, segmenter.preparation.size, trained, seed=0))
+    size, channels = segmenter.preparation.size, config.data.channels
+    abstract = jax.eval_shape(lambda: init_variables(segmenter.model, size, trained, seed=0, channels=channels))
     here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
     return segmenter, checkpoints.restore(manager, step, network=abstract)["network"], step
 
 
-def init_variables(model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int) -> Variables:
+def init_variables(
+    model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int, channels: int = 1
+) -> Variables:
     """Freshly drawn parameters and batch statistics of a model with these branches."""
-    images = jnp.zeros((1, 1, *size, 1), jnp.float32)
+    images = jnp.zeros((1, 1, *size, channels), jnp.float32)
     rows = {branch: slice(None) for branch in branches}
     return jax.jit(lambda key: model.init(key, images, rows, train=False))(jax.random.key(seed))
 

@@ -154,7 +154,7 @@ def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Bui
     reference = np.where(np.isin(case.mask, values), case.mask, 0)
     strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
     title = f"{name}, {strong} strong patients, seed {finished[0].run.seed}, Dice %"
-    return plots.methods(case.image, reference, predictions, foreground, title, case.spacing)
+    return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
 
 
 def train(

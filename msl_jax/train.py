@@ -15,6 +15,7 @@ import optax
 from msl_jax import checkpoints, metrics, report
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
+from msl_jax.data.case import UNLABELED
 from msl_jax.experiment import Experiment, model_of, preparation_of
 from msl_jax.inference import Segmenter, init_variables
 from msl_jax.methods import Method
@@ -32,8 +33,8 @@ def init_state(
       optimizer: from optax.
       before: variables that the stage before has trained, for a guide that does not move.
     """
-    size = preparation_of(config).size
-    variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed)
+    size, channels = preparation_of(config).size, config.data.channels
+    variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
     guide = before if method.after else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -110,7 +111,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
                 row = {"learning_rate": float(schedule(step - begin - 1))}
                 row |= {name: float(total / sums["steps"]) for name, total in sums.items() if name != "steps"}
                 state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            if step % config.train.validate_every == 0 or last:
+            if experiment.split["validation"] and (step % config.train.validate_every == 0 or last):
                 row |= validate(state.network())
             if row:
                 table.add({"step": step, **row})
@@ -155,7 +156,7 @@ def _batches(experiment: Experiment, method: Method, start: int, stop: int, shar
         sets,
         sizes,
         preparation_of(config),
-        pipeline.Weakening(config.data.weak, config.data.weak_background),
+        experiment.weakening(),
         config.data.augment.to_dict(),
         ahead=config.data.batches_ahead,
         seed=config.seed,
@@ -178,7 +179,7 @@ def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[A
         dice = {branch: [] for branch in segmenter.branches}
         for case in map(experiment.data.case, entries):
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-                labels = segmenter.label_map(probabilities)
+                labels = np.where(case.mask == UNLABELED, UNLABELED, segmenter.label_map(probabilities))
                 dice[branch] += [metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()]
         return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 
@@ -5,6 +6,7 @@ from etils import epath
 import pytest
 
 from msl_jax.checks import Refused
+from msl_jax.data import builder
 from msl_jax.experiment import method_of, model_of, open_experiment, preparation_of, read_config
 from msl_jax.methods import METHODS, TERMS
 
@@ -25,7 +27,92 @@ def names(entries):
     return [entry.name for entry in entries]
 
 
+@pytest.fixture
+def half_masked(monkeypatch, phantoms):
+    """The data set is one whose last three patients have no mask."""
+    patients = sorted(phantoms.groups())
+    entries = [dataclasses.replace(e, masked=e.patient < patients[5]) for e in phantoms.entries]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    return patients
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(*rows):
+        (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+        return str(tmp_path / "table.csv")
+
+    return write
+
+
 # Who is who
+
+
+def test_a_table_says_who_is_what(opened, table):
+    path = table(
+        "patient,role,weak",
+        "phantom001,strong,",
+        "phantom002,weak,point",
+        "phantom003,weak,",
+        "phantom004,validation,",
+        "phantom006,test,",
+    )
+    experiment = opened(data__table=path)
+    assert experiment.split == {
+        "train": ["phantom001", "phantom002", "phantom003"],
+        "validation": ["phantom004"],
+        "test": ["phantom006"],
+    }
+    assert experiment.strong == ["phantom001"] and experiment.weak() == ["phantom002", "phantom003"]
+    weakening = experiment.weakening()
+    assert [weakening.recipe_of(patient) for patient in experiment.split["train"]] == ["erosion", "point", "erosion"]
+
+
+def test_a_table_may_leave_the_draw_to_the_seed(opened, table):
+    roles = ["train"] * 5 + ["validation", "test"]
+    path = table("patient,role", *(f"phantom{i:03d},{role}" for i, role in enumerate(roles, start=1)))
+    draws = [opened(data__table=path, data__strong=2, seed=seed) for seed in range(4)]
+    assert all(draw.split["train"] == [f"phantom{i:03d}" for i in range(1, 6)] for draw in draws)
+    assert {len(draw.strong) for draw in draws} == {2} and len({tuple(draw.strong) for draw in draws}) > 1
+
+
+def test_groups_of_a_table_are_those_of_the_draw(opened, table, phantoms):
+    """Two of eight patients make a group of their own: of four drawn from all, one is of it."""
+    path = table("patient,group", *(f"{p},{'few' if p > 'phantom006' else 'many'}" for p in phantoms.groups()))
+    settings = {"data__split_sizes": ((None, 0, 4),), "data__strong": 1}
+    for seed in range(4):
+        test = opened(data__table=path, data__split_seed=seed, **settings).split["test"]
+        assert len({"phantom007", "phantom008"} & set(test)) == 1
+
+
+def test_bare_patients_are_there_to_learn_from(opened, half_masked):
+    experiment = opened(data__split_sizes=((None, 1, 2),), data__strong="all", data__weak="drawn")
+    assert set(half_masked[5:]) == set(experiment.weak()) and len(experiment.strong) == 2
+    assert opened(data__split_sizes=((None, 0, 1),), data__strong=2, data__weak="none").split["validation"] == []
+
+
+def test_masks_that_are_not_there_are_refused(opened, half_masked, table):
+    with pytest.raises(Refused, match=r"phantom00[678]: has no full mask from which config.data.weak=erosion"):
+        opened(data__split_sizes=((None, 1, 2),), data__strong="all")
+    with pytest.raises(Refused, match="phantom008: is there for test and has no full mask"):
+        opened(data__table=table("patient,role", "phantom001,strong", "phantom008,test", "phantom002,weak"))
+    with pytest.raises(Refused, match=r"config.data.strong: is 3; 2 training patients have full masks"):
+        opened(data__split_sizes=((None, 1, 2),), data__strong=3, data__weak="drawn")
+
+
+def test_without_validation_there_is_no_best_step(opened):
+    with pytest.raises(Refused, match=r"config.eval.checkpoint: is best, and no patient"):
+        opened(data__split_sizes=((None, 0, 2),), eval__checkpoint="best")
+
+
+def test_folds_hold_out_every_strong_patient_once(opened):
+    settings = {"data__split_sizes": ((None, 0, 0),), "data__strong": 4}
+    folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
+    assert not set(folds[0].strong) & set(folds[1].strong) and [len(fold.strong) for fold in folds] == [2, 2]
+    assert folds[0].split["test"] == folds[1].strong and folds[1].split["test"] == folds[0].strong
+    with pytest.raises(Refused, match=r"config.data.split_sizes: .*test may be 0 with data.fold alone"):
+        opened(**settings)
 
 
 def test_a_split_divides_the_patients(opened, phantoms):

@@ -12,10 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from msl_jax.data import transforms, weak_labels
-from msl_jax.data.builder import QUANTILES, Built, Entry
+from msl_jax.data.builder import Built, Entry
 from msl_jax.data.case import UNLABELED
+from msl_jax.data.intensity import NORMALIZATIONS, Statistics
+from msl_jax.data.weak_labels import RECIPES, Style, Where
 
 STREAMS = {"strong": 0, "weak": 1}
+DRAWN = "drawn"
+"""In place of a recipe: what a person drew, or the mask where that is all there is, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +28,22 @@ class Preparation:
 
     Attributes:
       size: (y, x) of the network's images.
-      percentiles: the volume's intensities at these two, in percent, become 0 and 1.
+      normalization: a key of intensity.NORMALIZATIONS.
+      percentiles: for "percentiles", in percent.
+      window: for "window", intensities as stored.
       values: label value of each class in the data set; values[0] is background, which is also every value not here.
     """
 
     size: tuple[int, int]
+    normalization: str
     percentiles: tuple[float, float]
+    window: tuple[float, float]
     values: tuple[int, ...]
+
+    def normalize(self, image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
+        """float32 (..., y, x, channel): intensities as stored -> [0, 1], by the statistics of their volume."""
+        low, high = NORMALIZATIONS[self.normalization](statistics, dataclasses.asdict(self))
+        return transforms.normalize(image, low, high)
 
     def class_of_value(self) -> np.ndarray:
         """int32 (256,): label value -> class; UNLABELED stays."""
@@ -46,13 +59,40 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class Weakening:
-    """How a full mask becomes a weak label: a recipe of weak_labels.RECIPES and whether background is annotated.
+    """Where weak labels come from.
 
-    Masks are resized first: a core of few pixels would vanish if it were.
+    Masks are resized before a recipe sees them: a core of few pixels would vanish if it were.
+
+    Attributes:
+      recipe: a key of weak_labels.RECIPES, or DRAWN.
+      style: of the recipes.
+      of_patient: patient -> recipe, for those whose recipe is another.
     """
 
     recipe: str
-    background: bool
+    style: Style
+    of_patient: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def recipe_of(self, patient: str) -> str:
+        """A key of weak_labels.RECIPES, or DRAWN."""
+        return self.of_patient.get(patient, self.recipe)
+
+    def __call__(self, entry: Entry, z: int, label: np.ndarray, annotation: np.ndarray) -> np.ndarray:
+        """The weak label of slice `z` of a case.
+
+        Args:
+          entry: the case.
+          z: the slice's number.
+          label: int32 (y, x), the mask's classes at the network's size, UNLABELED where there is none.
+          annotation: int32, the drawn annotation's at native size, UNLABELED where there is none.
+
+        Returns:
+          int32, as `label`.
+        """
+        recipe = self.recipe_of(entry.patient)
+        if recipe != DRAWN:
+            return RECIPES[recipe](label, Where(entry.name, z, entry.slices), self.style)
+        return weak_labels.resize(annotation, label.shape) if entry.annotated else label
 
 
 def batches(
@@ -87,8 +127,8 @@ def batches(
       hosts: number of processes.
 
     Returns:
-      Batches {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}: float32 (n, y, x, 1)
-      images in [0, 1], int32 (n, y, x) label maps, with static shapes.
+      Batches {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}: float32
+      (n, y, x, channels) images in [0, 1], int32 (n, y, x) label maps, with static shapes.
     """
 
     def stream(name: str, entries: Sequence[Entry]) -> tf.data.Dataset:
@@ -96,12 +136,22 @@ def batches(
         stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
         fold_in = tf.random.experimental.stateless_fold_in
         records = np.concatenate([np.arange(e.first, e.first + e.slices) for e in entries])
+        firsts = np.cumsum([0, *(e.slices for e in entries[:-1])])
+
+        def weaken(place, label, annotation):
+            of_case = np.searchsorted(firsts, place, side="right") - 1
+            return weakening(entries[of_case], int(place - firsts[of_case]), label, annotation)
 
         def example(k):
             position = k // share * sizes[name] + host * share + k % share
             epoch, place = position // len(records), position % len(records)
             place = tf.random.experimental.index_shuffle(place, fold_in(stream_seed, epoch), len(records) - 1)
-            image, labels = _load(data, tf.gather(records, place), preparation, weakening, with_label=name == "strong")
+            image, label, annotation = _load(data, tf.gather(records, place), preparation)
+            weak_label = tf.numpy_function(weaken, [place, label, annotation], tf.int32, stateful=False)
+            labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}
+            if name == "strong":
+                labels["label"] = label
+            labels = {key: label[..., None] for key, label in labels.items()}
             augment_seed = fold_in(stream_seed, position)
             image, labels = transforms.augment(image, labels, OUTSIDE, augment_seed, **augmentation)
             return {"image": image} | {key: label[..., 0] for key, label in labels.items()}
@@ -115,21 +165,13 @@ def batches(
 OUTSIDE = {"label": 0, "weak_label": UNLABELED}
 
 
-def _load(
-    data: Built, record: tf.Tensor, preparation: Preparation, weakening: Weakening, with_label: bool
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+def _load(data: Built, record: tf.Tensor, preparation: Preparation) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Image and mask at the network's size, and the drawn annotation at its own, as classes."""
     serialized = tf.numpy_function(lambda i: data.records[int(i)], [record], tf.string, stateful=False)
     example = data.features.deserialize_example(tf.ensure_shape(serialized, []))
-    low, high = (round(p / 100 * (len(QUANTILES) - 1)) for p in preparation.percentiles)
-    image = transforms.normalize(example["image"], example["quantiles"][low], example["quantiles"][high])
-    label = tf.gather(preparation.class_of_value(), tf.cast(example["mask"], tf.int32))
-    label = transforms.resize_labels(label[..., None], preparation.size)
-    weak_label = tf.numpy_function(
-        lambda mask: weak_labels.RECIPES[weakening.recipe](mask, background=weakening.background),
-        [label[..., 0]],
-        tf.int32,
-        stateful=False,
+    image = preparation.normalize(example["image"], example["statistics"])
+    image = tf.ensure_shape(transforms.resize_image(image, preparation.size), (*preparation.size, data.channels))
+    mask, annotation = (
+        tf.gather(preparation.class_of_value(), tf.cast(example[name], tf.int32)) for name in ("mask", "annotation")
     )
-    labels = {"label": label} if with_label else {}
-    labels["weak_label"] = tf.ensure_shape(weak_label, preparation.size)[..., None]
-    return transforms.resize_image(image[..., None], preparation.size), labels
+    return image, transforms.resize_labels(mask[..., None], preparation.size)[..., 0], annotation

@@ -1,6 +1,6 @@
 """Who is train, validation, test, and whose masks are used in full: by patient, within groups, from a seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -26,22 +26,36 @@ def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
     return [patient for _, _, patient in sorted(places)]
 
 
-def split_patients(groups: Mapping[str, str], sizes: Sequence[Sequence[int]], seed: int) -> Split:
+def split_patients(
+    groups: Mapping[str, str], masked: Collection[str], sizes: Sequence[Sequence[int | None]], seed: int
+) -> Split:
     """Draws the split whose sizes (train, validation, test) add up to the number of patients.
 
+    Args:
+      groups: patient -> group.
+      masked: patients with full masks, among whom validation and test are drawn.
+      sizes: rows of three numbers; None for train takes whoever is left, and so adds up to any number.
+      seed: of the draw.
+
     Raises:
-      Refused: no row of `sizes` adds up to it.
+      Refused: no row of `sizes` adds up to the number of patients, or too few of them have masks.
     """
-    row = next((row for row in sizes if sum(row) == len(groups)), None)
+    row = next((row for row in sizes if row[0] is None or sum(row) == len(groups)), None)
     if row is None:
         known = ", ".join("+".join(map(str, row)) for row in sizes)
         raise Refused(
             f"config.data.split_sizes: no row adds up to the {len(groups)} patients of the data set ({known}); "
             "give numbers for train, validation and test, --config.data.split_sizes='((TRAIN, VALIDATION, TEST),)'."
         )
-    order = stratified_order(groups, seed)
     _, validation, test = row
-    parts = {"test": order[:test], "validation": order[test : test + validation], "train": order[test + validation :]}
+    if validation + test >= len(masked):
+        raise Refused(
+            f"config.data.split_sizes: takes {validation + test} patients for validation and test, and {len(masked)} "
+            "have masks; leave some to learn from."
+        )
+    order = stratified_order({patient: groups[patient] for patient in masked}, seed)
+    parts = {"test": order[:test], "validation": order[test : test + validation]}
+    parts["train"] = set(groups) - set(order[: test + validation])
     return {role: sorted(parts[role]) for role in ROLES}
 
 
@@ -53,10 +67,8 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
     """
     seen: dict[str, str] = {}
     for role in ROLES:
-        if not lists[role]:
-            raise Refused(
-                f"config.data.split.{role}: is empty; list the patients of all of {', '.join(ROLES)}, or of none."
-            )
+        if not lists[role] and role != "validation":
+            raise Refused(f"config.data.split.{role}: is empty; list patients to train and to test on, or none at all.")
         for patient in lists[role]:
             if patient not in groups:
                 raise Refused(f"config.data.split.{role}: the data set has no patient '{patient}'.")
@@ -66,23 +78,57 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
     return {role: sorted(lists[role]) for role in ROLES}
 
 
-def draw_strong(train: Mapping[str, str], strong: int | Sequence[str], seed: int) -> list[str]:
+def fold(split: Split, strong: Sequence[str], groups: Mapping[str, str], part: str, seed: int) -> Split:
+    """The split of one part of a cross-validation: the strong patients are dealt out, one part of them is the test set.
+
+    Args:
+      split: whose validation and test patients stay out of it.
+      strong: training patients with full masks.
+      groups: patient -> group.
+      part: "I/N": part I, counted from 0, of N.
+      seed: of the deal.
+
+    Returns:
+      The split: no validation, part I as test, all other training patients as train.
+
+    Raises:
+      Refused: `part` does not read like that, or there are fewer strong patients than parts.
+    """
+    index, _, parts = part.partition("/")
+    if not (index.isdecimal() and parts.isdecimal() and int(index) < int(parts) and int(parts) >= 2):
+        raise Refused(f"config.data.fold: is '{part}'; give I/N, part I of N counted from 0, like 0/4.")
+    if int(parts) > len(strong):
+        raise Refused(f"config.data.fold: is {part}, and {len(strong)} patients have masks; give fewer parts.")
+    held_out = stratified_order({patient: groups[patient] for patient in strong}, seed)[int(index) :: int(parts)]
+    return {
+        "train": [patient for patient in split["train"] if patient not in held_out],
+        "validation": [],
+        "test": sorted(held_out),
+    }
+
+
+def draw_strong(
+    train: Mapping[str, str], masked: Collection[str], strong: int | str | Sequence[str], seed: int
+) -> list[str]:
     """The training patients whose full masks are used.
 
     Args:
       train: training patient -> group.
-      strong: how many to draw across groups, or which ones. Fewer are a subset of more, for one seed.
+      masked: those of them who have full masks.
+      strong: how many to draw across groups, which ones, or "all". Fewer are a subset of more, for one seed.
       seed: seed of the draw.
 
     Raises:
-      Refused: there are fewer training patients than that, or one listed is not among them.
+      Refused: there are fewer training patients with masks than that, or one listed is not among them.
     """
-    if isinstance(strong, int):
-        if not 1 <= strong <= len(train):
-            raise Refused(f"config.data.strong: is {strong}; there are {len(train)} training patients to draw from.")
-        return sorted(stratified_order(train, seed)[:strong])
-    unknown = sorted(set(strong) - set(train))
+    if strong == "all" and masked:
+        return sorted(masked)
+    if isinstance(strong, int | str):
+        if strong == "all" or not 1 <= strong <= len(masked):
+            raise Refused(f"config.data.strong: is {strong}; {len(masked)} training patients have full masks.")
+        return sorted(stratified_order({patient: train[patient] for patient in masked}, seed)[:strong])
+    unknown = sorted(set(strong) - set(masked))
     if unknown or not strong or len(set(strong)) < len(strong):
-        fault = f"{unknown} are no training patients" if unknown else "the list is empty or names a patient twice"
+        fault = f"{unknown} are no training patients with masks" if unknown else "the list is empty or names one twice"
         raise Refused(f"config.data.strong: {fault}; name patients of the training part, each once.")
     return sorted(strong)

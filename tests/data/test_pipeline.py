@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 
 from msl_jax import inference
-from msl_jax.data import pipeline
-from msl_jax.data.case import UNLABELED
+from msl_jax.data import builder, pipeline, transforms
+from msl_jax.data.case import UNLABELED, Case, Reader, Source
 from msl_jax.data.pipeline import Preparation, Weakening
+from msl_jax.data.weak_labels import RECIPES, Style, Where
 
 SIZE = (64, 56)
+STYLE = Style(background=True, radius=2, every=3)
 OFF = dict(flip=False, rotation=0.0, zoom=0.0, gamma=0.0, contrast=0.0)
 STRONG_AUGMENTATION = dict(flip=True, rotation=60.0, zoom=0.5, gamma=0.5, contrast=0.3)
 KEYS = {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}
+
+
+def prepared(values):
+    return Preparation(SIZE, "percentiles", (1.0, 99.0), (0.0, 1.0), values)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +31,23 @@ def sets(phantoms):
 def dataset(phantoms, sets):
     """make(...) -> pipeline.batches of these sets."""
 
-    def make(start=0, stop=3, *, values=(0, 1, 2, 3), augmentation=OFF, seed=0, names=("strong", "weak"), **others):
+    def make(
+        start=0,
+        stop=3,
+        *,
+        values=(0, 1, 2, 3),
+        recipe="erosion",
+        augmentation=OFF,
+        seed=0,
+        names=("strong", "weak"),
+        **others,
+    ):
         return pipeline.batches(
             phantoms,
             {name: sets[name] for name in names},
             {"strong": 4, "weak": 6},
-            Preparation(SIZE, (1.0, 99.0), values),
-            Weakening("erosion", background=True),
+            prepared(values),
+            Weakening(recipe, STYLE),
             augmentation,
             seed=seed,
             start=start,
@@ -130,7 +146,7 @@ def as_inference_sees(monkeypatch, phantoms, entries):
         return {branch: images for branch in branches}
 
     monkeypatch.setattr(inference, "_softmax", network)
-    segmenter = inference.Segmenter(None, Preparation(SIZE, (1.0, 99.0), (0, 3)), ("student",), batch=1)
+    segmenter = inference.Segmenter(None, prepared((0, 3)), ("student",), batch=1)
     for entry in entries:
         segmenter.probabilities({}, phantoms.case(entry).image)
     return np.concatenate(seen)
@@ -160,8 +176,55 @@ def test_classes_that_are_not_asked_for_are_background(batches):
         np.testing.assert_array_equal(weak_lv == 1, weak == 3)
 
 
+@pytest.mark.parametrize("recipe", ["point", "slices"])
+def test_a_slice_is_annotated_as_the_recipe_says_at_its_place_in_its_case(phantoms, sets, batches, recipe):
+    expected = set()
+    for entry in sets["strong"]:
+        for z, mask in enumerate(phantoms.case(entry).mask):
+            label = transforms.resize_labels(mask[..., None].astype(np.int32), SIZE).numpy()[..., 0]
+            weak_label = RECIPES[recipe](label, Where(entry.name, z, entry.slices), STYLE)
+            expected.add((label.tobytes(), weak_label.tobytes()))
+    two_epochs = batches(0, len(expected) // 2 + 1, recipe=recipe)
+    labels, weak_labels = (joined(two_epochs, "strong", key) for key in ("label", "weak_label"))
+    seen = {(label.tobytes(), weak_label.tobytes()) for label, weak_label in zip(labels, weak_labels, strict=True)}
+    assert seen == expected
+
+
+SHAPE = (2, 40, 48)
+
+
+def as_users_bring_them(source):
+    """Three cases of two channels: a scribble and no mask, a mask that leaves most open, and neither."""
+    for name in ("scribble", "mask", "neither"):
+        image = np.random.default_rng(0).random((*SHAPE, 2), np.float32)
+        mask = np.full(SHAPE, UNLABELED, np.uint8)
+        mask[:, 10:12, 20], mask[:, 30, 40] = 3, 0
+        mask, annotation = {"scribble": (None, mask), "mask": (mask, None), "neither": (None, None)}[name]
+        yield Case(name, name, image, mask, annotation, (1.0, 1.0, 1.0), "mm")
+
+
+def test_a_batch_mixes_what_was_drawn_with_open_masks_and_bare_images(monkeypatch, tmp_path):
+    """A scribble beside a partial mask and nothing, at the network's size; a recipe for one patient alone."""
+    as_users_bring_them.__module__ = "msl_jax.data.phantom"
+    reader = Reader(lambda source: {"LV": 3}, lambda source: "", as_users_bring_them, dict)
+    monkeypatch.setitem(builder.READERS, "users", reader)
+    data = builder.build(Source("users", ""), str(tmp_path))
+    weakening = Weakening("drawn", STYLE, {"neither": "none"})
+    drawn = pipeline.batches(
+        data, {"weak": data.entries}, {"weak": 6}, prepared((0, 3)), weakening, OFF, ahead=1, seed=0, start=0, stop=1
+    )
+    batch = next(drawn.as_numpy_iterator())["weak"]
+    assert batch["image"].shape == (6, *SIZE, 2)
+    open_everywhere = (batch["weak_label"] == UNLABELED).all((1, 2))
+    assert open_everywhere.sum() == 2
+    for weak_label in batch["weak_label"][~open_everywhere]:
+        assert set(np.unique(weak_label)) == {0, 1, UNLABELED} and 2 <= (weak_label == 1).sum() <= 8
+        y, x = np.argwhere(weak_label == 1).mean(0) / SIZE
+        assert abs(y - 11 / 40) < 0.02 and abs(x - 20.5 / 48) < 0.02
+
+
 def test_class_and_value_tables():
-    preparation = Preparation(SIZE, (1.0, 99.0), (0, 3))
+    preparation = prepared((0, 3))
     table = preparation.class_of_value()
     assert table[:5].tolist() == [0, 0, 0, 1, 0] and table[UNLABELED] == UNLABELED and table.shape == (256,)
     values = preparation.value_of_class()

@@ -18,14 +18,14 @@ def acdc(patients):
 
 
 def train_of(groups, split_seed=0):
-    return {patient: groups[patient] for patient in splits.split_patients(groups, SIZES, split_seed)["train"]}
+    return {patient: groups[patient] for patient in splits.split_patients(groups, groups, SIZES, split_seed)["train"]}
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("patients, sizes", [(80, (55, 10, 15)), (100, (75, 5, 20))])
 def test_acdc_is_divided_as_the_papers_do_and_alike_in_every_group(patients, sizes, seed):
     groups = acdc(patients)
-    split = splits.split_patients(groups, SIZES, seed)
+    split = splits.split_patients(groups, groups, SIZES, seed)
     assert tuple(len(split[role]) for role in ("train", "validation", "test")) == sizes
     assert sorted(itertools.chain(*split.values())) == sorted(groups)
     for role, size in zip(("train", "validation", "test"), sizes, strict=True):
@@ -36,25 +36,25 @@ def test_acdc_is_divided_as_the_papers_do_and_alike_in_every_group(patients, siz
 def test_the_split_is_a_function_of_its_seed_and_of_who_is_there():
     groups = acdc(80)
     again = dict(sorted(groups.items(), reverse=True))
-    assert splits.split_patients(groups, SIZES, 0) == splits.split_patients(again, SIZES, 0)
-    assert len({tuple(splits.split_patients(groups, SIZES, seed)["test"]) for seed in range(10)}) == 10
+    assert splits.split_patients(groups, groups, SIZES, 0) == splits.split_patients(again, again, SIZES, 0)
+    assert len({tuple(splits.split_patients(groups, groups, SIZES, seed)["test"]) for seed in range(10)}) == 10
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_strong_patients_are_nested_and_of_many_groups(seed):
     train = train_of(acdc(80))
-    three, five, ten, every = (splits.draw_strong(train, strong, seed) for strong in (3, 5, 10, 55))
+    three, five, ten, every = (splits.draw_strong(train, train, strong, seed) for strong in (3, 5, 10, 55))
     assert set(three) < set(five) < set(ten) < set(train) and every == sorted(train)
     assert (len(three), len(five), len(ten)) == (3, 5, 10)
     assert all(count == 1 for count in Counter(train[patient] for patient in three).values())
     assert Counter(train[patient] for patient in five) == dict.fromkeys(ACDC_GROUPS, 1)
     assert Counter(train[patient] for patient in ten) == dict.fromkeys(ACDC_GROUPS, 2)
-    assert three == splits.draw_strong(train, 3, seed)
+    assert three == splits.draw_strong(train, train, 3, seed)
 
 
 def test_seeds_draw_other_strong_patients_and_groups():
     train = train_of(acdc(80))
-    draws = [splits.draw_strong(train, 3, seed) for seed in range(20)]
+    draws = [splits.draw_strong(train, train, 3, seed) for seed in range(20)]
     assert len({tuple(draw) for draw in draws}) == 20
     assert {train[patient] for draw in draws for patient in draw} == set(ACDC_GROUPS)
 
@@ -83,12 +83,44 @@ def test_every_beginning_of_the_order_holds_the_groups_in_proportion(counts, see
 @given(group_sizes, st.integers(0, 99), st.data())
 def test_any_row_that_adds_up_divides_the_patients(counts, seed, data):
     groups = {f"{group}-{i}": str(group) for group, count in enumerate(counts) for i in range(count)}
-    validation = data.draw(st.integers(0, len(groups)))
-    test = data.draw(st.integers(0, len(groups) - validation))
+    validation = data.draw(st.integers(0, len(groups) - 1))
+    test = data.draw(st.integers(0, len(groups) - 1 - validation))
     row = (len(groups) - validation - test, validation, test)
-    split = splits.split_patients(groups, [(len(groups), 1, 0), row], seed)
+    split = splits.split_patients(groups, groups, [(len(groups), 1, 0), row], seed)
     assert tuple(len(split[role]) for role in splits.ROLES) == row
     assert sorted(itertools.chain(*split.values())) == sorted(groups)
+
+
+def test_whoever_has_no_mask_is_there_to_learn_from():
+    groups = acdc(80)
+    masked = [patient for patient in groups if patient < "patient041"]
+    split = splits.split_patients(groups, masked, [(None, 3, 5)], 0)
+    assert [len(split[role]) for role in splits.ROLES] == [72, 3, 5]
+    assert set(split["validation"] + split["test"]) < set(masked)
+    able = [patient for patient in split["train"] if patient in masked]
+    assert splits.draw_strong(dict.fromkeys(split["train"], ""), able, "all", 0) == able
+    assert set(splits.draw_strong(dict.fromkeys(split["train"], ""), able, 4, 0)) < set(able)
+    with pytest.raises(Refused, match=r"split_sizes: takes 8 .* and 8 have masks"):
+        splits.split_patients(groups, masked[:8], [(None, 3, 5)], 0)
+
+
+@given(st.integers(2, 12), st.integers(0, 12), st.integers(0, 99))
+def test_the_parts_of_a_cross_validation_are_all_strong_patients_once(parts, more, seed):
+    groups = acdc(80)
+    split = splits.split_patients(groups, groups, SIZES, 0)
+    strong = splits.draw_strong(train_of(groups), split["train"], parts + more, 0)
+    folds = [splits.fold(split, strong, groups, f"{index}/{parts}", seed) for index in range(parts)]
+    assert sorted(itertools.chain(*(fold["test"] for fold in folds))) == strong
+    assert {len(fold["test"]) for fold in folds} <= {len(strong) // parts, -(-len(strong) // parts)}
+    for fold in folds:
+        assert not fold["validation"] and sorted(fold["train"] + fold["test"]) == split["train"]
+
+
+@pytest.mark.parametrize("part", ["4/4", "0/1", "1", "a/4", "-1/4", "0/6", "1/2/3"])
+def test_parts_that_cannot_be_are_refused(part):
+    split = {"train": list("abcdefg"), "validation": [], "test": ["h"]}
+    with pytest.raises(Refused, match=r"config\.data\.fold: is "):
+        splits.fold(split, list("abcde"), dict.fromkeys("abcdefgh", ""), part, 0)
 
 
 def test_lists_are_taken_as_they_are():
@@ -96,13 +128,14 @@ def test_lists_are_taken_as_they_are():
     lists = {"train": ("patient009", "patient002"), "validation": ["patient001"], "test": ["patient003"]}
     split = splits.listed_split(groups, lists)
     assert split == {"train": ["patient002", "patient009"], "validation": ["patient001"], "test": ["patient003"]}
-    assert splits.draw_strong(train_of(groups), ("patient009",), 0) == ["patient009"]
+    assert splits.draw_strong(train_of(groups), ["patient009"], ("patient009",), 0) == ["patient009"]
 
 
 @pytest.mark.parametrize(
     "role, patients, says",
     [
-        ("validation", [], r"split\.validation: is empty"),
+        ("train", [], r"split\.train: is empty"),
+        ("test", [], r"split\.test: is empty"),
         ("test", ["patient999"], r"split\.test: .*'patient999'"),
         ("test", ["patient001"], r"split\.test: .*'patient001' is already in train"),
         ("train", ["patient001", "patient001"], r"split\.train: .*'patient001' is already in train"),
@@ -116,15 +149,15 @@ def test_lists_that_cannot_be_meant_are_refused(role, patients, says):
 
 def test_sizes_that_do_not_add_up_are_refused():
     with pytest.raises(Refused, match=r"split_sizes: .*the 79 patients .*75\+5\+20, 55\+10\+15"):
-        splits.split_patients(dict(list(acdc(80).items())[1:]), SIZES, 0)
+        splits.split_patients(dict(list(acdc(80).items())[1:]), acdc(80), SIZES, 0)
 
 
 @pytest.mark.parametrize(
     "strong, says",
     [
-        (0, "is 0; there are 55"),
-        (-1, "is -1; there are 55"),
-        (56, "is 56; there are 55"),
+        (0, "is 0; 55 training"),
+        (-1, "is -1; 55 training"),
+        (56, "is 56; 55 training"),
         (["patient999"], r"\['patient999'\] are no training patients"),
         ([], "empty"),
         (2 * ["first"], "twice"),
@@ -135,11 +168,11 @@ def test_strong_patients_that_are_not_there_are_refused(strong, says):
     if strong == ["first", "first"]:
         strong = 2 * [min(train)]
     with pytest.raises(Refused, match=r"config\.data\.strong: .*" + says):
-        splits.draw_strong(train, strong, 0)
+        splits.draw_strong(train, train, strong, 0)
 
 
 def test_a_strong_patient_of_the_test_part_is_refused():
     groups = acdc(80)
-    held_out = splits.split_patients(groups, SIZES, 0)["test"][0]
+    held_out = splits.split_patients(groups, groups, SIZES, 0)["test"][0]
     with pytest.raises(Refused, match=held_out):
-        splits.draw_strong(train_of(groups), [held_out], 0)
+        splits.draw_strong(train_of(groups), train_of(groups), [held_out], 0)
