@@ -4,14 +4,17 @@ Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save`
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import io
 import math
 from typing import Any
 
 from etils import epath
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 import numpy as np
 
 MAX_SLICES, MAX_SLICES_BESIDE = 6, 4
@@ -19,6 +22,7 @@ PANEL, SMALL_PANEL, GAP, MARGIN = 2.1, 1.25, 0.06, 0.8  # inches
 BACKGROUND, TEXT = "#14161a", "#e8eaed"
 # After Okabe and Ito, Color Universal Design (2008): distinct under the common colour blindnesses.
 OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
+CLASS_COLORS = ("#999999", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7", "#e69f00", "#0072b2")
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX<>*phd"
 """Method after method takes the next of both; from the eighth on markers are hollow."""
@@ -177,6 +181,48 @@ def methods(
             _outline(right, reference[index][window], OUTLINES["reference"], 0.6)
     _probability_bar(axes[0, -1], "probability")
     return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One slice of a case: float image (y, x), int mask (y, x), int weak labels of any size or None; classes, of which
+    255 is drawn as nothing; the case's name, and the voxel's size along (slice, y, x)."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    weak: np.ndarray | None
+    spacing: Sequence[float]
+
+
+def samples(rows: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> Figure:
+    """A row a kind of case: each sample with its mask, and beside it, where it has some, with its weak labels.
+
+    Args:
+      rows: what the row is called -> its samples.
+      classes: names, background first.
+    """
+    most = max(map(len, rows.values()))
+    legend = [Patch(color=CLASS_COLORS[c % len(CLASS_COLORS)], label=name) for c, name in enumerate(classes)]
+    figure, axes = _panels(len(rows), 2 * most, 1.0, "masks, and beside them weak labels", legend, SMALL_PANEL)
+    for row, (name, of_row) in zip(axes, rows.items(), strict=True):
+        row[0].text(-0.06, 0.5, name, color=TEXT, fontsize=9, ha="right", va="center", transform=row[0].transAxes)
+        for sample, left, right in zip(of_row, row[::2], row[1::2], strict=False):
+            aspect = sample.spacing[1] / sample.spacing[2]
+            left.set_title(sample.name[:24], color=TEXT, fontsize=7, pad=3)
+            for axis, labels in ((left, sample.mask), (right, sample.weak)):
+                if labels is not None:
+                    _grey(axis, sample.image, aspect)
+                    _painted(axis, labels, sample.image.shape, aspect)
+    return figure
+
+
+def _painted(axis: Axes, labels: np.ndarray, shape: tuple[int, int], aspect: float) -> None:
+    """Classes in their colours over an image of `shape`, whatever size they have; 255 is left out."""
+    colors = np.array([to_rgba(CLASS_COLORS[c % len(CLASS_COLORS)], 0.55) for c in range(256)])
+    colors[[0, 255], 3] = 0.25, 0
+    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+    axis.imshow(colors[labels], extent=extent, aspect=aspect, interpolation="nearest")
 
 
 def _probability(axis: Axes, probability: np.ndarray, aspect: float) -> None:

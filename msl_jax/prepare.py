@@ -1,50 +1,62 @@
-"""Checks a data set, builds it and says who is in which role, before anything trains.
+"""Checks a data set, builds it and says what is in it and who is in which role, before anything trains.
 
-python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER]
+python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER] [--output=FOLDER]
 """
 
-from collections import Counter
+import pathlib
 
 from absl import flags
+from etils import epath
+from matplotlib.figure import Figure
 from ml_collections import config_flags
 import numpy as np
 
-from msl_jax import command
-from msl_jax.experiment import Experiment, open_experiment
+from msl_jax import command, plots
+from msl_jax.data.case import ROLES, UNLABELED
+from msl_jax.experiment import Experiment, open_experiment, preparation_of
+from msl_jax.report import replace_text
+from msl_jax.survey import Finding, oddities, report, survey, weak_labels_of
+
+CASES_A_ROLE = 4
+"""How many cases of each role and kind of weak label the page of pictures shows."""
 
 
-def summary(experiment: Experiment) -> str:
-    """What the data set holds and what the config makes of it, as text."""
-    entries = experiment.data.entries
-    groups = experiment.data.groups()
-    spacing = np.array([entry.spacing for entry in entries])
-    lines = [
-        f"{len(entries)} cases of {len(groups)} patients, {sum(entry.slices for entry in entries)} slices, "
-        f"{sum(entry.annotated for entry in entries)} cases with a drawn annotation",
-        f"spacing (slice, y, x) {_range(spacing)} {', '.join(sorted({entry.units for entry in entries}))}",
-        f"structures {experiment.data.labels}, trained {experiment.config.data.classes.to_dict()}",
-    ]
-    for role, patients in {"strong": experiment.strong, "weak": experiment.weak(), **experiment.split}.items():
-        if role != "train":
-            counts = ", ".join(f"{n} {group}" for group, n in sorted(Counter(groups[p] for p in patients).items()))
-            lines.append(f"{role:<11}{len(patients):>4} patients  {counts}")
-    lines.append(f"strong: {', '.join(experiment.strong)}")
-    return "\n".join(lines)
+def page(experiment: Experiment, findings: list[Finding]) -> Figure:
+    """A few cases of every role and kind of weak label, each by the slice that shows most structure."""
+    rows: dict[str, list[plots.Sample]] = {}
+    for finding in sorted(findings, key=lambda finding: (*ROLES, "").index(finding.role)):
+        row = " ".join(filter(None, (finding.role, finding.kind)))
+        if finding.role and len(rows.setdefault(row, [])) < CASES_A_ROLE:
+            rows[row].append(_sample(experiment, finding))
+    return plots.samples(rows, ("background", *experiment.config.data.classes))
 
 
-def _range(values: np.ndarray) -> str:
-    return " x ".join(
-        f"{low:g}" if low == high else f"{low:g}-{high:g}"
-        for low, high in zip(values.min(0), values.max(0), strict=True)
-    )
+def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
+    case = experiment.data.case(finding.entry)
+    class_of_value = preparation_of(experiment.config).class_of_value()
+    nothing = np.full(case.image.shape[:3], UNLABELED)
+    mask = class_of_value[nothing if case.mask is None else case.mask]
+    weak = weak_labels_of(experiment, finding.entry, case) if finding.kind else None
+    structure = [((labels > 0) & (labels != UNLABELED)).sum((1, 2)) for labels in (mask, weak) if labels is not None]
+    z = int(np.argmax(sum(structure))) if np.any(structure) else len(mask) // 2
+    return plots.Sample(case.name, case.image[z, ..., 0], mask[z], None if weak is None else weak[z], case.spacing)
 
 
 def main(_) -> None:
     """Builds and reports."""
-    print(summary(open_experiment(CONFIG.value)))
+    experiment = open_experiment(CONFIG.value)
+    findings = survey(experiment)
+    text = "\n".join([report(experiment, findings), *(f"warning: {odd}" for odd in oddities(experiment, findings))])
+    print(text)
+    output = epath.Path(pathlib.Path(OUTPUT.value).expanduser())
+    output.mkdir(parents=True, exist_ok=True)
+    replace_text(output / "report.txt", text + "\n")
+    plots.save(page(experiment, findings), output / "cases.png")
+    print(f"\nWritten to {output}")
 
 
 if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
+    OUTPUT = flags.DEFINE_string("output", "runs/prepare", "Folder for the report and a page of pictures.")
     flags.mark_flags_as_required(["config"])
     command.run(main)

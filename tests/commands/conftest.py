@@ -67,7 +67,8 @@ def hospital(tmp_path_factory, workdir, phantoms):
             affine[:2] = -affine[:2]
         image = folder / "images" / case.patient / f"{case.name}.nii.gz"
         image.parent.mkdir(parents=True, exist_ok=True)
-        for path, volume in ((image, case.image), (folder / "references" / f"{case.name}_gt.nii.gz", case.mask)):
+        reference = folder / "references" / f"{case.name}_gt.nii.gz"
+        for path, volume in ((image, case.image[..., 0]), (reference, case.mask)):
             file = nib.Nifti1Image(volume.T, affine)
             file.header.set_xyzt_units("mm")
             nib.save(file, path)

@@ -101,10 +101,13 @@ def test_the_teacher_may_be_asked(workdir, hospital, predicted, tmp_path):
 # prepare
 
 
-def test_prepare_says_who_is_who(settings, workdir):
-    lines = run("prepare", *settings).splitlines()
+def test_prepare_says_who_is_who(settings, workdir, tmp_path):
+    lines = run("prepare", *settings, f"--output={tmp_path}").splitlines()
     roles = json.loads((workdir / "splits.json").read_text())
     assert lines[0].startswith("16 cases of 8 patients")
-    counts = {words[0]: int(words[1]) for words in map(str.split, lines) if words[0] in roles and words[1].isdecimal()}
+    starts = [line.split()[:2] for line in lines]
+    counts = {start[0]: int(start[1]) for start in starts if start and start[0] in roles and start[1].isdecimal()}
     assert counts == {role: len(roles[role]) for role in ("strong", "weak", "validation", "test")}
     assert f"strong: {', '.join(roles['strong'])}" in lines
+    assert (tmp_path / "report.txt").read_text().splitlines() == lines[: lines.index(f"Written to {tmp_path}") - 1]
+    assert (tmp_path / "cases.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
