@@ -1,0 +1,32 @@
+"""Anterior and posterior hippocampus, 10 full masks and a point a structure on the slices of 150 others.
+
+Source: Task04 of the Medical Segmentation Decathlon (Simpson et al., arXiv 1902.09063), slices of 64 x 64, width 16.
+Cost: not measured yet.
+Result: not measured yet.
+Command: python -m msl_jax.main --config=configs/hippocampus.py --workdir=RUN
+"""
+
+from ml_collections import config_dict
+
+import configs
+from configs import acdc
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    """acdc.py on small crops of T1 MRI."""
+    config = acdc.get_config().unlock()
+    config.data.layout = "msd"
+    config.data.source = "../shared/data/hippocampus"
+    config.data.classes = "all"
+    config.data.strong = 10
+    config.data.split_sizes = ((None, 20, 40),)
+    config.data.weak = "point"
+    config.data.weak_radius = 2
+    config.data.size = 64
+    config.data.augment.flip = False  # anterior and posterior are not the same
+    config.data.augment.rotation = 15.0
+    config.model.width, config.model.depth = 16, 4
+    config.train.strong_batch = config.train.weak_batch = 8
+    config.train.steps = 1_500
+    config.train.checkpoint_every = config.train.validate_every = 500
+    return configs.apply(config, arg)
