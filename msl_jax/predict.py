@@ -31,7 +31,8 @@ def predict(
       source: an image, or a folder in which images are found as in the data set's layout.
       output: the folder to write into; below it names and sub-folders are those of the input.
       branch: "teacher" or "student"; None for the student, or the teacher where it is alone.
-      save_probabilities: also write NAME_prob.nii.gz (or as the input ends), float32 (x, y, slice, class), background first.
+      save_probabilities: also write NAME_prob, .nii.gz or as the input ends, float32 (x, y, slice, class), background
+        first.
       overwrite: replace what is there.
 
     Returns:
@@ -91,8 +92,8 @@ def _targets(
 
 def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
     """NAME_prob in the format of the label map, NIfTI compressed."""
-    ending = volumes.ending(label_file).replace(".nii.gz", ".nii").replace(".nii", ".nii.gz")
-    return label_file.with_name(f"{volumes.stem(label_file)}_prob{ending}")
+    ending = volumes.ending(label_file)
+    return label_file.with_name(f"{volumes.stem(label_file)}_prob{'.nii.gz' if ending == '.nii' else ending}")
 
 
 def main(_) -> None:
