@@ -1,49 +1,63 @@
-"""Segments files of volumes with a trained run: label maps on the input's own grid.
+"""Segments files of volumes with a trained run, or several together: label maps on the input's own grid.
 
-python -m msl_jax.predict --workdir=RUN --input=FILE_OR_FOLDER --output=FOLDER
+python -m msl_jax.predict --workdir=RUN[,RUN...] --input=FILE_OR_FOLDER --output=FOLDER
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 
 from absl import flags
 from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+from scipy import ndimage
 
 from msl_jax import command, experiment, inference
 from msl_jax.checks import Refused
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import across, back
 
+AGREE = ("layout", "classes", "channels", "axis")
+"""Keys of config.data in which runs must agree to segment together."""
+
 
 def predict(
-    workdir: epath.Path,
+    workdirs: Sequence[epath.Path],
     source: pathlib.Path,
     output: pathlib.Path,
     *,
     branch: str | None = None,
     save_probabilities: bool = False,
+    largest_component: bool = False,
     overwrite: bool = False,
 ) -> list[pathlib.Path]:
     """Writes a label map for each image, and probabilities on request, one volume at a time.
 
     Args:
-      workdir: the run's folder.
+      workdirs: the folders of runs (seeds, folds); the mean of their probabilities decides.
       source: an image, or a folder in which images are found as in the data set's layout.
       output: the folder to write into; below it names and sub-folders are those of the input.
       branch: "teacher" or "student"; None for the student, or the teacher where it is alone.
       save_probabilities: also write NAME_prob, .nii.gz or as the input ends, float32 (x, y, slice, class), background
         first.
+      largest_component: keep the largest connected component of each structure alone.
       overwrite: replace what is there.
 
     Returns:
       The label maps' paths.
 
     Raises:
-      Refused: there is nothing to segment, a file is no image or has other channels, or an output exists.
+      Refused: there is nothing to segment, a file is no image or has other channels, an output exists, or the runs do
+        not segment the same structures of the same kind of images.
     """
-    config = experiment.read_config(workdir)
-    branch = branch or list(experiment.method_of(config).branches())[-1]
-    segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint, branch)
+    configs = _agreeing(workdirs)
+    config = configs[0]
+    branches = [branch or list(experiment.method_of(config).branches())[-1] for config in configs]
+    trained = [
+        inference.load(workdir, config.eval.checkpoint, branch)
+        for workdir, config, branch in zip(workdirs, configs, branches, strict=True)
+    ]
+    label_map_of = trained[0][0].label_map
     targets = _targets(source, output, builder.READERS[config.data.layout].images)
     if not overwrite:
         for label_file in targets:
@@ -57,13 +71,45 @@ def predict(
                 f"{files[0]}: has {image.voxels.shape[-1]} channels, the run was trained on {config.data.channels}; "
                 "give images of the same kind."
             )
-        probabilities = segmenter.probabilities(variables, across(image.voxels, config.data.axis))[branch]
-        volumes.write(label_file, back(segmenter.label_map(probabilities), config.data.axis), image)
+        volume = across(image.voxels, config.data.axis)
+        probabilities = np.mean(
+            [
+                segmenter.probabilities(variables, volume)[branch]
+                for (segmenter, variables, _), branch in zip(trained, branches, strict=True)
+            ],
+            axis=0,
+        )
+        label_map = label_map_of(probabilities)
+        if largest_component:
+            label_map = largest_components(label_map)
+        volumes.write(label_file, back(label_map, config.data.axis), image)
         if save_probabilities:
             volumes.write(_probability_file(label_file), back(probabilities, config.data.axis), image)
         structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
-        print(f"{label_file}  {branch}, {structures}", flush=True)
+        print(f"{label_file}  {', '.join(dict.fromkeys(branches))}, {structures}", flush=True)
     return list(targets)
+
+
+def largest_components(label_map: np.ndarray) -> np.ndarray:
+    """(slice, y, x) with the largest component of each label alone, of voxels that touch also by corners; else 0."""
+    kept = np.zeros_like(label_map)
+    for label in np.unique(label_map[label_map > 0]):
+        components, _ = ndimage.label(label_map == label, np.ones((3, 3, 3)))
+        sizes = np.bincount(components.ravel())
+        sizes[0] = 0
+        kept[components == sizes.argmax()] = label
+    return kept
+
+
+def _agreeing(workdirs: Sequence[epath.Path]) -> list[ConfigDict]:
+    """The runs' configs; raises Refused unless they may segment together."""
+    first, *others = configs = [experiment.read_config(workdir) for workdir in workdirs]
+    for workdir, other in zip(workdirs[1:], others, strict=True):
+        for key in AGREE:
+            here, there = (config.to_dict()["data"][key] for config in (first, other))
+            if here != there or (key == "classes" and list(here) != list(there)):
+                raise Refused(f"--workdir: {workdir} has data.{key} {there} and {workdirs[0]} {here}; they must agree.")
+    return configs
 
 
 def _targets(
@@ -99,21 +145,23 @@ def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
 def main(_) -> None:
     """Segments what --input names."""
     predict(
-        epath.Path(WORKDIR.value).expanduser(),
+        [epath.Path(workdir).expanduser() for workdir in WORKDIR.value],
         pathlib.Path(INPUT.value).expanduser(),
         pathlib.Path(OUTPUT.value).expanduser(),
         branch=BRANCH.value,
         save_probabilities=SAVE_PROBABILITIES.value,
+        largest_component=LARGEST_COMPONENT.value,
         overwrite=OVERWRITE.value,
     )
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    WORKDIR = flags.DEFINE_list("workdir", None, "Folder of the run, or of several, joined by commas.")
     INPUT = flags.DEFINE_string("input", None, "An image, or a folder that is searched through.")
     OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps.")
     BRANCH = flags.DEFINE_enum("branch", None, ["student", "teacher"], "The student where there is one, unless given.")
     SAVE_PROBABILITIES = flags.DEFINE_bool("save_probabilities", False, "Also write NAME_prob.")
+    LARGEST_COMPONENT = flags.DEFINE_bool("largest_component", False, "Keep that of each structure alone.")
     OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.")
     flags.mark_flags_as_required(["workdir", "input", "output"])
     command.run(main)

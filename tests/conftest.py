@@ -32,7 +32,7 @@ def phantoms(cache) -> builder.Built:
     return builder.build(Source("phantom", "patients=8,seed=0"), cache)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(cache, phantoms):
     """The phantom experiment shrunk to seconds: make(arg) -> unlocked config."""
 

@@ -65,7 +65,7 @@ def main() -> None:
         times = []
         for _ in range(6):
             start = time.perf_counter()
-            predict.predict(run, folder / "noise.nii.gz", folder / "predictions", overwrite=True)
+            predict.predict([run], folder / "noise.nii.gz", folder / "predictions", overwrite=True)
             times.append(time.perf_counter() - start)
     report = {
         "config": a.config,
