@@ -17,6 +17,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config = config_dict.create(
         # Weights, batches, and which patients are strong.
         seed=0,
+        init_from=config_dict.placeholder(str),  # folder of a run whose last weights a new one starts from
         data=dict(
             layout="acdc",
             source="data/acdc",
@@ -51,6 +52,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             kd_on=config_dict.placeholder(str),  # strong, weak or both: where the student follows the teacher
             w_on=config_dict.placeholder(str),  # strong, weak or both: whose weak labels the student learns
             w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy is a mean over
+            class_weights=config_dict.FieldReference({}, field_type=object),  # structure, background -> weight, else 1
             batch_norm=config_dict.placeholder(str),  # together or apart: statistics of strong and weak images
             ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt
             noise=config_dict.placeholder(float),  # on the images it sees

@@ -1,5 +1,7 @@
 """What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
 
+import copy
+import functools
 import json
 import os
 import re
@@ -18,6 +20,23 @@ DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
 MAY_DIFFER_ON_RESUME = ("data.source", "data.cache", "eval", "train.keep")
 """Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
+LATER = {
+    "init_from": None,
+    "data.labels": "",
+    "data.unlabeled": 255,
+    "data.patient": "",
+    "data.axis": 2,
+    "data.table": "",
+    "data.fold": "",
+    "data.weak_radius": 3,
+    "data.weak_every": 4,
+    "data.normalization": "percentiles",
+    "data.window": (-160.0, 240.0),
+    "data.channels": 1,
+    "method.terms.dice": 0.0,
+    "method.rampup.dice": 0,
+}
+"""Settings that came later -> what a run was trained with whose config.json does not hold them."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -129,6 +148,15 @@ def parse_labels(text: str, setting: str) -> dict[str, int]:
     return {name: int(value) for name, _, value in pairs}
 
 
+def completed(config: dict) -> dict:
+    """A run's config.json with the settings that came after it was written."""
+    config = copy.deepcopy(config)
+    for key, value in LATER.items():
+        *groups, name = key.split(".")
+        functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, value)
+    return config
+
+
 def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:
     """Refuses to go on with a run under other settings than it began with.
 
@@ -140,7 +168,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:
     Raises:
       Refused: lists every setting that differs, old value and new.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = _flat(completed(before)), _flat(completed(now))
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from msl_jax import methods
-from msl_jax.checks import Refused, check_config, check_resumable, parse_labels
+from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels
 from msl_jax.data import builder, splits
 from msl_jax.data.case import Source
 from msl_jax.data.intensity import NORMALIZATIONS
@@ -197,7 +197,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise Refused(f"{path}: is missing; give the folder of a run as --workdir.")
-    return _in_order(json.loads(path.read_text()))
+    return _in_order(completed(json.loads(path.read_text())))
 
 
 def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) -> ConfigDict:
@@ -213,6 +213,7 @@ def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) 
         "rampup": {term: method.rampup.get(term, 0) for term in methods.TERMS},
         **{key: getattr(method, key) if method.reads(key) else None for key in methods.CHOICES},
         **{key: getattr(method, key) for key in methods.LIMITS},
+        "class_weights": methods.class_weights(filled["method"]["class_weights"], list(filled["data"]["classes"])),
     }
     filled["model"]["dropout"] = method.dropout
     return _in_order(filled)

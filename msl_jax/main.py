@@ -13,7 +13,7 @@ from etils import epath
 import jax
 from ml_collections import config_flags
 
-from msl_jax import command, evaluate, experiment, train
+from msl_jax import command, evaluate, experiment, train, transfer
 
 
 def main(_) -> None:
@@ -22,6 +22,7 @@ def main(_) -> None:
         jax.distributed.initialize()
     opened = experiment.open_experiment(CONFIG.value)
     workdir = epath.Path(WORKDIR.value).expanduser()
+    transfer.check(opened.config, workdir)
     opened.claim(workdir)
     train.train(opened, workdir)
     evaluate.evaluate_test(opened, workdir)

@@ -3,7 +3,7 @@
 One train step serves them all. A new term is a row of TERMS, a new method a row of METHODS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -29,60 +29,81 @@ class Term:
     Attributes:
       branches: whose logits it trains.
       images: a key of SETS, or the setting of a method that holds one.
-      loss: (branch -> logits, labels, mean) -> float32 scalar; both over `images`. `labels` holds "label" (strong
-        images alone), "weak_label" and what a guide makes (weak images alone).
+      loss: (branch -> logits, labels, mean, class_weights) -> float32 scalar; logits and labels over `images`. `labels`
+        holds "label" (strong images alone), "weak_label" and what a guide makes (weak images alone).
       watches: branches whose logits it reads and does not train.
-      labels: the label map over whose labelled pixels it is a mean; None where it is one over all pixels.
-      mean: how it is one: a key of MEANS, or the setting of a method that holds one.
+      labels: the label map that says over what it is a mean; None where it is one over all pixels.
+      divisor: (that label map, mean, class_weights) -> float32 scalar, what the sum is divided by that makes the mean.
+      mean: over what of the labelled: a key of MEANS, or the setting of a method that holds one.
       made: what it needs a guide to make.
     """
 
     branches: tuple[str, ...]
     images: str
-    loss: Callable[[Arrays, Arrays, str], jax.Array]
+    loss: Callable[[Arrays, Arrays, str, Sequence[float]], jax.Array]
     watches: tuple[str, ...] = ()
     labels: str | None = None
+    divisor: Callable[[jax.Array, str, Sequence[float]], jax.Array] | None = None
     mean: str = "labelled"
     made: tuple[str, ...] = ()
 
 
-def _cross_entropy(branch: str, labels: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
-    return lambda logits, maps, mean: losses.cross_entropy(logits[branch], maps[labels], mean)
+def _cross_entropy(branch: str, images: str, labels: str, mean: str = "labelled", made: tuple[str, ...] = ()) -> Term:
+    """With labels that people or a guide gave: where class weights apply."""
+
+    def loss(logits, maps, mean, class_weights):
+        return losses.cross_entropy(logits[branch], maps[labels], mean, class_weights)
+
+    def divisor(labels, mean, class_weights):
+        return losses.weigh(labels, mean, class_weights)[1]
+
+    return Term((branch,), images, loss, labels=labels, divisor=divisor, mean=mean, made=made)
 
 
-def _entropy(branch: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
-    return lambda logits, maps, mean: losses.entropy(logits[branch])
+def _entropy(branch: str) -> Term:
+    return Term((branch,), "weak", lambda logits, *_: losses.entropy(logits[branch]))
 
 
-def _pseudo_label(learner: str, of: str) -> Callable[[Arrays, Arrays, str], jax.Array]:
-    return lambda logits, maps, mean: losses.pseudo_label(logits[learner], logits[of])
+def _pseudo_label(branch: str, images: str, of: str) -> Term:
+    return Term(
+        (branch,),
+        images,
+        lambda logits, *_: losses.pseudo_label(logits[branch], logits[of]),
+        watches=() if of == branch else (of,),
+    )
 
 
 TERMS: Mapping[str, Term] = {
-    "s": Term(("teacher",), "strong", _cross_entropy("teacher", "label"), labels="label"),
-    "w": Term(("student",), "w_on", _cross_entropy("student", "weak_label"), labels="weak_label", mean="w_mean"),
+    "s": _cross_entropy("teacher", "strong", "label"),
+    "w": _cross_entropy("student", "w_on", "weak_label", mean="w_mean"),
     "kd": Term(
         ("student",),
         "kd_on",
-        lambda logits, maps, mean: losses.kl_divergence(logits["teacher"], logits["student"]),
+        lambda logits, *_: losses.kl_divergence(logits["teacher"], logits["student"]),
         watches=("teacher",),
     ),
-    "ent": Term(("student",), "weak", _entropy("student")),
-    "pseudo": Term(("student",), "weak", _pseudo_label("student", of="student")),
-    "student_s": Term(("student",), "strong", _cross_entropy("student", "label"), labels="label"),
-    "teacher_w": Term(("teacher",), "weak", _cross_entropy("teacher", "weak_label"), labels="weak_label"),
-    "teacher_ent": Term(("teacher",), "weak", _entropy("teacher")),
-    "teacher_cross": Term(("teacher",), "both", _pseudo_label("teacher", of="student"), watches=("student",)),
-    "student_cross": Term(("student",), "both", _pseudo_label("student", of="teacher"), watches=("teacher",)),
+    "ent": _entropy("student"),
+    "pseudo": _pseudo_label("student", "weak", of="student"),
+    "student_s": _cross_entropy("student", "strong", "label"),
+    "teacher_w": _cross_entropy("teacher", "weak", "weak_label"),
+    "teacher_ent": _entropy("teacher"),
+    "teacher_cross": _pseudo_label("teacher", "both", of="student"),
+    "student_cross": _pseudo_label("student", "both", of="teacher"),
     "consistency": Term(
         ("teacher",),
         "weak",
-        lambda logits, maps, mean: losses.consistency(logits["teacher"], maps["target"], maps["certain"]),
+        lambda logits, maps, *_: losses.consistency(logits["teacher"], maps["target"], maps["certain"]),
         labels="certain",
+        divisor=lambda certain, *_: losses.weigh(certain)[1],
         made=("target", "certain"),
     ),
-    "proposal": Term(
-        ("teacher",), "weak", _cross_entropy("teacher", "proposal"), labels="proposal", made=("proposal",)
+    "proposal": _cross_entropy("teacher", "weak", "proposal", made=("proposal",)),
+    "dice": Term(
+        ("teacher",),
+        "strong",
+        lambda logits, maps, *_: losses.dice(logits["teacher"], maps["label"]),
+        labels="label",
+        divisor=lambda labels, *_: losses.holds_structure(labels).sum().astype(jnp.float32),
     ),
 }
 
@@ -294,3 +315,32 @@ def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: st
         if not 0 <= value < float("inf"):
             raise Refused(f"config.method.{key}.{term}: is {value}; give a number from 0 up.")
     return merged
+
+
+def class_weights(given: Any, structures: Sequence[str]) -> dict[str, float]:
+    """The weight of every class in a cross-entropy with labels that people or a guide gave.
+
+    Args:
+      given: config.method.class_weights, name of a structure, or "background" -> weight; 1 where none is given.
+      structures: the names there are, in the order of the classes.
+
+    Returns:
+      Name -> weight, background first; empty where all are 1.
+
+    Raises:
+      Refused: a name is unknown, a weight impossible, or all of them 0.
+    """
+    weights = dict.fromkeys(("background", *structures), 1.0)
+    if not isinstance(given, Mapping):
+        raise Refused(
+            f"config.method.class_weights: is {given!r}; give names and weights like {{'{structures[0]}': 2}}."
+        )
+    for name, weight in given.items():
+        if name not in weights:
+            raise Refused(f"config.method.class_weights: there is no '{name}'; there are {', '.join(weights)}.")
+        if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise Refused(f"config.method.class_weights: {name} has {weight!r}; give a number from 0 up.")
+        weights[name] = float(weight)
+    if not any(weights.values()):
+        raise Refused("config.method.class_weights: all are 0; give one of them a weight above 0.")
+    return weights if set(weights.values()) != {1.0} else {}

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from msl_jax import machine
-from msl_jax.losses import MEANS, UNLABELED
+from msl_jax.losses import or_one
 from msl_jax.methods import SETS, TERMS, Method, ramp
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
@@ -58,6 +58,7 @@ def make_train_step(
     groups: int,
     key: jax.Array,
     parts: int = 1,
+    class_weights: Sequence[float] = (),
 ) -> Callable[[TrainState, Batch], TrainState]:
     """The step of a method: forward pass, its terms, gradient, update.
 
@@ -71,6 +72,7 @@ def make_train_step(
       parts: how many parts the batch is taken in, one after the other, their gradients added (gradient accumulation).
         Every term is still the mean over the whole batch's pixels, those labelled for a cross-entropy; batch norm,
         though, sees the images of one part alone, so that the update is not that of the whole batch at once.
+      class_weights: of every class in a cross-entropy, background first; none for 1 each.
 
     Returns:
       A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches.
@@ -102,8 +104,8 @@ def make_train_step(
         terms = {}
         for name in method.terms:
             wanted = spans[method.images(name)]
-            loss = TERMS[name].loss(_cut(logits, seen, wanted), _cut(arrays, labelled, wanted), method.mean(name))
-            terms[name] = shares[name] * loss
+            cut = _cut(logits, seen, wanted), _cut(arrays, labelled, wanted)
+            terms[name] = shares[name] * TERMS[name].loss(*cut, method.mean(name), class_weights)
         loss = sum(weights[name] * terms[name] for name in method.terms)
         return loss, ({"loss": loss, **terms}, batch_stats)
 
@@ -112,7 +114,7 @@ def make_train_step(
         if method.guide:
             batch = batch | {"weak": batch["weak"] | guided(state, batch["weak"]["image"], guide_key)}
         divided = split(batch, groups, parts)
-        shares = {name: _shares(divided, method, name, parts) for name in method.terms}
+        shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
         weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
 
         def add_part(carry, part):
@@ -190,18 +192,18 @@ def _of_sets(part: Batch, name: str, sets: Sequence[str]) -> jax.Array:
     return jnp.concatenate([part[held][name] for held in sets], axis=1)
 
 
-def _shares(divided: Batch, method: Method, term: str, parts: int) -> jax.Array:
+def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
     """float32 (parts,): which share of what a term is a mean over lies in each part."""
     name = TERMS[term].labels
     if name is None:
         return jnp.full(parts, 1 / parts, jnp.float32)
 
     def divisor(part: Batch) -> jax.Array:
-        labelled = _of_sets(part, name, method.images(term)) != UNLABELED
-        return MEANS[method.mean(term)](labelled.astype(jnp.float32))[1]
+        labels = _of_sets(part, name, method.images(term))
+        return TERMS[term].divisor(labels, method.mean(term), class_weights)
 
     divisors = jax.vmap(divisor)(divided)
-    return divisors / jnp.maximum(divisors.sum(), 1.0)
+    return divisors / or_one(divisors.sum())
 
 
 def _joined(rows: slice, others: slice) -> slice:

@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import command, comparison, experiment, inference, plots
+from msl_jax import command, comparison, experiment, inference, plots, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -317,6 +317,8 @@ def main(_) -> None:
 
     there, machine = done(), shares(PARALLEL.value)
     missing = [run for run in runs[_part(SHARE.value)] if run not in there]
+    for run in missing:
+        transfer.check(opened[run].config, sweep / run.folder)
     print(f"{len(runs)} runs in {sweep}, {len(there)} of them done; {len(missing)} to train here", flush=True)
     failed = train(sweep, missing, _flags_of, machine, after_each=write)
     if done():

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, metrics, report
+from msl_jax import checkpoints, metrics, report, transfer
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
 from msl_jax.data.case import UNLABELED
@@ -23,7 +23,11 @@ from msl_jax.step import Batch, TrainState, make_train_step
 
 
 def init_state(
-    config: ConfigDict, method: Method, optimizer: optax.GradientTransformation, before: Any = None
+    config: ConfigDict,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    before: Any = None,
+    taken: transfer.Arrays | None = None,
 ) -> TrainState:
     """The state before the first step of a stage, from the config's seed.
 
@@ -32,9 +36,11 @@ def init_state(
       method: the stage's.
       optimizer: from optax.
       before: variables that the stage before has trained, for a guide that does not move.
+      taken: what the network has of another run, the rest being drawn.
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
+    variables = transfer.put(taken, variables) if taken else variables
     guide = before if method.after else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -67,7 +73,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     Every stage of the method takes config.train.steps; the steps of a later one are counted on.
 
     Raises:
-      Refused: the run in `workdir` has lost its checkpoints.
+      Refused: the run in `workdir` has lost its checkpoints, or a new one cannot start from config.init_from.
     """
     config, stages = experiment.config, experiment.method.stages()
     mesh = make_mesh()
@@ -96,6 +102,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
                 groups=mesh.size,
                 key=jax.random.fold_in(jax.random.key(config.seed), stage),
                 parts=config.train.accumulate,
+                class_weights=tuple(config.method.class_weights.values()),
             ),
             in_shardings=(replicated, sharded),
             out_shardings=replicated,
@@ -138,7 +145,8 @@ def _start(config, stages, optimizer, manager, workdir, sharding) -> tuple[int, 
                 f"{workdir}: its checkpoints are gone, though it had come to step {reported}; "
                 "restore them, or give another --workdir."
             )
-        return 0, jax.device_put(init_state(config, stages[0], optimizer), sharding)
+        taken = transfer.load(config, tuple(stages[0].branches()))
+        return 0, jax.device_put(init_state(config, stages[0], optimizer, taken=taken), sharding)
     stage = (latest - 1) // config.train.steps
     before = jax.eval_shape(lambda: init_state(config, stages[max(stage - 1, 0)], optimizer).network())
     abstract = jax.eval_shape(lambda network: init_state(config, stages[stage], optimizer, network), before)

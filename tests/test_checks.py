@@ -1,8 +1,11 @@
+import copy
+import functools
+import json
 import math
 
 import pytest
 
-from msl_jax.checks import Refused, check_config, check_resumable
+from msl_jax.checks import LATER, Refused, check_config, check_resumable
 from msl_jax.experiment import open_experiment
 
 SETTINGS = [
@@ -44,6 +47,8 @@ NEED_DATA = [
     ("method.terms.ent", -1.0, ["-1.0"]),
     ("method.terms.kd", math.nan, ["nan"]),
     ("method.terms.s", 0.0, ["above 0"]),
+    ("method.class_weights", {"RV": 2.0}, ["'RV'", "background, LV"]),
+    ("method.class_weights", "LV=2", ["'LV=2'", "{'LV': 2}"]),
     ("data.layout", "acdcc", ["acdcc", "acdc", "phantom"]),
     ("data.weak", "erosoin", ["erosoin", "erosion", "scribble", "drawn"]),
     ("data.axis", 3, ["3", "0, 1, 2"]),
@@ -92,6 +97,18 @@ def test_equal_settings_go_on():
 def test_where_the_data_lie_and_how_it_is_evaluated_may_change():
     now = BEFORE | {"data": {"source": "b", "size": 32}, "train": {"keep": 5, "steps": 4}, "eval": {"batch": 1}}
     check_resumable(BEFORE, now, "RUN")
+
+
+def test_a_run_older_than_a_setting_goes_on_where_the_setting_is_left_alone(tiny_config):
+    now = json.loads(open_experiment(tiny_config()).config.to_json())
+    before = copy.deepcopy(now)
+    for key in LATER:
+        *groups, name = key.split(".")
+        del functools.reduce(dict.get, groups, before)[name]
+    check_resumable(before, now, "RUN")
+    now["method"]["terms"]["dice"] = 1.0
+    with pytest.raises(Refused, match=r"\(method.terms.dice was 0.0 and is 1.0\)"):
+        check_resumable(before, now, "RUN")
 
 
 def test_all_other_changes_are_listed_old_and_new():

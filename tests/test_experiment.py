@@ -200,6 +200,17 @@ def test_the_config_holds_what_is_used(opened):
     assert method_of(config).terms == {**METHODS["kl"].terms, "w": 0.25}
 
 
+def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
+    assert opened().config.method.class_weights.to_dict() == {}
+    experiment = opened("classes=LV+RV", method__class_weights={"LV": 3, "background": 0.5})
+    experiment.claim(epath.Path(tmp_path))
+    for config in (experiment.config, read_config(epath.Path(tmp_path))):
+        assert list(config.method.class_weights.items()) == [("background", 0.5), ("RV", 1.0), ("LV", 3.0)]
+        assert list(config.data.classes) == ["RV", "LV"]
+    with pytest.raises(Refused, match=r"method.class_weights.LV was 3.0 and is 2.0"):
+        opened("classes=LV+RV", method__class_weights={"LV": 2, "background": 0.5}).claim(epath.Path(tmp_path))
+
+
 def test_the_network_is_that_of_the_config(opened):
     model = model_of(opened(model__dtype="bfloat16", model__dropout=0.5, model__width=3).config)
     assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 3, 2, 0.5, "bfloat16")

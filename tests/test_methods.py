@@ -10,7 +10,7 @@ import pytest
 
 from msl_jax.checks import Refused
 from msl_jax.losses import MEANS, UNLABELED
-from msl_jax.methods import CHOICES, LIMITS, METHODS, SETS, TERMS, ramp, resolve
+from msl_jax.methods import CHOICES, LIMITS, METHODS, SETS, TERMS, class_weights, ramp, resolve
 
 STRONG, WEAK, BOTH = ("strong",), ("weak",), ("strong", "weak")
 
@@ -78,6 +78,13 @@ def test_a_guide_nobody_listens_to_is_dropped():
     assert resolved("proposals", {"proposal": 0.0}).stages() == (METHODS["lower_bound"],)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_dice_is_asked_for_and_changes_no_branch(name):
+    method = resolved(name, {"dice": 0.5})
+    assert "dice" not in METHODS[name].terms and method.terms == {**METHODS[name].terms, "dice": 0.5}
+    assert method.branches() == METHODS[name].branches() and method.sets() == METHODS[name].sets()
+
+
 def test_stages_follow_one_another():
     assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
     for name in set(METHODS) - {"proposals"}:
@@ -119,6 +126,35 @@ def test_refused(name, terms, settings, said):
     with pytest.raises(Refused) as refusal:
         resolved(name, terms, **settings)
     assert all(word in str(refusal.value) for word in said) and "\n" not in str(refusal.value)
+
+
+def test_class_weights_are_filled_in():
+    assert class_weights({}, ["RV", "LV"]) == class_weights({"LV": 1, "background": 1.0}, ["RV", "LV"]) == {}
+    weights = class_weights({"LV": 2, "background": 0}, ["RV", "LV"])
+    assert list(weights.items()) == [("background", 0.0), ("RV", 1.0), ("LV", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"LW": 2.0}, ["'LW'", "background, RV, LV"]),
+        ({"MYO": 2.0}, ["'MYO'", "background, RV, LV"]),
+        ({"LV": -1.0}, ["LV", "-1.0", "from 0 up"]),
+        ({"LV": math.nan}, ["LV", "nan"]),
+        ({"LV": math.inf}, ["LV", "inf"]),
+        ({"LV": "2"}, ["LV", "'2'", "a number"]),
+        ({"LV": None}, ["LV", "None", "a number"]),
+        ({"background": 0, "RV": 0, "LV": 0.0}, ["all are 0", "above 0"]),
+        ("LV=2", ["'LV=2'", "{'RV': 2}"]),
+        (None, ["None", "{'RV': 2}"]),
+    ],
+)
+def test_class_weights_that_cannot_be_are_refused(given, said):
+    with pytest.raises(Refused) as refusal:
+        class_weights(given, ["RV", "LV"])
+    sentence = str(refusal.value)
+    assert sentence.startswith("config.method.class_weights: ") and "\n" not in sentence
+    assert all(word in sentence for word in said)
 
 
 def test_which_images_each_branch_sees():
@@ -188,7 +224,7 @@ def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on
 
 
 def test_each_term_teaches_the_branch_it_should():
-    """One branch each, and one term is not moved by another's labels."""
+    """One branch each, and one term is moved by no other's labels, nor by class weights where it has no labels."""
     generator = np.random.default_rng(0)
     logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
     maps = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label", "proposal")}
@@ -196,14 +232,19 @@ def test_each_term_teaches_the_branch_it_should():
     maps["target"] = jax.nn.softmax(logits["student"])
     reads = {name: set() for name in TERMS}
     reads |= {"s": {"label"}, "student_s": {"label"}, "w": {"weak_label"}, "teacher_w": {"weak_label"}}
-    reads |= {"consistency": {"target", "certain"}, "proposal": {"proposal"}}
+    reads |= {"consistency": {"target", "certain"}, "proposal": {"proposal"}, "dice": {"label"}}
+    weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
     for name, term in TERMS.items():
-        value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled")
+        value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled", ())
+        assert (term.loss(logits, maps, "labelled", (1.0, 5.0)) != value) == (name in weighted), name
+        if term.labels:
+            divisors = [term.divisor(maps[term.labels], "labelled", weights) for weights in ((), (1.0, 5.0))]
+            assert (divisors[0] != divisors[1]) == (name in weighted), name
         learns = "student" if name in OF_STUDENT else "teacher"
         assert {branch for branch, g in gradient.items() if g.any()} == {learns} == set(term.branches)
         for key, other in maps.items():
             swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
-            changed = term.loss(logits, maps | {key: swapped}, "labelled")
+            changed = term.loss(logits, maps | {key: swapped}, "labelled", ())
             assert (changed != value) == (key in reads[name]), (name, key)
 
 

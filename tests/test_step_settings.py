@@ -13,7 +13,7 @@ from msl_jax import machine
 from msl_jax import train as training
 from msl_jax.experiment import model_of, open_experiment, preparation_of
 from msl_jax.inference import Segmenter, init_variables
-from msl_jax.losses import UNLABELED
+from msl_jax.losses import UNLABELED, cross_entropy
 from msl_jax.methods import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.step import TrainState, make_train_step
@@ -57,12 +57,23 @@ def backend(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "parts", "mean"),
-    [("cpu", 2, "labelled"), ("cpu", 4, "images"), ("gpu", 4, "labelled"), ("gpu", 2, "pixels")],
+    ("backend", "parts", "mean", "class_weights"),
+    [
+        ("cpu", 2, "labelled", ()),
+        ("cpu", 4, "images", ()),
+        ("gpu", 4, "labelled", ()),
+        ("gpu", 2, "pixels", ()),
+        ("gpu", 4, "labelled", (2e-5, 1e-4)),
+        ("gpu", 2, "images", (1.0, 3.0)),
+        ("gpu", 2, "pixels", (0.0, 3.0)),
+    ],
     indirect=["backend"],
 )
-def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts, mean):
-    method, optimizer = dataclasses.replace(METHODS["kl_ent"], w_mean=mean), optax.sgd(1.0)
+def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts, mean, class_weights):
+    """With a structure in three of the four masks, so that a Dice of equal parts would not be that of the batch."""
+    terms = METHODS["kl_ent"].terms | {"dice": 1.0}
+    method, optimizer = dataclasses.replace(METHODS["kl_ent"], terms=terms, w_mean=mean), optax.sgd(1.0)
+    batch = batch | {"strong": batch["strong"] | {"label": batch["strong"]["label"].at[0].set(0)}}
     before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
 
     def after(parts):
@@ -73,11 +84,15 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts,
             groups=1,
             key=jax.random.key(0),
             parts=parts,
+            class_weights=class_weights,
         )
         return jax.jit(step)(before, batch)
 
     with jax.numpy_rank_promotion("allow"):  # the network above, not the step
         whole, divided = after(1), after(parts)
+        logits = without_statistics({"params": before.params}, batch["strong"]["image"], ("teacher",))[0]["teacher"]
+    expected = cross_entropy(logits, batch["strong"]["label"], class_weights=class_weights)
+    np.testing.assert_allclose(whole.sums["s"], expected, rtol=1e-5)
     for name, value in whole.sums.items():
         np.testing.assert_allclose(divided.sums[name], value, rtol=1e-5, err_msg=name)
     for branch, value in whole.params.items():

@@ -59,12 +59,13 @@ def loop(tmp_path_factory, cache, phantoms, compiled_programs):
     """go(name, ...) -> a run of steps with dropout, going on where one of that name broke off."""
     from configs import phantom
 
-    def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2):
+    def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2, settings=()):
         config = phantom.get_config(f"method={method},steps={steps}").unlock()
         config.data.source, config.data.cache, config.data.split_sizes = "patients=8,seed=0", cache, ((5, 1, 2),)
         config.data.size, config.model.width, config.model.depth, config.model.dropout = 32, 2, 3, 0.3
         config.train.report_every = report_every
         config.train.checkpoint_every = config.train.validate_every = checkpoint_every
+        config.update_from_flattened_dict(dict(settings))
         experiment, workdir = open_experiment(config), epath.Path(folder) / name
         experiment.claim(workdir)
         return Trained(experiment, workdir, jax.device_get(training.train(experiment, workdir)))
@@ -253,6 +254,17 @@ def test_the_first_stage_is_the_method_it_names_and_becomes_the_guide(loop, prop
     for step in (1, 2):
         assert rows[step]["s"] == first.rows()[step]["s"] and rows[step]["proposal"] == ""
         assert rows[step + 2]["proposal"] != "" and rows[step + 2]["learning_rate"] == rows[step]["learning_rate"]
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, ()), ({"background": 0}, (0.0, 1.0)), ({"LV": 3}, (1.0, 3.0))])
+def test_class_weights_reach_the_step(loop, monkeypatch, given, used):
+    def step(**settings):
+        raise Broken(settings["class_weights"])
+
+    monkeypatch.setattr(training, "make_train_step", step)
+    with pytest.raises(Broken) as came:
+        loop(f"weighted {given}", settings={"method.class_weights": given})
+    assert came.value.args == (used,)
 
 
 def test_a_guide_goes_on_bit_for_bit(loop):

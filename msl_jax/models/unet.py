@@ -83,6 +83,10 @@ class Encoder(nn.Module):
         return levels
 
 
+HEAD = "Conv_0"
+"""Name of a decoder's output convolution, the one part of the network whose shape depends on the classes."""
+
+
 class Decoder(nn.Module):
     """The encoder's feature maps -> float32 logits (n, y, x, classes)."""
 
@@ -97,4 +101,4 @@ class Decoder(nn.Module):
             features = skip.shape[-1]
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
             x = block(self.remat)(features, self.dtype, name=f"Block_{i}")(x, train)
-        return nn.Conv(self.classes, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=HEAD)(x).astype(jnp.float32)

@@ -58,6 +58,15 @@ REFUSED = {
     "config file": (["main", "--workdir=NEW", "--config=configs/nowhere.py"], ["configs/nowhere.py"]),
     "config arg": (["main", "--workdir=NEW", "--config=configs/phantom.py:strnog=3"], ["strnog=3", "strong"]),
     "other run": (["main", "--workdir=RUN", "SETTINGS", "--config.seed=2"], ["seed was 1 and is 2"]),
+    "no run to start from": (["main", "--workdir=NEW", "SETTINGS", "--config.init_from=EMPTY"], ["EMPTY", "no run"]),
+    "a network of another size to start from": (
+        ["main", "--workdir=NEW", "SETTINGS", "--config.init_from=RUN", "--config.model.width=4"],
+        ["config.model.width: is 4, but 2", "RUN"],
+    ),
+    "class weights of an unknown structure": (
+        ["main", "--workdir=NEW", "SETTINGS", "--config.method.class_weights={'LW': 2}"],
+        ["config.method.class_weights", "'LW'", "background, LV"],
+    ),
     "no run to predict with": (["predict", "--workdir=NEW", "--input=IMAGES", "--output=NEW"], ["config.json"]),
     "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "holds no NIfTI"]),
     "no such image": ([*PREDICT, "--input=EMPTY/nothing.nii.gz"], ["EMPTY/nothing.nii.gz", "cannot be read"]),
@@ -79,6 +88,7 @@ REFUSED = {
     "a sweep over too many strong patients": ([*SWEEP, "--methods=kl", "--strong=2,9"], ["data.strong", "9", "5"]),
     "a sweep over no numbers": ([*SWEEP, "--methods=kl", "--strong=few"], ["--strong=few", "whole numbers"]),
     "a sweep on a host too many": ([*SWEEP, "--methods=kl", "--strong=2", "--share=3/2"], ["--share=3/2"]),
+    "a sweep from no run": ([*SWEEP, "--methods=kl", "--strong=2", "--config.init_from=EMPTY"], ["EMPTY", "no run"]),
     "a sweep in a bucket": ([*SWEEP, "--methods=kl", "--strong=2", "--workdir=gs://a/b"], ["gs://a/b", "mounted"]),
     "no reference of that name": ([*EVALUATE, "--references=REFERENCES", "--labels=LV=3"], ["0 references named"]),
 }
