@@ -179,7 +179,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise Refused(f"{folder}: no such folder.")
     files = volumes.find_all(folder)
     if not files:
-        raise Refused(f"{folder}: holds no files of volumes (names that end in {', '.join(volumes.ENDINGS)}).")
+        raise Refused(f"{folder}: holds no volumes (names that end in {', '.join(volumes.ENDINGS)}).")
     return files
 
 

@@ -7,6 +7,7 @@ os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
 import pathlib
 
+import hypothesis
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import pytest
@@ -18,6 +19,8 @@ from msl_jax.data.case import Source
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

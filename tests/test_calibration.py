@@ -150,7 +150,7 @@ def drawn(seed, classes, sharpness, shape=(2, 4, 5)):
 
 
 CASES = st.builds(drawn, st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from([0.01, 1.0, 4.0, 100.0]))
-QUICK = settings(max_examples=50, deadline=None)
+QUICK = settings(max_examples=50)
 
 
 def brute_force(probabilities, classes, chosen):

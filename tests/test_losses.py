@@ -47,7 +47,7 @@ def logit_maps(classes, size=20.0):
 CLASSES = st.sampled_from((2, 4))
 LABELLED = CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), label_maps(c)))
 PAIRS = CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), logit_maps(c)))
-QUICK = settings(max_examples=30, deadline=None)
+QUICK = settings(max_examples=30)
 
 
 def value(loss, *args):

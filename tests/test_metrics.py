@@ -150,7 +150,7 @@ SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
 SPACINGS = st.tuples(*[st.floats(0.25, 12)] * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES.flatmap(lambda shape: st.tuples(hnp.arrays(bool, shape), hnp.arrays(bool, shape))), SPACINGS)
 def test_symmetry_and_bounds(masks, spacing):
     prediction, reference = masks
@@ -168,7 +168,7 @@ def test_symmetry_and_bounds(masks, spacing):
         assert metrics == {"dice": 1.0, "hd95": 0.0, "assd": 0.0}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.1, 10))
 def test_distances_scale_with_the_spacing(factor):
     prediction, reference = box((3, 6, 6), (0, 2), (1, 4), (0, 3)), box((3, 6, 6), (1, 3), (2, 6), (1, 6))

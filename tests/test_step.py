@@ -115,7 +115,7 @@ def test_rows_of_sets():
 def shrunk(config, tiny):
     """A config's own method and settings on the phantom, at the size of the tiny one."""
     config = config.unlock()
-    for key in ("layout", "source", "cache", "split_sizes", "size", "classes"):
+    for key in ("layout", "source", "cache", "split_sizes", "strong", "size", "classes"):
         config.data[key] = tiny.data[key]
     config.model.width, config.model.depth = tiny.model.width, tiny.model.depth
     return config

@@ -167,7 +167,7 @@ def test_contrast_stretches_about_the_middle_grey_and_clips():
     assert 0.8 - 1e-6 <= min(factors) < 0.85 and 1.15 < max(factors) <= 1.2 + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     seed=st.integers(0, 2**31 - 1),

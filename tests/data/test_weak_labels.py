@@ -9,13 +9,13 @@ from scipy import ndimage
 import tensorflow as tf
 
 from msl_jax.data import acdc, weak_labels
-from msl_jax.data.case import UNLABELED
+from msl_jax.data.case import UNLABELED, Source
 from msl_jax.data.weak_labels import RECIPES, Style, Where
 
 WHERE = Where("patient001_frame01", slice=2, slices=10)
 ALL_BACKGROUND = {"box", "slices", "full"}  # annotate it, asked for or not
 MAY_BE_EMPTY = {"box", "slices", "none"}  # although there is a structure
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 both = pytest.mark.parametrize("background", [False, True])
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 discs = pytest.mark.parametrize("recipe", ["point", "centroid"])
@@ -356,7 +356,7 @@ def test_samples_lie_where_tensorflow_takes_them(old, new):
 @pytest.fixture(scope="module")
 def real_slices(acdc_folder):
     """(mask, expert's scribble) of every slice of two cases."""
-    cases = itertools.islice(acdc.read(acdc_folder), 2)
+    cases = itertools.islice(acdc.read(Source("acdc", str(acdc_folder))), 2)
     return [pair for case in cases for pair in zip(case.mask.astype(np.int32), case.annotation, strict=True)]
 
 
