@@ -41,7 +41,7 @@ def batch():
 def without_statistics(variables, images, rows, watched, **_):
     """A network of one number a branch and no batch norm."""
     x = jnp.concatenate([images, -images], -1)
-    return {branch: x * variables["params"][branch] for branch in {**rows, **watched}}, {"batch_stats": {}}
+    return {branch: x * variables["params"][branch] for branch in (*rows, *watched)}, {"batch_stats": {}}
 
 
 def start(params, batch_stats, optimizer, method):
@@ -90,8 +90,8 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts,
 
     with jax.numpy_rank_promotion("allow"):  # the network above, not the step
         whole, divided = after(1), after(parts)
-        logits = without_statistics({"params": before.params}, batch["strong"]["image"], ("teacher",))[0]["teacher"]
-    expected = cross_entropy(logits, batch["strong"]["label"], class_weights=class_weights)
+        logits, _ = without_statistics({"params": before.params}, batch["strong"]["image"], ["teacher"], {})
+    expected = cross_entropy(logits["teacher"], batch["strong"]["label"], class_weights=class_weights)
     np.testing.assert_allclose(whole.sums["s"], expected, rtol=1e-5)
     for name, value in whole.sums.items():
         np.testing.assert_allclose(divided.sums[name], value, rtol=1e-5, err_msg=name)
