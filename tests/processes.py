@@ -1,6 +1,7 @@
 """Commands as a user types them, in processes of their own."""
 
 import csv
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,9 +10,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(name, *argv):
-    """`python -m msl_jax.NAME ...`, running."""
+    """`python -m msl_jax.NAME ...`, running on the one device that a user's CPU is."""
     command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, **pipes)
 
 
 def finished(process):

@@ -195,7 +195,7 @@ def test_volumes_of_other_sizes_compile_nothing_more(tiny_config, compiled):
     config = open_experiment(tiny_config()).config
     segmenter = Segmenter(model_of(config), preparation_of(config), BRANCHES, batch=4)
     variables = init_variables(segmenter.model, segmenter.preparation.size, BRANCHES, seed=0)
-    volume = np.random.default_rng(0).random((9, 50, 61), np.float32)
+    volume = np.random.default_rng(0).random((9, 50, 61, 1), np.float32)
     segmenter.probabilities(variables, volume)
     assert compiled
     compiled.clear()
