@@ -182,5 +182,5 @@ def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(Refused, match="there is no 'nifti'; there are acdc, .*phantom"):
+    with pytest.raises(Refused, match=r"there is no 'nifti'; there are acdc, .*phantom"):
         builder.build(Source("nifti", str(tmp_path)), str(tmp_path))
