@@ -62,8 +62,8 @@ def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
     """The sums of one case.
 
     Args:
-        probabilities: float32 (slice, y, x, classes), background first, that sum to 1 in each voxel.
-        classes: the reference's class of each voxel, int (slice, y, x), from 0, the background, to classes - 1.
+        probabilities: float32 (..., classes), background first, that sum to 1 in each voxel.
+        classes: the reference's class of each of these voxels, int (...), from 0, the background, to classes - 1.
 
     Raises:
         ValueError: the shapes do not fit, a voxel's probabilities are no distribution, or a class has none.
@@ -140,10 +140,10 @@ def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:
-    if probabilities.ndim != 4 or probabilities.shape[:-1] != classes.shape:
+    if probabilities.shape[:-1] != classes.shape:
         raise ValueError(
-            "probabilities must be (slice, y, x, classes) and the reference's classes (slice, y, x) of the same "
-            f"volume, not {probabilities.shape} and {classes.shape}"
+            "probabilities must be (..., classes) and the reference's classes (...) of the same voxels, not "
+            f"{probabilities.shape} and {classes.shape}"
         )
     if not (np.abs(probabilities.sum(-1) - 1).max() < 1e-3 and probabilities.min() >= 0):
         raise ValueError("probabilities must be finite, not negative, and sum to 1 in each voxel")

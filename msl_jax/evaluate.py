@@ -16,7 +16,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from msl_jax import calibration, command, inference, metrics, plots, report
+from msl_jax import calibration, charts, command, inference, metrics, plots, report
 from msl_jax.checks import Refused, parse_labels
 from msl_jax.data import volumes
 from msl_jax.data.case import UNLABELED, Case
@@ -109,9 +109,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
             prediction = np.where(known, segmenter.label_map(probabilities), 0)
             scores = score(prediction, reference, labels, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
-            sums[branch].append(
-                calibration.measure(probabilities[known][None, None], class_of_value[reference[known]][None, None])
-            )
+            sums[branch].append(calibration.measure(probabilities[known], class_of_value[reference[known]]))
     summary = results(rows, _one_unit(units), config.eval.checkpoint)
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
@@ -120,8 +118,8 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
-        plots.save(plots.reliability(summary["calibration"]), folder / "calibration.png")
-        plots.save(plots.curves(report.read(workdir / "metrics.csv")), folder / "curves.png")
+        plots.save(charts.reliability(summary["calibration"]), folder / "calibration.png")
+        plots.save(charts.curves(report.read(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():

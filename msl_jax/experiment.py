@@ -62,13 +62,15 @@ class Experiment:
         """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
         config = json.loads(self.config.to_json())
         roles = {**self.split, "strong": self.strong, "weak": self.weak()}
+        if self.recipes:
+            roles["recipes"] = self.recipes
         if workdir.exists() and not workdir.is_dir():
             raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
         if (workdir / "config.json").exists():
             check_resumable(json.loads((workdir / "config.json").read_text()), config, workdir)
         if (workdir / "splits.json").exists() and json.loads((workdir / "splits.json").read_text()) != roles:
             raise Refused(
-                f"{workdir}: its splits.json names other patients than the data set has now; give another --workdir."
+                f"{workdir}: its splits.json names other patients or weak labels than now; give another --workdir."
             )
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)

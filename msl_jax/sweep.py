@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import command, comparison, experiment, inference, plots, transfer
+from msl_jax import charts, command, comparison, experiment, inference, plots, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -127,12 +127,12 @@ def shares(parallel: int) -> list[Share]:
 
 def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None:
     """Writes dice.png and terms.png of at least one finished run, and methods.png of those that have checkpoints."""
-    plots.save(plots.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
+    plots.save(charts.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
     few = comparison.fewest_strong(finished)
     reports = {}
     for one in few:
         reports.setdefault(one.run.method, []).append(one.reports)
-    plots.save(plots.terms(reports), sweep / "terms.png")
+    plots.save(charts.terms(reports), sweep / "terms.png")
     kept = [one for one in few if (sweep / one.run.folder / "checkpoints").exists()]
     first = [one for one in kept if one.run.seed == kept[0].run.seed]
     if first:

@@ -226,8 +226,8 @@ def test_where_a_voxel_lies_does_not_matter(case, random):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda p, c: (p[..., 0], c), "must be .slice, y, x, classes"),
-        (lambda p, c: (p[:1], c), "of the same volume"),
+        (lambda p, c: (p[..., 0], c), "of the same voxels"),
+        (lambda p, c: (p[:1], c), "of the same voxels"),
         (lambda p, c: (np.log(p), c), "sum to 1"),
         (lambda p, c: (p - [0.75, -0.75], c), "not negative"),
         (lambda p, c: (p * np.float32(np.nan), c), "finite"),

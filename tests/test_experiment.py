@@ -69,6 +69,20 @@ def test_a_table_says_who_is_what(opened, table):
     assert [weakening.recipe_of(patient) for patient in experiment.split["train"]] == ["erosion", "point", "erosion"]
 
 
+def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
+    rows = ["phantom001,strong,", "phantom002,weak,{}", "phantom006,test,"]
+
+    def experiment(recipe):
+        return opened(data__table=table("patient,role,weak", *(row.format(recipe) for row in rows)))
+
+    workdir = epath.Path(tmp_path / "run")
+    experiment("point").claim(workdir)
+    assert json.loads((workdir / "splits.json").read_text())["recipes"] == {"phantom002": "point"}
+    experiment("point").claim(workdir)
+    with pytest.raises(Refused, match=r"splits\.json names other patients or weak labels"):
+        experiment("box").claim(workdir)
+
+
 def test_a_table_may_leave_the_draw_to_the_seed(opened, table):
     roles = ["train"] * 5 + ["validation", "test"]
     path = table("patient,role", *(f"phantom{i:03d},{role}" for i, role in enumerate(roles, start=1)))

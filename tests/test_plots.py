@@ -3,7 +3,7 @@ from matplotlib.image import imread
 import numpy as np
 import pytest
 
-from msl_jax import plots
+from msl_jax import charts, plots
 
 SPACING = (10.0, 1.5, 1.5)
 
@@ -111,7 +111,7 @@ def test_curves_skip_what_is_missing():
         {"step": 20.0, "learning_rate": 1e-3, "loss": 0.5, "s": 0.4, "w": 0.2, "validation_dice_teacher": 0.6},
         {"step": 30.0, "learning_rate": 1e-3, "loss": 0.4, "s": 0.0, "w": None, "validation_dice_teacher": 0.7},
     ]
-    losses, dice = drawn(plots.curves(rows)).axes
+    losses, dice = drawn(charts.curves(rows)).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
     assert lines == {
         "loss": [[10, 1.0], [20, 0.5], [30, 0.4]],
@@ -123,7 +123,7 @@ def test_curves_skip_what_is_missing():
 
 
 def test_curves_of_no_reports():
-    losses, dice = drawn(plots.curves([])).axes
+    losses, dice = drawn(charts.curves([])).axes
     assert not losses.lines and not dice.lines
 
 
@@ -144,7 +144,7 @@ def points(line):
 
 @pytest.mark.parametrize("branches", [("teacher",), ("teacher", "student")])
 def test_reliability_has_a_panel_a_branch_in_its_colour(branches):
-    figure = drawn(plots.reliability(dict.fromkeys(branches, calibrated())))
+    figure = drawn(charts.reliability(dict.fromkeys(branches, calibrated())))
     panels = figure.axes[: len(branches)]
     assert len(figure.axes) == 2 * len(branches)
     for branch, panel in zip(branches, panels, strict=True):
@@ -155,7 +155,7 @@ def test_reliability_has_a_panel_a_branch_in_its_colour(branches):
 
 
 def test_reliability_draws_the_bins_that_hold_voxels():
-    diagram, shares = drawn(plots.reliability({"student": calibrated()})).axes
+    diagram, shares = drawn(charts.reliability({"student": calibrated()})).axes
     whole, predicted, diagonal = diagram.lines
     assert points(whole) == [[0.5, 0.6], [0.9, 0.8]] and points(predicted) == [[0.5, 0.25], [0.9, 0.75]]
     assert points(diagonal) == [[0.2, 0.2], [1, 1]] and diagram.get_xlim() == diagram.get_ylim() == (0.2, 1)
@@ -168,7 +168,7 @@ def test_reliability_of_a_branch_that_never_sees_structure():
     one = {"count": [0, 0, 9], "confidence": [None, None, 1.0], "accuracy": [None, None, 1.0]}
     entropy = {"foreground": None, "background": 0.0}
     blind = calibrated(ece=0.0, ece_predicted=None, entropy=entropy, reliability={"all": one, "predicted": none})
-    diagram = drawn(plots.reliability({"teacher": blind})).axes[0]
+    diagram = drawn(charts.reliability({"teacher": blind})).axes[0]
     assert diagram.get_title() == "teacher\nentropy: foreground -, background 0.000 nats"
     assert [text.get_text() for text in diagram.get_legend().get_texts()][1] == "labelled as structure: ECE -"
     assert points(diagram.lines[0]) == [[1, 1]] and not points(diagram.lines[1])
@@ -189,7 +189,7 @@ def test_dice_by_strong_draws_a_line_a_branch_and_all_masks_across():
         result("kl", 10, "student", 0.8),
         result("upper_bound", None, "teacher", 0.9, 0.05),
     ]
-    figure = drawn(plots.dice_by_strong(rows))
+    figure = drawn(charts.dice_by_strong(rows))
     (axis,) = figure.axes
     assert axis.get_title() == "LV" and legend(figure) == ["lower_bound", "kl", "upper_bound"]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["3", "10"]
@@ -206,7 +206,7 @@ def test_dice_by_strong_draws_a_line_a_branch_and_all_masks_across():
 
 def test_thirteen_methods_look_different():
     rows = [result(f"method{i}", 3, "teacher", 0.5) for i in range(13)]
-    lines = plots.dice_by_strong(rows).legends[0].get_lines()
+    lines = charts.dice_by_strong(rows).legends[0].get_lines()
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == len({line.get_marker() for line in lines})
     assert len({(line.get_color(), line.get_markerfacecolor()) for line in lines}) == 13
 
@@ -218,12 +218,12 @@ def test_terms_are_means_over_seeds_of_the_methods_that_have_them():
         [none | {"step": 10, "kd": 0.4}],
     ]
     single = [[{"step": 20, "s": 1.0, "validation_dice_teacher": 0.3}]]
-    figure = drawn(plots.terms({"kl": kl, "single": single}))
+    figure = drawn(charts.terms({"kl": kl, "single": single}))
     assert titles(figure) == ["KL, teacher to student", "Entropy of the student", "Validation Dice"]
     lines = [[line.get_xydata().tolist() for line in axis.lines if len(line.get_xdata())] for axis in figure.axes]
     np.testing.assert_allclose(lines[0], [[[10, 0.3], [20, 0.1]]])
     assert lines[1:] == [[], [[[20, 0.4]], [[20, 0.3]]]]
-    assert titles(plots.terms({"single": single})) == ["Validation Dice"]
+    assert titles(charts.terms({"single": single})) == ["Validation Dice"]
 
 
 def test_methods_stand_beside_each_other():
@@ -245,11 +245,11 @@ def test_methods_stand_beside_each_other():
 def figures():
     image, reference, prediction, probability = volume(3)
     yield plots.overlay(image, reference, {"teacher": prediction, "student": reference}, probability, "case", SPACING)
-    yield plots.reliability({"teacher": calibrated(), "student": calibrated()})
+    yield charts.reliability({"teacher": calibrated(), "student": calibrated()})
     reports = [{"step": step, "loss": 1 / step, "validation_dice_student": 0.5} for step in (1, 2, 3)]
-    yield plots.curves(reports)
-    yield plots.terms({"kl": [reports]})
-    yield plots.dice_by_strong([result("kl", 3, "student", 0.5, 0.1)])
+    yield charts.curves(reports)
+    yield charts.terms({"kl": [reports]})
+    yield charts.dice_by_strong([result("kl", 3, "student", 0.5, 0.1)])
     yield plots.methods(image, reference, {"kl": {"student": prediction}}, {"kl": probability}, "case", SPACING)
 
 
@@ -265,7 +265,7 @@ def test_equal_inputs_are_equal_bytes(tmp_path):
 def test_save_writes_a_readable_png_over_the_old_one_and_nothing_else(tmp_path):
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
-    plots.save(plots.curves([{"step": 1, "loss": 1.0}]), path)
+    plots.save(charts.curves([{"step": 1, "loss": 1.0}]), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
     height, width, _ = imread(path).shape
     assert height > 400 and width > 800
@@ -279,6 +279,6 @@ def test_save_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path.write_bytes(b"old")
     monkeypatch.setattr(type(epath.Path(path)), "replace", break_off)
     with pytest.raises(OSError, match="disk full"):
-        plots.save(plots.curves([]), path)
+        plots.save(charts.curves([]), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
     assert path.read_bytes() == b"old"

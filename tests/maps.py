@@ -1,0 +1,42 @@
+"""Logits and label maps by hand and by hypothesis, for tests of losses."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+import jax.numpy as jnp
+import numpy as np
+
+from msl_jax.losses import UNLABELED
+
+SHAPE = (2, 2, 3)
+"""Images, y, x of the drawn arrays: few shapes, so that few programs are compiled."""
+
+
+def logits_of(*probabilities):
+    """float32 (1, 1, pixels, classes) logits whose softmax is the given distributions, shifted by an odd amount."""
+    return jnp.log(jnp.array(probabilities, jnp.float32))[None, None] + 0.7
+
+
+def labels_of(*labels):
+    return jnp.array(labels, jnp.int32)[None, None]
+
+
+def label_maps(classes, unlabeled=True):
+    values = [*range(classes), UNLABELED] if unlabeled else list(range(classes))
+    return hnp.arrays(np.int32, SHAPE, elements=st.sampled_from(values))
+
+
+def logit_maps(classes, size=20.0):
+    return hnp.arrays(np.float32, (*SHAPE, classes), elements=st.floats(-size, size, width=32))
+
+
+CLASSES = st.sampled_from((2, 4))
+LABELLED = CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), label_maps(c)))
+PAIRS = CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), logit_maps(c)))
+QUICK = settings(max_examples=30)
+
+
+def value(loss, *args):
+    result = loss(*(jnp.asarray(a) for a in args))
+    assert result.shape == () and result.dtype == jnp.float32
+    return float(result)
