@@ -131,9 +131,12 @@ def _roles(
     """Split and strong patients: as the table, the config's lists or the data set itself say, or else drawn."""
     groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
     masked = data.masked()
-    lists = config.data.split
-    said = {patient: row["role"] for patient, row in table.items() if "role" in row} or data.roles()
-    if any(lists[role] for role in splits.ROLES):
+    lists, roles = config.data.split, {patient: row["role"] for patient, row in table.items() if "role" in row}
+    listed = any(lists[role] for role in splits.ROLES)
+    if listed and roles:
+        raise Refused(f"config.data.split: lists patients, and so does {config.data.table}; leave one of them out.")
+    said = {} if listed else roles or data.roles()
+    if listed:
         split = splits.listed_split(groups, lists)
     elif said:
         parts = {"train": (TRAIN, "strong", "weak"), "validation": ("validation",), "test": ("test",)}

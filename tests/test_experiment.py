@@ -69,6 +69,13 @@ def test_a_table_says_who_is_what(opened, table):
     assert [weakening.recipe_of(patient) for patient in experiment.split["train"]] == ["erosion", "point", "erosion"]
 
 
+def test_roles_are_said_once(opened, table):
+    path = table("patient,role", "phantom001,strong", "phantom002,weak", "phantom006,test")
+    lists = {"data__split__train": ("phantom001",), "data__split__test": ("phantom003",)}
+    with pytest.raises(Refused, match=r"config\.data\.split: lists patients, and so does .*table\.csv"):
+        opened(data__table=path, **lists)
+
+
 def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
     rows = ["phantom001,strong,", "phantom002,weak,{}", "phantom006,test,"]
 
