@@ -128,9 +128,12 @@ def source_of(config: ConfigDict) -> Source:
 def _roles(
     config: ConfigDict, method: methods.Method, data: builder.Built, table: Table
 ) -> tuple[splits.Split, list[str]]:
-    """Split and strong patients: as the table, the config's lists or the data set itself say, or else drawn."""
+    """Split and strong patients: as the table, the config's lists or the data set itself say, or else drawn.
+
+    A draw is among those whose masks are full; who is named needs a mask, which may leave voxels open.
+    """
     groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
-    masked = data.masked()
+    full = data.masked(full=True)
     lists, roles = config.data.split, {patient: row["role"] for patient, row in table.items() if "role" in row}
     listed = any(lists[role] for role in splits.ROLES)
     if listed and roles:
@@ -143,11 +146,12 @@ def _roles(
         lists = {role: [patient for patient in groups if said.get(patient) in names] for role, names in parts.items()}
         split = splits.listed_split(groups, lists)
     else:
-        split = splits.split_patients(groups, masked, config.data.split_sizes, config.data.split_seed)
+        split = splits.split_patients(groups, full, config.data.split_sizes, config.data.split_seed)
     train = {patient: groups[patient] for patient in split["train"]}
-    able = [patient for patient in train if patient in masked]
-    strong = [patient for patient in train if said.get(patient) == "strong"] or config.data.strong
-    strong = splits.draw_strong(train, able, "all" if method.all_strong else strong, config.seed)
+    named = [patient for patient in train if said.get(patient) == "strong"] or config.data.strong
+    strong = "all" if method.all_strong else named
+    able = data.masked(full=isinstance(strong, int | str))
+    strong = splits.draw_strong(train, [patient for patient in train if patient in able], strong, config.seed)
     if config.data.fold:
         split = splits.fold(split, strong, groups, config.data.fold, config.data.split_seed)
         strong = [patient for patient in strong if patient in split["train"]]
@@ -156,15 +160,15 @@ def _roles(
 
 def _check_masks(experiment: Experiment) -> None:
     """Refuses to need a mask that is not there."""
-    masked, weakening = experiment.data.masked(), experiment.weakening()
+    masked, weakening = experiment.data.masked(full=False), experiment.weakening()
     for role in ("validation", "test"):
         for patient in set(experiment.split[role]) - set(masked):
-            raise Refused(f"{patient}: is there for {role} and has no full mask; give it one, or take it out.")
+            raise Refused(f"{patient}: is there for {role} and has no mask; give it one, or take it out.")
     for patient in experiment.split["train"]:
         recipe = weakening.recipe_of(patient)
         if recipe not in (DRAWN, "none") and patient not in masked:
             raise Refused(
-                f"{patient}: has no full mask from which config.data.weak={recipe} could be made; give "
+                f"{patient}: has no mask from which config.data.weak={recipe} could be made; give "
                 f"config.data.weak={DRAWN} for what was drawn."
             )
 

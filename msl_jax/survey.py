@@ -27,7 +27,8 @@ class Finding:
     Attributes:
       entry: of the data set.
       role: one of ROLES, or "" for a case that is left out.
-      kind: where its weak labels come from, "" in validation and test: a recipe, "annotation", "mask" or "nothing".
+      kind: where its weak labels come from, "" in validation and test: a recipe, "annotation", "mask", "open mask" or
+        "nothing".
       shape: (slice, y, x).
       intensities: the 1st and 99th percentile of each channel, (2, channels).
       image: a hash of the image.
@@ -94,7 +95,8 @@ def _kind(experiment: Experiment, entry: Entry) -> str:
     recipe = experiment.weakening().recipe_of(entry.patient)
     if recipe != DRAWN:
         return recipe
-    return "annotation" if entry.annotated else "mask" if entry.masked else "nothing"
+    kinds = {"annotation": entry.annotated, "mask": entry.full, "open mask": entry.masked, "nothing": True}
+    return next(kind for kind, there in kinds.items() if there)
 
 
 def _counts(labels: np.ndarray) -> dict[int, int]:
@@ -117,7 +119,8 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
     trained = ["background", *config.data.classes]
     lines = [
         f"{len(entries)} cases of {len(data.groups())} patients, {sum(entry.slices for entry in entries)} slices, "
-        f"{data.channels} channels, {sum(entry.masked for entry in entries)} cases with a mask, "
+        f"{data.channels} channels, {sum(entry.full for entry in entries)} cases with a full mask, "
+        f"{sum(entry.masked and not entry.full for entry in entries)} with one that leaves voxels open, "
         f"{sum(entry.annotated for entry in entries)} with a drawn annotation",
         f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",
         f"spacing (slice, y, x)  {_range([entry.spacing for entry in entries])} "

@@ -31,7 +31,9 @@ def names(entries):
 def half_masked(monkeypatch, phantoms):
     """The data set is one whose last three patients have no mask."""
     patients = sorted(phantoms.groups())
-    entries = [dataclasses.replace(e, masked=e.patient < patients[5]) for e in phantoms.entries]
+    entries = [
+        dataclasses.replace(e, masked=e.patient < patients[5], full=e.patient < patients[5]) for e in phantoms.entries
+    ]
     data = dataclasses.replace(phantoms, entries=tuple(entries))
     monkeypatch.setattr(builder, "build", lambda source, cache: data)
     return patients
@@ -113,10 +115,26 @@ def test_bare_patients_are_there_to_learn_from(opened, half_masked):
     assert opened(data__split_sizes=((None, 0, 1),), data__strong=2, data__weak="none").split["validation"] == []
 
 
+def test_masks_that_leave_voxels_open_are_strong_only_by_name(opened, monkeypatch, phantoms, table):
+    """A scribble that came as a mask is no full mask, whatever is drawn."""
+    patients = sorted(phantoms.groups())
+    entries = [dataclasses.replace(e, full=e.patient < patients[5]) for e in phantoms.entries]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    settings = {"data__weak": "drawn", "data__split_sizes": ((None, 1, 1),)}
+    for seed in range(3):
+        drawn = opened(data__strong="all", data__split_seed=seed, **settings)
+        assert len(drawn.strong) == 3 and set(patients[5:]) == set(drawn.weak())
+    with pytest.raises(Refused, match=r"config.data.strong: is 4; 3 training patients have full masks"):
+        opened(data__strong=4, **settings)
+    path = table("patient,role", f"{patients[7]},strong", f"{patients[0]},weak", f"{patients[1]},test")
+    assert opened(data__table=path).strong == [patients[7]]
+
+
 def test_masks_that_are_not_there_are_refused(opened, half_masked, table):
-    with pytest.raises(Refused, match=r"phantom00[678]: has no full mask from which config.data.weak=erosion"):
+    with pytest.raises(Refused, match=r"phantom00[678]: has no mask from which config.data.weak=erosion"):
         opened(data__split_sizes=((None, 1, 2),), data__strong="all")
-    with pytest.raises(Refused, match="phantom008: is there for test and has no full mask"):
+    with pytest.raises(Refused, match="phantom008: is there for test and has no mask"):
         opened(data__table=table("patient,role", "phantom001,strong", "phantom008,test", "phantom002,weak"))
     with pytest.raises(Refused, match=r"config.data.strong: is 3; 2 training patients have full masks"):
         opened(data__split_sizes=((None, 1, 2),), data__strong=3, data__weak="drawn")

@@ -61,7 +61,10 @@ def test_every_pixel_is_counted(opened, phantoms):
     roles = {finding.entry.patient: finding.role for finding in findings}
     assert sorted(roles.values()) == 3 * ["strong"] + 2 * ["test"] + ["validation"] + 2 * ["weak"]
     text = report(experiment, findings)
-    assert text.startswith("16 cases of 8 patients") and "16 cases with a mask, 0 with a drawn annotation" in text
+    assert (
+        text.startswith("16 cases of 8 patients")
+        and "16 cases with a full mask, 0 with one that leaves voxels open, 0 with a drawn annotation" in text
+    )
     assert oddities(experiment, findings) == []
 
 

@@ -36,7 +36,10 @@ SPLIT = "slices"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where the slices of one case lie: records `first` to `first + slices - 1`, in the volume's order."""
+    """Where the slices of one case lie: records `first` to `first + slices - 1`, in the volume's order.
+
+    It is `masked` where it has a mask, `full` where that leaves no voxel open.
+    """
 
     name: str
     patient: str
@@ -47,6 +50,7 @@ class Entry:
     first: int
     slices: int
     masked: bool
+    full: bool
     annotated: bool
     spacing: tuple[float, float, float]
     units: str
@@ -77,10 +81,10 @@ class Built:
         """Patient -> group."""
         return {entry.patient: entry.group for entry in self.entries}
 
-    def masked(self) -> list[str]:
-        """The patients all of whose cases have a mask."""
-        bare = {entry.patient for entry in self.entries if not entry.masked}
-        return [patient for patient in self.groups() if patient not in bare]
+    def masked(self, *, full: bool) -> list[str]:
+        """The patients all of whose cases have a mask, a `full` one without voxels it leaves open or any."""
+        without = {entry.patient for entry in self.entries if not (entry.full if full else entry.masked)}
+        return [patient for patient in self.groups() if patient not in without]
 
     def roles(self) -> dict[str, str]:
         """Patient -> role, where the data set's layout says it."""
@@ -163,6 +167,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 first=first,
                 slices=len(case.image),
                 masked=case.mask is not None,
+                full=case.mask is not None and not np.any(case.mask == UNLABELED),
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,

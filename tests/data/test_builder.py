@@ -148,7 +148,7 @@ def test_channels_bare_cases_roles_and_other_axes_come_back(unmasked, tmp_path, 
     read = next(two_channels(Source("unmasked", "1")))
     case = data.case(data.entries[0])
     assert case.image.shape == (*shape, 2) and case.mask is None and case.spacing == spacing
-    assert (data.channels, data.masked(), data.roles()) == (2, [], {"a": "weak"})
+    assert (data.channels, data.masked(full=False), data.roles()) == (2, [], {"a": "weak"})
     np.testing.assert_array_equal(back(case.image, axis), read.image)
     np.testing.assert_array_equal(back(case.annotation, axis), read.annotation)
     file = np.arange(4 * 5 * 6).reshape(6, 5, 4)  # x, y, z
