@@ -60,7 +60,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     # Mirroring helps unless left and right, or front and back, are structures of their own. Degrees; shares of 1.
     config.data.augment = dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2)
 
-    config.method.name = "kl_ent"  # or any of the README's table; kl is the cautious choice
+    # Any of the README's table. kl_ent gains most where its entropy suits the data, and may lose a structure where it
+    # does not: look at the validation Dice of its student.
+    config.method.name = "kl"
 
     # Width 8 at size 96 trains in minutes on a laptop, 64 at 256 in hours on a GPU.
     config.model.width = 16
