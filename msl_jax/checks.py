@@ -1,5 +1,6 @@
 """What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
 
+from collections.abc import Sequence
 import copy
 import functools
 import json
@@ -10,10 +11,16 @@ from ml_collections import ConfigDict
 
 
 class Refused(Exception):
-    """Bad input, said in one sentence: which file or setting, what is wrong, what to do.
+    """Bad input, said in one sentence: which file or setting, what is wrong, what to do. Of several, a line each.
 
     The commands print it and exit with a code other than 0, without a traceback.
     """
+
+
+def refuse_all(problems: Sequence[str]) -> None:
+    """Raises Refused with these sentences, a line each, unless there are none."""
+    if problems:
+        raise Refused("\n".join(problems))
 
 
 DTYPES = ("float32", "bfloat16")

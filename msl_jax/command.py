@@ -10,12 +10,13 @@ from msl_jax.checks import Refused
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl; bad input ends in one sentence on standard error and exit code 2, without a traceback."""
+    """Runs `main` under absl; bad input ends in a sentence a fault on standard error and exit code 2, no traceback."""
     machine.set_up()
     try:
         app.run(main, flags_parser=_parse_flags)
     except Refused as refused:
-        print(f"msl_jax: {refused}", file=sys.stderr)
+        for problem in str(refused).splitlines():
+            print(f"msl_jax: {problem}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from msl_jax import methods
-from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels
+from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels, refuse_all
 from msl_jax.data import builder, splits
 from msl_jax.data.case import Source
 from msl_jax.data.intensity import NORMALIZATIONS
@@ -160,17 +160,22 @@ def _roles(
 
 def _check_masks(experiment: Experiment) -> None:
     """Refuses to need a mask that is not there."""
-    masked, weakening = experiment.data.masked(full=False), experiment.weakening()
-    for role in ("validation", "test"):
-        for patient in set(experiment.split[role]) - set(masked):
-            raise Refused(f"{patient}: is there for {role} and has no mask; give it one, or take it out.")
-    for patient in experiment.split["train"]:
-        recipe = weakening.recipe_of(patient)
-        if recipe not in (DRAWN, "none") and patient not in masked:
-            raise Refused(
-                f"{patient}: has no mask from which config.data.weak={recipe} could be made; give "
-                f"config.data.weak={DRAWN} for what was drawn."
-            )
+    masked, weakening = set(experiment.data.masked(full=False)), experiment.weakening()
+    recipes = {patient: weakening.recipe_of(patient) for patient in experiment.split["train"]}
+    refuse_all(
+        [
+            f"{patient}: is there for {role} and has no mask; give it one, or take it out."
+            for role in ("validation", "test")
+            for patient in experiment.split[role]
+            if patient not in masked
+        ]
+        + [
+            f"{patient}: has no mask from which config.data.weak={recipe} could be made; give config.data.weak={DRAWN} "
+            "for what was drawn."
+            for patient, recipe in recipes.items()
+            if recipe not in (DRAWN, "none") and patient not in masked
+        ]
+    )
 
 
 def method_of(config: ConfigDict) -> methods.Method:

@@ -1,5 +1,7 @@
 """Checks a data set, builds it and says what is in it and who is in which role, before anything trains.
 
+Every case that cannot be used is named, each with what is wrong and what to do; what looks odd is a warning.
+
 python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER] [--output=FOLDER]
 """
 
@@ -12,6 +14,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from msl_jax import command, plots
+from msl_jax.checks import Refused
 from msl_jax.data.case import ROLES, UNLABELED
 from msl_jax.experiment import Experiment, open_experiment, preparation_of
 from msl_jax.report import replace_text
@@ -44,12 +47,16 @@ def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
 
 def main(_) -> None:
     """Builds and reports."""
-    experiment = open_experiment(CONFIG.value)
+    output = epath.Path(pathlib.Path(OUTPUT.value).expanduser())
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        experiment = open_experiment(CONFIG.value)
+    except Refused as refused:
+        replace_text(output / "report.txt", "".join(f"error: {problem}\n" for problem in str(refused).splitlines()))
+        raise
     findings = survey(experiment)
     text = "\n".join([report(experiment, findings), *(f"warning: {odd}" for odd in oddities(experiment, findings))])
     print(text)
-    output = epath.Path(pathlib.Path(OUTPUT.value).expanduser())
-    output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "report.txt", text + "\n")
     plots.save(page(experiment, findings), output / "cases.png")
     print(f"\nWritten to {output}")

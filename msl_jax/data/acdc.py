@@ -9,11 +9,12 @@
 """
 
 from collections.abc import Iterator
+import functools
 import pathlib
 
 from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
-from msl_jax.data.case import Case, Reader, Source, hash_of
+from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 SCRIBBLE_UNLABELED = 4
@@ -33,16 +34,15 @@ def fingerprint(source: Source) -> str:
     )
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields both annotated frames of every patient, in the order of the patients' names.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads both annotated frames of every patient, in the order of the patients' names.
 
     Raises:
       Refused: a file is missing, damaged or on another grid than its image, or a label has an unknown value.
     """
     for folder in _patient_folders(source):
-        info = _read_info(folder / "Info.cfg")
         for phase in PHASES:
-            yield _read_case(folder, info["Group"], phase, _frame(folder, info, phase))
+            yield functools.partial(_read_case, folder, phase)
 
 
 def _patient_folders(source: Source) -> list[pathlib.Path]:
@@ -74,7 +74,9 @@ def _frame(folder: pathlib.Path, info: dict[str, str], phase: str) -> int:
     return int(info[phase])
 
 
-def _read_case(folder: pathlib.Path, group: str, phase: str, frame: int) -> Case:
+def _read_case(folder: pathlib.Path, phase: str) -> Case:
+    info = _read_info(folder / "Info.cfg")
+    frame = _frame(folder, info, phase)
     name = f"{folder.name}_frame{frame:02d}"
     image = volumes.read_image(_existing(folder, name))
     if image.voxels.shape[-1] > 1:
@@ -85,7 +87,7 @@ def _read_case(folder: pathlib.Path, group: str, phase: str, frame: int) -> Case
         patient=folder.name,
         mask=layouts.read_label_map(image, mask, layouts.values(LABELS)),
         annotation=layouts.read_label_map(image, scribble, layouts.values(LABELS, SCRIBBLE_UNLABELED)),
-        group=group,
+        group=info["Group"],
         phase=phase,
         frame=frame,
         **layouts.of_image(image),

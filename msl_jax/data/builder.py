@@ -154,7 +154,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         first = 0
-        for case in READERS[self._source.layout].read(self._source):
+        for case in case_lib.load_all(READERS[self._source.layout].read(self._source)):
             case = case_lib.cut(case, self._source.axis)
             yield from ((first + z, example) for z, example in enumerate(_slices(case)))
             entry = Entry(
@@ -173,10 +173,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 units=case.units,
                 orientation=case.orientation,
             )
-            channels, before = case.image.shape[-1], self.info.metadata["channels"]
-            if before not in (0, channels):
-                raise Refused(f"{case.name}: has {channels} channels, the images before it {before}; they must agree.")
-            self.info.metadata["channels"] = channels
+            self.info.metadata["channels"] = case.image.shape[-1]
             self.info.metadata["entries"].append(dataclasses.asdict(entry))
             first += entry.slices
 

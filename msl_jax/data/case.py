@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, refuse_all
 
 UNLABELED = 255
 """A pixel nobody annotated, in every label map of this package."""
@@ -101,6 +101,33 @@ def cut(case: Case, axis: int) -> Case:
     )
 
 
+Load = Callable[[], Case]
+"""Reads one case; raises Refused where a file of it cannot be used."""
+
+
+def load_all(loads: Iterable[Load]) -> Iterator[Case]:
+    """Reads case by case up to the first that cannot be used, and then looks through the others for the like.
+
+    Raises:
+      Refused: after the last case, with what is wrong with each.
+    """
+    problems: list[str] = []
+    first = None
+    for load in loads:
+        try:
+            case = load()
+        except Refused as refused:
+            problems.append(str(refused))
+            continue
+        first = first or case
+        channels, of_first = case.image.shape[-1], first.image.shape[-1]
+        if channels != of_first:
+            problems.append(f"{case.name}: has {channels} channels, {first.name} {of_first}; they must agree.")
+        if not problems:
+            yield case
+    refuse_all(list(dict.fromkeys(problems)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """A data set's layout, as the builder wants it.
@@ -108,14 +135,15 @@ class Reader:
     Attributes:
       labels: source -> name -> value of every structure a mask may hold; 0 is background and not named.
       fingerprint: source -> text that changes whenever the data do.
-      read: source -> its cases, slices across the files' last axis, in an order that depends on the source alone.
+      read: source -> what reads each of its cases, slices across the files' last axis, in an order that depends on the
+        source alone.
       images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
         each channel or one for all.
     """
 
     labels: Callable[[Source], Mapping[str, int]]
     fingerprint: Callable[[Source], str]
-    read: Callable[[Source], Iterator[Case]]
+    read: Callable[[Source], Iterator[Load]]
     images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
 
 

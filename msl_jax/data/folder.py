@@ -9,11 +9,12 @@ annotated, in masks and annotations both, config.data.unlabeled; whose image it 
 """
 
 from collections.abc import Iterator
+import functools
 import pathlib
 
 from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
-from msl_jax.data.case import Case, Reader, Source, hash_of
+from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
 IMAGES, MASKS, ANNOTATIONS = FOLDERS = ("images", "masks", "annotations")
 
@@ -34,18 +35,21 @@ def fingerprint(source: Source) -> str:
     )
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields every image with its mask and annotation, in the order of their names.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads every image with its mask and annotation, in the order of their names.
 
     Raises:
       Refused: a mask or annotation has no image or another grid, a file is damaged, or a label has an unknown value.
     """
     values = layouts.values(labels(source), source.unlabeled)
     images, masks, annotations = _files(source)
-    for name, path in images.items():
-        image = volumes.read_image(path)
+
+    def load(name: str) -> Case:
+        image = volumes.read_image(images[name])
         mask, annotation = (layouts.read_label_map(image, files.get(name), values) for files in (masks, annotations))
-        yield Case(name, source.patient_of(name), mask=mask, annotation=annotation, **layouts.of_image(image))
+        return Case(name, source.patient_of(name), mask=mask, annotation=annotation, **layouts.of_image(image))
+
+    return (functools.partial(load, name) for name in images)
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:

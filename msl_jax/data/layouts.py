@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, refuse_all
 from msl_jax.data import volumes
 from msl_jax.data.case import UNLABELED, Source
 
@@ -44,10 +44,14 @@ def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) ->
 
 
 def check_have_images(images: Mapping[str, Any], files: Mapping[str, pathlib.Path]) -> None:
-    """Raises Refused where one of the files, by the name of a case, has no image."""
-    for name, path in files.items():
-        if name not in images:
-            raise Refused(f"{path}: has no image of that name; add it, or take this file away.")
+    """Raises Refused where files, by the name of a case, have no image."""
+    refuse_all(
+        [
+            f"{path}: has no image of that name; add it, or take this file away."
+            for name, path in files.items()
+            if name not in images
+        ]
+    )
 
 
 def read_json(path: pathlib.Path, **keys: type) -> dict[str, Any]:

@@ -10,12 +10,13 @@ config.data.unlabeled; whose image it is says config.data.patient.
 """
 
 from collections.abc import Iterator, Mapping
+import functools
 import pathlib
 from typing import Any
 
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, refuse_all
 from msl_jax.data import layouts, volumes
-from msl_jax.data.case import Case, Reader, Source, hash_of
+from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
 INDEX = "dataset.json"
 MASKS = "labelsTr"
@@ -45,8 +46,8 @@ def fingerprint(source: Source) -> str:
     return hash_of((path.relative_to(root).as_posix(), path) for path in (root / INDEX, *files))
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields every training case, in the order of dataset.json.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads every training case, in the order of dataset.json.
 
     Raises:
       Refused: dataset.json is not as above, a file is missing, damaged or on another grid than its image, has another
@@ -55,7 +56,8 @@ def read(source: Source) -> Iterator[Case]:
     root = layouts.folder(source, INDEX)
     values = layouts.values(labels(source), source.unlabeled)
     modalities = layouts.read_json(root / INDEX, modality=dict)["modality"]
-    for image_path, mask_path in _entries(root):
+
+    def load(image_path: pathlib.Path, mask_path: pathlib.Path | None) -> Case:
         image = volumes.read_image(image_path)
         if image.voxels.shape[-1] != len(modalities):
             raise Refused(
@@ -64,7 +66,9 @@ def read(source: Source) -> Iterator[Case]:
             )
         name = volumes.stem(image_path)
         mask = layouts.read_label_map(image, mask_path, values)
-        yield Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+
+    return (functools.partial(load, *files) for files in _entries(root))
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
@@ -74,7 +78,7 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
 
 def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
     """Image and mask of every training case."""
-    entries, names = [], set()
+    entries, names, missing = [], set(), []
     for entry in layouts.read_json(root / INDEX, training=list)["training"]:
         if not isinstance(entry, Mapping) or "image" not in entry:
             raise Refused(
@@ -87,7 +91,10 @@ def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None
         if name in names:
             raise Refused(f"{root / INDEX}: lists two training images of the name '{name}'; give each its own.")
         names.add(name)
-        entries.append((image, _inside(root, entry["label"]) if entry.get("label") else None))
+        mask = _inside(root, entry["label"]) if entry.get("label") else None
+        entries.append((image, mask))
+        missing += [path for path in (image, mask) if path and not path.is_file()]
+    refuse_all([f"{path}: is missing, though {INDEX} names it; fetch it again." for path in missing])
     if not entries:
         raise Refused(f"{root / INDEX}: lists no training images; restore the file that comes with the data set.")
     return entries
@@ -98,8 +105,6 @@ def _inside(root: pathlib.Path, name: Any) -> pathlib.Path:
     path = pathlib.PurePosixPath(name if isinstance(name, str) else "..")
     if path.is_absolute() or ".." in path.parts:
         raise Refused(f"{root / INDEX}: its file {name!r} does not lie inside this folder; name one that does.")
-    if not (root / path).is_file():
-        raise Refused(f"{root / path}: is missing, though {INDEX} names it; fetch it again.")
     return root / path
 
 

@@ -9,12 +9,13 @@ An image without a file in labelsTr is an image without a mask. Whose image it i
 """
 
 from collections.abc import Iterator, Mapping
+import functools
 import pathlib
 import re
 
 from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
-from msl_jax.data.case import Case, Reader, Source, hash_of
+from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
 INDEX = "dataset.json"
 IMAGES, MASKS = "imagesTr", "labelsTr"
@@ -38,8 +39,8 @@ def fingerprint(source: Source) -> str:
     return hash_of((path.relative_to(root).as_posix(), path) for path in (root / INDEX, *files))
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields every training case, in the order of their names.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads every training case, in the order of their names.
 
     Raises:
       Refused: dataset.json is not as above, a channel or an image is missing, a file is damaged or on another grid
@@ -49,14 +50,19 @@ def read(source: Source) -> Iterator[Case]:
     structures, ignored = _labels(root / INDEX)
     values = layouts.values(structures, *ignored)
     channels = layouts.read_json(root / INDEX, channel_names=dict)["channel_names"]
-    for name, (image_paths, mask_path) in _cases(root).items():
+    files = _cases(root)
+
+    def load(name: str) -> Case:
+        image_paths, mask_path = files[name]
         image = volumes.read_channels(image_paths)
         if image.voxels.shape[-1] != len(channels):
             raise Refused(
                 f"{image.path}: {name} has {image.voxels.shape[-1]} channels, {INDEX} names {len(channels)}; mend one."
             )
         mask = layouts.read_label_map(image, mask_path, values)
-        yield Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+
+    return (functools.partial(load, name) for name in files)
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:

@@ -21,7 +21,7 @@ from scipy import fft, ndimage
 
 from msl_jax.checks import Refused
 from msl_jax.data import volumes
-from msl_jax.data.case import Case, Reader, Source
+from msl_jax.data.case import Case, Load, Reader, Source
 
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
@@ -389,11 +389,12 @@ def fingerprint(source: Source) -> str:
     return f"patients={patients},seed={seed}"
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Every case that the source's path names, patient by patient, end-diastole first."""
+def read(source: Source) -> Iterator[Load]:
+    """Yields what makes every case that the source's path names, patient by patient, end-diastole first."""
     patients, seed = _parse(source.path)
     for number in range(1, patients + 1):
-        yield from _patient(seed, number)
+        for case in _patient(seed, number):
+            yield lambda case=case: case
 
 
 READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=volumes.single_files)

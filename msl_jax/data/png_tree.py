@@ -16,6 +16,7 @@ where another of its volume has one. PNGs know no sizes: units are voxels.
 """
 
 from collections.abc import Iterator, Mapping
+import functools
 import itertools
 import pathlib
 import re
@@ -26,7 +27,7 @@ from PIL import Image
 
 from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
-from msl_jax.data.case import UNLABELED, Case, Reader, Source, hash_of
+from msl_jax.data.case import UNLABELED, Case, Load, Reader, Source, hash_of
 
 ROLES = {"trainFull": "strong", "trainSemi": "weak", "val": "validation", "test": "test"}
 """Folder -> what its patients are for."""
@@ -50,8 +51,8 @@ def fingerprint(source: Source) -> str:
     return hash_of((path.relative_to(root).as_posix(), path) for path in paths)
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields every volume, folder by folder, in the order of their names.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads every volume, folder by folder, in the order of their names.
 
     Raises:
       Refused: a mask or annotation has no image or another size, a volume's slices differ in size or skip a number, a
@@ -59,21 +60,26 @@ def read(source: Source) -> Iterator[Case]:
     """
     values = _values(source)
     home: dict[str, str] = {}
-    for folder, kinds in _tree(layouts.folder(source)).items():
-        for name, slices in _slices(kinds[IMAGES]).items():
-            frame = re.fullmatch(r"(patient\d+)_\d+", name)
-            patient = frame[1] if frame and not source.patient else source.patient_of(name)
-            if home.setdefault(patient, folder) != folder:
-                raise Refused(
-                    f"{kinds[IMAGES][slices[0]]}: {patient} lies in {home[patient]} as well; keep it in one folder."
-                )
-            planes = [_read(kinds[IMAGES][key], IMAGE_MODES) for key in slices]
-            image = _stacked(planes)
-            mask, annotation = (
-                _label_map(planes, [kinds[kind].get(key) for key in slices], values[kind])
-                for kind in (MASKS, ANNOTATIONS)
+
+    def load(folder: str, kinds: Mapping[str, Mapping[str, pathlib.Path]], name: str, slices: list[str]) -> Case:
+        frame = re.fullmatch(r"(patient\d+)_\d+", name)
+        patient = frame[1] if frame and not source.patient else source.patient_of(name)
+        if home.setdefault(patient, folder) != folder:
+            raise Refused(
+                f"{kinds[IMAGES][slices[0]]}: {patient} lies in {home[patient]} as well; keep it in one folder."
             )
-            yield Case(name, patient, mask=mask, annotation=annotation, role=ROLES[folder], **layouts.of_image(image))
+        planes = [_read(kinds[IMAGES][key], IMAGE_MODES) for key in slices]
+        image = _stacked(planes)
+        mask, annotation = (
+            _label_map(planes, [kinds[kind].get(key) for key in slices], values[kind]) for kind in (MASKS, ANNOTATIONS)
+        )
+        return Case(name, patient, mask=mask, annotation=annotation, role=ROLES[folder], **layouts.of_image(image))
+
+    return (
+        functools.partial(load, folder, kinds, *volume)
+        for folder, kinds in _tree(layouts.folder(source)).items()
+        for volume in _slices(kinds[IMAGES]).items()
+    )
 
 
 def _unlabeled(source: Source) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ is. Voxel sizes were lost: units are voxels.
 """
 
 from collections.abc import Iterator
+import functools
 import pathlib
 import re
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from msl_jax.checks import Refused
 from msl_jax.data import acdc, layouts, volumes
-from msl_jax.data.case import UNLABELED, Case, Reader, Source, hash_of
+from msl_jax.data.case import UNLABELED, Case, Load, Reader, Source, hash_of
 
 VOLUMES = "ACDC_training_volumes"
 IMAGE, MASK, SCRIBBLE = ("image", "label", "scribble")
@@ -39,8 +40,8 @@ def fingerprint(source: Source) -> str:
     return hash_of((path.name, path) for path in _files(source).values())
 
 
-def read(source: Source) -> Iterator[Case]:
-    """Yields every volume, in the order of their names.
+def read(source: Source) -> Iterator[Load]:
+    """Yields what reads every volume, in the order of their names.
 
     Raises:
       Refused: a file is damaged or names another file, its arrays differ in shape, a label has an unknown value, or a
@@ -49,7 +50,8 @@ def read(source: Source) -> Iterator[Case]:
     structures = labels(source)
     values = layouts.values(structures, source.unlabeled)
     scribbled = values | {SCRIBBLE_UNLABELED: values.get(SCRIBBLE_UNLABELED, UNLABELED)}
-    for name, path in _files(source).items():
+
+    def load(name: str, path: pathlib.Path) -> Case:
         frame = re.fullmatch(r"(patient\d+)_frame(\d+)", name)
         patient = frame[1] if frame and not source.patient else source.patient_of(name)
         arrays = _read(path)
@@ -64,7 +66,9 @@ def read(source: Source) -> Iterator[Case]:
                 "--config.data.unlabeled=VALUE."
             )
         number = int(frame[2]) if frame else 0
-        yield Case(name, patient, mask=mask, annotation=annotation, frame=number, **layouts.of_image(image))
+        return Case(name, patient, mask=mask, annotation=annotation, frame=number, **layouts.of_image(image))
+
+    return (functools.partial(load, *file) for file in _files(source).items())
 
 
 def _files(source: Source) -> dict[str, pathlib.Path]:

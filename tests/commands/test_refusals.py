@@ -9,6 +9,7 @@ from absl import app, flags, logging
 import nibabel as nib
 import pytest
 
+from files import arrays, save
 from msl_jax import machine
 from processes import ROOT, finished, start
 
@@ -126,3 +127,18 @@ def test_overwrite_replaces(command, workdir, hospital, tmp_path):
     assert command(*argv)[0] == 2 and (tmp_path / image.name).read_text() == "an old file"
     command(*argv, "--overwrite")
     assert nib.load(tmp_path / image.name).shape == nib.load(image).shape
+
+
+def test_prepare_names_every_file_that_cannot_be_used(command, tmp_path):
+    for name in ("a", "b", "c"):
+        image, mask, _ = arrays(name)
+        save(tmp_path / "data" / "images" / f"{name}.nii.gz", image)
+        save(tmp_path / "data" / "masks" / f"{name}.nii.gz", mask + (name != "b"))
+    data = {"source": tmp_path / "data", "labels": "A=1,B=2,C=3", "cache": tmp_path / "cache"}
+    settings = [f"--config.data.{key}={value}" for key, value in data.items()]
+    code, err = command("prepare", "--config=configs/nifti.py", *settings, f"--output={tmp_path / 'look'}")
+    known = "holds the unknown label values [4]; known are [0, 1, 2, 3, 255]."
+    faults = [f"{tmp_path / 'data' / 'masks' / name}.nii.gz: {known}" for name in ("a", "c")]
+    assert code == 2
+    assert [line for line in err.splitlines() if "Building" not in line] == [f"msl_jax: {fault}" for fault in faults]
+    assert (tmp_path / "look" / "report.txt").read_text() == "".join(f"error: {fault}\n" for fault in faults)

@@ -9,7 +9,7 @@ import pytest
 from files import at
 from msl_jax.checks import Refused
 from msl_jax.data import acdc
-from msl_jax.data.case import UNLABELED
+from msl_jax.data.case import UNLABELED, load_all
 
 SHAPE = (7, 6, 3)
 SIZES = (1.5625, 1.5625, 10)
@@ -23,7 +23,7 @@ def save(path, voxels, sizes=SIZES, units="mm"):
 
 
 def read(folder):
-    return list(acdc.read(at("acdc", folder)))
+    return [load() for load in acdc.read(at("acdc", folder))]
 
 
 def fingerprint(folder):
@@ -188,7 +188,7 @@ def test_what_is_no_acdc_folder_is_refused(tmp_path, ask):
 
 def test_the_real_data(acdc_folder):
     cases = {}
-    for case in acdc.read(at("acdc", acdc_folder)):
+    for case in load_all(acdc.read(at("acdc", acdc_folder))):
         assert set(np.unique(case.mask)) <= {0, 1, 2, 3} and case.image.shape == (*case.mask.shape, 1)
         assert set(np.unique(case.annotation)) <= {0, 1, 2, 3, UNLABELED}
         cases[case.name] = case if case.patient == "patient001" else dataclasses.replace(case, image=None, mask=None)

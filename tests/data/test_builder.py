@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from msl_jax.checks import Refused
 from msl_jax.data import acdc, builder, phantom
-from msl_jax.data.case import UNLABELED, Case, Reader, Source, across, back
+from msl_jax.data.case import UNLABELED, Case, Reader, Source, across, back, load_all
 
 PHASES = {"ED": 1, "ES": 9}
 
@@ -63,12 +63,12 @@ def assert_gives_back(data, entries, cases):
 
 def test_phantoms_come_back_bit_for_bit(phantoms):
     assert [len({entry.patient for entry in phantoms.entries}), len(phantoms.entries)] == [8, 16]
-    assert_gives_back(phantoms, phantoms.entries[:4], list(phantom.read(Source("phantom", "patients=2,seed=0"))))
+    assert_gives_back(phantoms, phantoms.entries[:4], load_all(phantom.read(Source("phantom", "patients=2,seed=0"))))
     assert phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
 
 
 def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, unreadable):
-    cases, cache = list(acdc.read(Source("acdc", str(source)))), str(tmp_path / "cache")
+    cases, cache = [load() for load in acdc.read(Source("acdc", str(source)))], str(tmp_path / "cache")
     data = builder.build(Source("acdc", str(source)), cache)
     assert_gives_back(data, data.entries, cases)
     unreadable()
@@ -124,6 +124,15 @@ def test_a_slice_carries_its_volumes_statistics(phantoms):
             assert quantile == pytest.approx([np.percentile(image, percent)], rel=1e-6)
 
 
+def given(cases):
+    """A reader's `read` that hands over these cases."""
+
+    def read(source):
+        return ((lambda case=case: case) for case in cases(source))
+
+    return read
+
+
 def two_channels(source):
     """A case cut along no axis in particular, without a mask, with two channels; and one with three."""
     rng = np.random.default_rng(0)
@@ -135,8 +144,9 @@ def two_channels(source):
 
 @pytest.fixture
 def unmasked(monkeypatch):
-    two_channels.__module__ = acdc.read.__module__
-    reader = Reader(lambda source: {"A": 1}, lambda source: source.path, two_channels, dict)
+    read = given(two_channels)
+    read.__module__ = acdc.read.__module__
+    reader = Reader(lambda source: {"A": 1}, lambda source: source.path, read, dict)
     monkeypatch.setitem(builder.READERS, "unmasked", reader)
 
 
@@ -156,8 +166,19 @@ def test_channels_bare_cases_roles_and_other_axes_come_back(unmasked, tmp_path, 
 
 
 def test_images_of_other_channels_are_refused(unmasked, tmp_path):
-    with pytest.raises(Refused, match="case3: has 3 channels, the images before it 2"):
+    with pytest.raises(Refused, match=r"^case3: has 3 channels, case2 2; they must agree\.$"):
         builder.build(Source("unmasked", "2"), str(tmp_path))
+
+
+def test_every_case_that_cannot_be_used_is_named_once(source, tmp_path):
+    training = source / "training"
+    (training / "patient001" / "Info.cfg").unlink()
+    (training / "patient002" / "patient002_frame09_gt.nii.gz").write_bytes(b"")
+    with pytest.raises(Refused) as refusal:
+        builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
+    first, second = str(refusal.value).splitlines()
+    assert first.startswith(f"{training / 'patient001' / 'Info.cfg'}: is missing")
+    assert second.startswith(f"{training / 'patient002' / 'patient002_frame09_gt.nii.gz'}: ")
 
 
 def test_what_is_built_knows_no_roles(phantoms, cache):

@@ -24,7 +24,7 @@ def root(tmp_path):
 
 
 def read(root, labels=LABELS, **known):
-    return list(folder.read(at("folder", root, labels=labels, **known)))
+    return [load() for load in folder.read(at("folder", root, labels=labels, **known))]
 
 
 def test_what_was_written_is_read_in_the_order_of_the_names(root):
@@ -110,7 +110,7 @@ def test_a_faulty_data_set_is_refused_and_the_file_named(root, fault):
     ],
 )
 def test_labels_must_be_told_and_make_sense(root, labels, known, says):
-    for ask in (folder.labels, lambda source: list(folder.read(source))):
+    for ask in (folder.labels, lambda source: [load() for load in folder.read(source)]):
         refused(lambda ask=ask: ask(at("folder", root, labels=labels, **known)), says, "config.data.labels: ")
 
 

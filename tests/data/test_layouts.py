@@ -8,6 +8,7 @@ import pytest
 
 from files import at
 from msl_jax.data import acdc, folder, msd, nnunet, png_tree, wsl4mis
+from msl_jax.data.case import load_all
 
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 PATIENTS = ("patient001", "patient022", "patient081")
@@ -51,7 +52,7 @@ def as_msd(patients, to):
 def as_wsl4mis(patients, to):
     (to / "ACDC_training_volumes").mkdir(parents=True)
     as_acdc(patients, to / "acdc")
-    for case in acdc.read(at("acdc", to / "acdc")):
+    for case in load_all(acdc.read(at("acdc", to / "acdc"))):
         with h5py.File(to / "ACDC_training_volumes" / f"{case.name}.h5", "w") as file:
             file["image"], file["label"] = case.image[..., 0], case.mask
             file["scribble"] = np.where(case.annotation == 255, 4, case.annotation)
@@ -59,7 +60,7 @@ def as_wsl4mis(patients, to):
 
 def as_png(patients, to):
     as_acdc(patients, to / "acdc")
-    for case in acdc.read(at("acdc", to / "acdc")):
+    for case in load_all(acdc.read(at("acdc", to / "acdc"))):
         for kind, voxels in (("Img", case.image[..., 0].astype(np.uint16)), ("GT", case.mask)):
             (to / "val" / kind).mkdir(parents=True, exist_ok=True)
             for number, pixels in enumerate(voxels):
@@ -84,9 +85,9 @@ def test_the_same_patients_of_acdc_are_the_same_in_every_layout(acdc_folder, tmp
     source = at(layout, tmp_path / layout, **known)
     said = () if layout in ("png_tree", "wsl4mis") else ("orientation",)
     assert reader.labels(source) == LABELS
-    official = list(acdc.read(at("acdc", tmp_path / "acdc")))
+    official = [load() for load in acdc.read(at("acdc", tmp_path / "acdc"))]
     assert len(official) == 6
-    for one, other in zip(official, reader.read(source), strict=True):
+    for one, other in zip(official, load_all(reader.read(source)), strict=True):
         for field in ("name", "patient", "spacing", "units", *said):
             assert getattr(one, field) == getattr(other, field)
         np.testing.assert_array_equal(one.image, other.image)

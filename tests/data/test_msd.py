@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from files import SIZES, arrays, assert_case, at, refused, save
+from msl_jax.checks import Refused
 from msl_jax.data import msd, volumes
+from msl_jax.data.case import load_all
 
 LABELS = {"0": "background", "1": "Anterior", "2": "Größe"}
 NAMES = ("b", "a", "ü")
@@ -34,7 +36,7 @@ def root(tmp_path):
 
 
 def read(root, **known):
-    return list(msd.read(at("msd", root, **known)))
+    return [load() for load in msd.read(at("msd", root, **known))]
 
 
 def test_what_was_written_is_read_in_the_order_of_the_index(root):
@@ -111,7 +113,11 @@ FAULTS = {
     "unknown label": (mask(of("a")[1] + 3), "labelsTr/a.nii.gz", r"unknown label values \[3, 4, 5\]"),
     "mask of another shape": (mask(of("a")[1][:2]), "labelsTr/a.nii.gz", "its grid"),
     "mask of another spacing": (mask(of("a")[1], (1, 1, 1)), "labelsTr/a.nii.gz", "its affine"),
-    "modalities": (lambda root: index(root, modality={"0": "T2", "1": "ADC"}), "imagesTr/b.nii.gz", "1 channels .* 2"),
+    "modalities": (
+        lambda root: index(root, modality={"0": "T2", "1": "ADC"}, training=[{"image": "imagesTr/b.nii.gz"}]),
+        "imagesTr/b.nii.gz",
+        "1 channels .* 2",
+    ),
 }
 
 
@@ -122,11 +128,19 @@ def test_a_faulty_data_set_is_refused_and_the_file_named(root, fault):
     refused(lambda: read(root), says, root / file)
 
 
+def test_every_missing_file_is_named(root):
+    names = ("imagesTr/c.nii.gz", "labelsTr/d.nii.gz")
+    index(root, training=[{"image": names[0]}, {"image": "imagesTr/a.nii.gz", "label": names[1]}])
+    with pytest.raises(Refused) as refusal:
+        read(root)
+    assert [line.split(": ")[0] for line in str(refusal.value).splitlines()] == [str(root / name) for name in names]
+
+
 def test_labels_may_not_have_the_value_that_leaves_voxels_open(root):
     refused(lambda: read(root, unlabeled=2), "Größe has the value 2 of pixels nobody annotated", root / "dataset.json")
 
 
-@pytest.mark.parametrize("ask", [msd.labels, msd.fingerprint, lambda source: list(msd.read(source))])
+@pytest.mark.parametrize("ask", [msd.labels, msd.fingerprint, lambda source: [load() for load in msd.read(source)]])
 def test_what_is_no_folder_is_refused(tmp_path, ask):
     refused(lambda: ask(at("msd", tmp_path / "none")), "no such folder", tmp_path / "none")
 
@@ -150,7 +164,7 @@ def test_the_real_data(hippocampus_folder):
     source = at("msd", hippocampus_folder)
     assert msd.labels(source) == {"Anterior": 1, "Posterior": 2}
     assert len(msd.fingerprint(source)) == 64
-    for name, case in zip(("001", "003", "006"), msd.read(source), strict=False):
+    for name, case in zip(("001", "003", "006"), load_all(msd.read(source)), strict=False):
         image, labels = (
             nib.load(hippocampus_folder / folder / f"hippocampus_{name}.nii.gz") for folder in ("imagesTr", "labelsTr")
         )

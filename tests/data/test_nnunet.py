@@ -38,7 +38,7 @@ def root(tmp_path):
 
 
 def read(root, **known):
-    return list(nnunet.read(at("nnunet", root, **known)))
+    return [load() for load in nnunet.read(at("nnunet", root, **known))]
 
 
 def test_what_was_written_is_read_in_the_order_of_the_names(root):

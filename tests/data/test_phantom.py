@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from msl_jax.checks import Refused
 from msl_jax.data import phantom
-from msl_jax.data.case import Source
+from msl_jax.data.case import Source, load_all
 
 RV, MYO, LV = (phantom.LABELS[name] for name in ("RV", "MYO", "LV"))
 PATIENTS = 8
@@ -15,7 +15,7 @@ PATIENTS = 8
 
 @pytest.fixture(scope="module")
 def cases():
-    return list(phantom.read(Source("phantom", f"patients={PATIENTS},seed=0")))
+    return [load() for load in phantom.read(Source("phantom", f"patients={PATIENTS},seed=0"))]
 
 
 def same(a, b):
@@ -46,13 +46,13 @@ def test_patients_come_in_order_with_both_phases_and_balanced_groups(cases):
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one_bit_for_bit(cases):
-    again = list(phantom.read(Source("phantom", "patients=2,seed=0")))
+    again = [load() for load in phantom.read(Source("phantom", "patients=2,seed=0"))]
     assert len(again) == 4
     assert all(same(a, b) for a, b in zip(again, cases, strict=False))
 
 
 def test_the_seed_matters(cases):
-    other = next(phantom.read(Source("phantom", "patients=1,seed=1")))
+    other = next(load_all(phantom.read(Source("phantom", "patients=1,seed=1"))))
     assert other.image.shape != cases[0].image.shape or not np.array_equal(other.image, cases[0].image)
 
 
@@ -125,7 +125,7 @@ def test_blood_is_brighter_than_myocardium(cases):
         "/data/acdc",
     ],
 )
-@pytest.mark.parametrize("ask", [phantom.fingerprint, lambda source: list(phantom.read(source))])
+@pytest.mark.parametrize("ask", [phantom.fingerprint, lambda source: [load() for load in phantom.read(source)]])
 def test_other_sources_are_refused_in_one_sentence(ask, source):
     with pytest.raises(Refused, match="patients=40,seed=0") as refusal:
         ask(Source("phantom", source))

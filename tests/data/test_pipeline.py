@@ -200,7 +200,8 @@ def as_users_bring_them(source):
         mask = np.full(SHAPE, UNLABELED, np.uint8)
         mask[:, 10:12, 20], mask[:, 30, 40] = 3, 0
         mask, annotation = {"scribble": (None, mask), "mask": (mask, None), "neither": (None, None)}[name]
-        yield Case(name, name, image, mask, annotation, (1.0, 1.0, 1.0), "mm")
+        case = Case(name, name, image, mask, annotation, (1.0, 1.0, 1.0), "mm")
+        yield lambda case=case: case
 
 
 def test_a_batch_mixes_what_was_drawn_with_open_masks_and_bare_images(monkeypatch, tmp_path):

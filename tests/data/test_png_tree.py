@@ -48,7 +48,7 @@ def root(tmp_path):
 
 
 def read(root, labels=LABELS, **known):
-    return list(png_tree.read(at("png_tree", root, labels=labels, **known)))
+    return [load() for load in png_tree.read(at("png_tree", root, labels=labels, **known))]
 
 
 def test_what_was_written_is_read_folder_by_folder(root):
@@ -199,7 +199,7 @@ def test_a_black_volume_is_refused(tmp_path):
     ],
 )
 def test_labels_must_be_told_and_make_sense(root, labels, known, says):
-    for ask in (png_tree.labels, lambda source: list(png_tree.read(source))):
+    for ask in (png_tree.labels, lambda source: [load() for load in png_tree.read(source)]):
         refused(lambda ask=ask: ask(at("png_tree", root, labels=labels, **known)), says, "config.data.labels: ")
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 import tensorflow as tf
 
 from msl_jax.data import acdc, weak_labels
-from msl_jax.data.case import UNLABELED, Source
+from msl_jax.data.case import UNLABELED, Source, load_all
 from msl_jax.data.weak_labels import RECIPES, Style, Where
 
 WHERE = Where("patient001_frame01", slice=2, slices=10)
@@ -356,7 +356,7 @@ def test_samples_lie_where_tensorflow_takes_them(old, new):
 @pytest.fixture(scope="module")
 def real_slices(acdc_folder):
     """(mask, expert's scribble) of every slice of two cases."""
-    cases = itertools.islice(acdc.read(Source("acdc", str(acdc_folder))), 2)
+    cases = itertools.islice(load_all(acdc.read(Source("acdc", str(acdc_folder)))), 2)
     return [pair for case in cases for pair in zip(case.mask.astype(np.int32), case.annotation, strict=True)]
 
 

@@ -32,7 +32,7 @@ def root(tmp_path):
 
 
 def read(root, **known):
-    return list(wsl4mis.read(at("wsl4mis", root, **known)))
+    return [load() for load in wsl4mis.read(at("wsl4mis", root, **known))]
 
 
 def test_what_was_written_is_read_in_the_order_of_the_names(root):
