@@ -1,18 +1,21 @@
 """From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
 import numpy as np
 
 from msl_jax import checkpoints, experiment
 from msl_jax.checks import Refused
-from msl_jax.data import intensity, transforms
+from msl_jax.data import intensity, transforms, volumes
+from msl_jax.data.case import across
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
 
@@ -97,6 +100,29 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
     return segmenter, checkpoints.restore(manager, step, network=abstract)["network"], step
+
+
+def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volumes.Volume, np.ndarray]:
+    """An image as a run takes it.
+
+    Args:
+      config: of the run.
+      files: one file, or one for each channel.
+
+    Returns:
+      The image on its own grid, and float32 (slice, y, x, channel) cut across config.data.axis.
+
+    Raises:
+      Refused: a file is no image, or there are other channels than in training.
+    """
+    image = volumes.read_channels(files)
+    channels = image.voxels.shape[-1]
+    if channels != config.data.channels:
+        raise Refused(
+            f"{files[0]}: has {channels} channels, the run was trained on {config.data.channels}; give images of the "
+            "same kind."
+        )
+    return image, across(image.voxels, config.data.axis)
 
 
 def init_variables(

@@ -209,6 +209,34 @@ def samples(rows: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> Fig
     return figure
 
 
+@dataclasses.dataclass(frozen=True)
+class Segmented:
+    """One slice of a case: float image (y, x), branch -> label map (y, x), float entropy (y, x) as a share of the most;
+    the case's name, and the voxel's size along (slice, y, x)."""
+
+    name: str
+    image: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+    entropy: np.ndarray
+    spacing: Sequence[float]
+
+
+def entropies(cases: Sequence[Segmented], title: str) -> Figure:
+    """A column a case: its slice with the branches' outlines, and below it the entropy of the last of them."""
+    branches = list(cases[0].predictions)
+    legend = [Line2D([], [], color=OUTLINES[branch], linewidth=2, label=branch) for branch in branches]
+    figure, axes = _panels(2, len(cases), 1.0, title, legend)
+    for case, (upper, lower) in zip(cases, axes.T, strict=True):
+        aspect = case.spacing[1] / case.spacing[2]
+        upper.set_title(case.name[-32:], color=TEXT, fontsize=7, pad=3)
+        _grey(upper, case.image, aspect)
+        for branch, labels in case.predictions.items():
+            _outline(upper, labels, OUTLINES[branch], 1.1)
+        _probability(lower, case.entropy, aspect)
+    _probability_bar(axes[1, -1], f"{branches[-1]}'s entropy / log(classes)")
+    return figure
+
+
 def _painted(axis: Axes, labels: np.ndarray, shape: tuple[int, int], aspect: float) -> None:
     """Classes in their colours over an image of `shape`, whatever size they have; 255 is left out."""
     colors = np.array([to_rgba(CLASS_COLORS[c % len(CLASS_COLORS)], 0.55) for c in range(256)])

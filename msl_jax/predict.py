@@ -15,7 +15,7 @@ from scipy import ndimage
 from msl_jax import command, experiment, inference
 from msl_jax.checks import Refused
 from msl_jax.data import builder, volumes
-from msl_jax.data.case import across, back
+from msl_jax.data.case import back
 
 AGREE = ("layout", "classes", "channels", "axis")
 """Keys of config.data in which runs must agree to segment together."""
@@ -65,13 +65,7 @@ def predict(
                 if path.exists():
                     raise Refused(f"{path}: exists; give another --output, or --overwrite.")
     for label_file, files in targets.items():
-        image = volumes.read_channels(files)
-        if image.voxels.shape[-1] != config.data.channels:
-            raise Refused(
-                f"{files[0]}: has {image.voxels.shape[-1]} channels, the run was trained on {config.data.channels}; "
-                "give images of the same kind."
-            )
-        volume = across(image.voxels, config.data.axis)
+        image, volume = inference.read_volume(config, files)
         probabilities = np.mean(
             [
                 segmenter.probabilities(variables, volume)[branch]

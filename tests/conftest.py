@@ -7,14 +7,18 @@ os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
 import pathlib
 
+from etils import epath
 import hypothesis
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import pytest
 
 from configs import phantom as phantom_config
+from msl_jax import checkpoints, inference
 from msl_jax.data import builder
 from msl_jax.data.case import Source
+from msl_jax.experiment import model_of, open_experiment, preparation_of
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
@@ -58,6 +62,25 @@ def tiny_flags(cache, phantoms) -> list[str]:
     """What shrinks the phantom experiment to seconds, as flags of a command."""
     values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32}
     return [*(f"--config.data.{key}={value}" for key, value in values.items()), "--config.model.width=2"]
+
+
+@pytest.fixture(scope="session")
+def untrained(tiny_config, tmp_path_factory):
+    """make(arg) -> the folder of a run of the tiny experiment whose network is as its seed drew it."""
+
+    def make(arg: str) -> epath.Path:
+        opened, folder = open_experiment(tiny_config(arg)), epath.Path(tmp_path_factory.mktemp("untrained"))
+        config = opened.config
+        opened.claim(folder)
+        size, branches = preparation_of(config).size, tuple(opened.method.branches())
+        manager = checkpoints.open_manager(folder, keep=1)
+        network = inference.init_variables(model_of(config), size, branches, config.seed)
+        checkpoints.save(manager, 1, network, {"step": jnp.ones((), jnp.int32)}, None)
+        manager.wait_until_finished()
+        manager.close()
+        return folder
+
+    return make
 
 
 def _real(name: str) -> pathlib.Path:

@@ -2,16 +2,13 @@ import json
 import shutil
 
 from etils import epath
-import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
 
-from msl_jax import checkpoints, inference, predict
+from msl_jax import inference, predict
 from msl_jax.checks import Refused
 from msl_jax.data import volumes
-from msl_jax.experiment import model_of, open_experiment, preparation_of
-from msl_jax.inference import init_variables
 
 
 def test_of_each_structure_the_largest_component_is_kept():
@@ -27,21 +24,9 @@ def test_of_each_structure_the_largest_component_is_kept():
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_config, tmp_path_factory):
+def runs(untrained):
     """Two runs whose networks are drawn from other seeds, untrained."""
-    folders = []
-    for seed in (0, 1):
-        config = tiny_config(f"seed={seed}")
-        opened, folder = open_experiment(config), epath.Path(tmp_path_factory.mktemp("runs") / f"run{seed}")
-        opened.claim(folder)
-        size = preparation_of(opened.config).size
-        network = init_variables(model_of(opened.config), size, tuple(opened.method.branches()), seed)
-        manager = checkpoints.open_manager(folder, keep=1)
-        checkpoints.save(manager, 1, network, {"step": jnp.ones((), jnp.int32)}, None)
-        manager.wait_until_finished()
-        manager.close()
-        folders.append(folder)
-    return folders
+    return [untrained("seed=0"), untrained("seed=1")]
 
 
 @pytest.fixture
@@ -80,7 +65,7 @@ def test_several_runs_segment_by_the_mean_of_their_probabilities(runs, image, tm
 
 @pytest.mark.parametrize(("key", "value"), [("axis", 1), ("channels", 2), ("classes", {"RV": 1})])
 def test_runs_that_do_not_fit_are_refused(runs, altered, image, tmp_path, key, value):
-    with pytest.raises(Refused, match=rf"--workdir: .*altered has data.{key} .*run0 .*; they must agree"):
+    with pytest.raises(Refused, match=rf"--workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
         predict.predict([runs[0], altered(key, value)], image, tmp_path / "out")
 
 

@@ -1,6 +1,6 @@
 """What a reader is asked and what it hands over: volumes with their masks and annotations, and the words for them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import pathlib
@@ -90,13 +90,18 @@ def back(volume: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(volume, 0, 2 - axis)
 
 
+def spacing_across(spacing: Sequence[float], axis: int) -> tuple[float, ...]:
+    """Size of a voxel along (z, y, x) of a file -> along (slice, row, column), slices being across `axis`."""
+    first = 2 - axis
+    return (spacing[first], *spacing[:first], *spacing[first + 1 :])
+
+
 def cut(case: Case, axis: int) -> Case:
     """A case that was read along its files' last axis, cut across another."""
     planes = {"image": case.image, "mask": case.mask, "annotation": case.annotation}
-    first = 2 - axis
     return dataclasses.replace(
         case,
-        spacing=(case.spacing[first], *case.spacing[:first], *case.spacing[first + 1 :]),
+        spacing=spacing_across(case.spacing, axis),
         **{name: None if volume is None else across(volume, axis) for name, volume in planes.items()},
     )
 

@@ -1,4 +1,4 @@
-"""NIfTI files in and out: predict, evaluate, prepare."""
+"""NIfTI files in and out: predict, evaluate, prepare, suggest."""
 
 import json
 
@@ -111,3 +111,13 @@ def test_prepare_says_who_is_who(settings, workdir, tmp_path):
     assert f"strong: {', '.join(roles['strong'])}" in lines
     assert (tmp_path / "report.txt").read_text().splitlines() == lines[: lines.index(f"Written to {tmp_path}") - 1]
     assert (tmp_path / "cases.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+# suggest
+
+
+def test_suggest_ranks_what_it_finds(workdir, hospital, tmp_path):
+    out = run("suggest", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={tmp_path}")
+    rows = table(tmp_path / "suggest.csv")
+    assert len(rows) == 4 and [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    assert [line.split() for line in out.splitlines()[1:5]] == [list(row.values()) for row in rows]

@@ -1,0 +1,48 @@
+"""Whether a run doubts the cases that it segments badly: what `msl_jax.suggest` ranks by, against the true error.
+
+python tests/benchmarks/suggest.py --workdir RUN [RUN ...]
+
+Over the test cases of each run, which must have been evaluated and whose data must still be there: Spearman's rank
+correlation of 1 less the Dice of its last branch (mean over structures) with score, entropy and disagreement, as JSON.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+
+from etils import epath
+from scipy import stats
+
+from msl_jax import experiment, inference
+from msl_jax.data import builder
+from msl_jax.suggest import doubt
+
+
+def measure(workdir: epath.Path) -> dict[str, float]:
+    """Measure -> rank correlation with the error."""
+    config = experiment.read_config(workdir)
+    data = builder.build(experiment.source_of(config), config.data.cache)
+    segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
+    rows = csv.DictReader((workdir / "results" / "test.csv").read_text().splitlines())
+    dice = {
+        row["case"]: statistics.mean(float(value) for column, value in row.items() if column.endswith("_dice"))
+        for row in rows
+        if row["branch"] == segmenter.branches[-1]
+    }
+    entries = [entry for entry in data.entries if entry.name in dice]
+    doubts = [doubt(segmenter.probabilities(variables, data.case(entry).image)) for entry in entries]
+    errors = [1 - dice[entry.name] for entry in entries]
+    measures = [name for name in ("score", "entropy", "disagreement") if getattr(doubts[0], name) is not None]
+    return {
+        "cases": len(entries),
+        **{name: float(stats.spearmanr([getattr(d, name) for d in doubts], errors).statistic) for name in measures},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", nargs="+", required=True)
+    for workdir in parser.parse_args().workdir:
+        figures = measure(epath.Path(workdir))
+        print(json.dumps({"run": workdir, **{k: round(v, 2) for k, v in figures.items()}}), flush=True)
