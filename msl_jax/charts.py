@@ -17,7 +17,7 @@ MARKERS = "osD^vPX<>*phd"
 TEACHER = {"linestyle": "--", "linewidth": 1.0, "marker": ""}
 DICE = "validation_dice_"
 FOLLOWED = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
-NOT_TERMS = ("step", "learning_rate")
+NOT_TERMS = ("step", "learning_rate", "skipped")
 
 
 def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping[str, str]) -> None:

@@ -25,7 +25,10 @@ def refuse_all(problems: Sequence[str]) -> None:
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
-MAY_DIFFER_ON_RESUME = ("data.source", "data.cache", "eval", "train.keep")
+MAY_DIFFER_ON_RESUME = (
+    *("data.source", "data.cache", "data.batches_ahead", "eval"),
+    *("train.keep", "train.report_every", "train.checkpoint_every", "train.validate_every"),
+)
 """Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
 LATER = {
     "init_from": None,
@@ -164,25 +167,30 @@ def completed(config: dict) -> dict:
     return config
 
 
-def check_resumable(before: dict, now: dict, workdir: os.PathLike) -> None:
-    """Refuses to go on with a run under other settings than it began with.
+def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bool = False) -> None:
+    """Refuses to go on with a run under other settings than it began with, but for those that may differ.
 
     Args:
       before: the run's config.json.
       now: what the command asks for, in the same form.
       workdir: the run's folder, for the message.
+      longer: whether there may be more train.steps.
 
     Raises:
-      Refused: lists every setting that differs, old value and new.
+      Refused: lists every setting that differs and may not, old value and new.
     """
     old, new = _flat(completed(before)), _flat(completed(now))
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(MAY_DIFFER_ON_RESUME)
+        if not (longer and key == "train.steps" and int(new[key]) > int(old[key]))
     ]
     if changed:
-        raise Refused(f"{workdir}: holds a run with other settings ({'; '.join(changed)}); give another --workdir.")
+        raise Refused(
+            f"{workdir}: holds a run with other settings ({'; '.join(changed)}); give another --workdir (what may "
+            f"differ: {', '.join(MAY_DIFFER_ON_RESUME)}, and more train.steps in a run of one stage)."
+        )
 
 
 def _require(holds: bool, key: str, value: object, cure: str) -> None:

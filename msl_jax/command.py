@@ -1,23 +1,46 @@
-"""How every command starts and how it ends when its input is refused."""
+"""How every command starts, and how it ends when its input is refused, a signal comes or the disk is full."""
 
 from collections.abc import Callable, Sequence
+import errno
+import signal
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 
 from msl_jax import machine
 from msl_jax.checks import Refused
+from msl_jax.signals import Interrupted
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""What the system says where a file cannot be written, whatever is written."""
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl; bad input ends in a sentence a fault on standard error and exit code 2, no traceback."""
+    """Runs `main` under absl.
+
+    Bad input ends in a sentence a fault on standard error and exit code 2, without a traceback; a signal in one, and
+    128 more than its number.
+    """
     machine.set_up()
     try:
         app.run(main, flags_parser=_parse_flags)
     except Refused as refused:
-        for problem in str(refused).splitlines():
-            print(f"msl_jax: {problem}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(refused), 2)
+    except Interrupted as interrupted:
+        _end(str(interrupted), 128 + interrupted.number)
+    except KeyboardInterrupt:
+        _end("stopped; the same command begins again or goes on.", 128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _end(f"{error.filename}: cannot be written, {error.strerror}; mend that, and the same command goes on.", 2)
+
+
+def _end(said: str, code: int) -> NoReturn:
+    for line in said.splitlines():
+        print(f"msl_jax: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -33,5 +56,5 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if rest[1:]:
         raise Refused(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")
     if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.ERROR)
+        logging.set_verbosity(logging.FATAL)  # JAX and Orbax raise the errors that they log
     return rest

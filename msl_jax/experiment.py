@@ -64,10 +64,9 @@ class Experiment:
         roles = {**self.split, "strong": self.strong, "weak": self.weak()}
         if self.recipes:
             roles["recipes"] = self.recipes
-        if workdir.exists() and not workdir.is_dir():
-            raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
         if (workdir / "config.json").exists():
-            check_resumable(json.loads((workdir / "config.json").read_text()), config, workdir)
+            before = json.loads((workdir / "config.json").read_text())
+            check_resumable(before, config, workdir, longer=len(self.method.stages()) == 1)
         if (workdir / "splits.json").exists() and json.loads((workdir / "splits.json").read_text()) != roles:
             raise Refused(
                 f"{workdir}: its splits.json names other patients or weak labels than now; give another --workdir."

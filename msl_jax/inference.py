@@ -81,7 +81,7 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
       The segmenter, its variables and the step they are of.
 
     Raises:
-      Refused: the folder holds no run or no checkpoint, or the branch was not trained.
+      Refused: the folder holds no run or no checkpoint that can be read, or the branch was not trained.
     """
     config = experiment.read_config(workdir)
     trained = tuple(experiment.method_of(config).branches())
@@ -94,12 +94,12 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
         batch=config.eval.batch,
     )
     manager = checkpoints.open_manager(workdir)
-    step = checkpoints.choose(manager, which)
     size, channels = segmenter.preparation.size, config.data.channels
     abstract = jax.eval_shape(lambda: init_variables(segmenter.model, size, trained, seed=0, channels=channels))
     here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
-    return segmenter, checkpoints.restore(manager, step, network=abstract)["network"], step
+    step, items = checkpoints.load(manager, which, network=abstract)
+    return segmenter, items["network"], step
 
 
 def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volumes.Volume, np.ndarray]:

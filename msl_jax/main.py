@@ -13,7 +13,7 @@ from etils import epath
 import jax
 from ml_collections import config_flags
 
-from msl_jax import command, evaluate, experiment, train, transfer
+from msl_jax import command, evaluate, experiment, lock, train, transfer
 
 
 def main(_) -> None:
@@ -23,9 +23,10 @@ def main(_) -> None:
     opened = experiment.open_experiment(CONFIG.value)
     workdir = epath.Path(WORKDIR.value).expanduser()
     transfer.check(opened.config, workdir)
-    opened.claim(workdir)
-    train.train(opened, workdir)
-    evaluate.evaluate_test(opened, workdir)
+    with lock.held(workdir):
+        opened.claim(workdir)
+        train.train(opened, workdir)
+        evaluate.evaluate_test(opened, workdir)
 
 
 if __name__ == "__main__":

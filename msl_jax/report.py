@@ -9,24 +9,30 @@ import time
 from etils import epath
 import jax
 
+SKIPPED = "skipped"
+"""Column of metrics.csv: how many steps since the last report had no finite loss and gradient; empty for none."""
+
 
 class Table:
     """metrics.csv: a row a report, empty where a column was not measured; no clock times, so that equal runs write
     equal bytes. Written by the first host alone.
+
+    Attributes:
+      reported: the last step whose losses are there; 0 without one.
     """
 
     def __init__(self, path: epath.Path, columns: Sequence[str], keep_until: int):
         """Opens the table at `path`, dropping rows after step `keep_until`: the run goes on from there."""
         self.path, self.columns = path, columns
         rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
-        self.text = csv_text([columns])
-        for row in rows:
-            if int(row["step"]) <= keep_until:
-                self.text += csv_text([[row[column] for column in columns]])
+        kept = [row for row in rows if int(row["step"]) <= keep_until]
+        self.reported = max((int(row["step"]) for row in kept if row["learning_rate"]), default=0)
+        self.text = csv_text([columns, *([row.get(column, "") for column in columns] for row in kept)])
         self._write()
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends a row; the file on disk is always whole."""
+        self.reported = row["step"] if "learning_rate" in row else self.reported
         self.text += csv_text([[row.get(column, "") for column in self.columns]])
         self._write()
 

@@ -29,7 +29,7 @@ class TrainState:
       params: float32 parameters.
       batch_stats: float32 running means and variances.
       opt_state: of the optax optimizer.
-      sums: "loss", every term and "steps", summed since the last report; float32 scalars.
+      sums: "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
       guide: variables of the network that a method's guide is; None without one.
     """
 
@@ -75,7 +75,8 @@ def make_train_step(
       class_weights: of every class in a cross-entropy, background first; none for 1 each.
 
     Returns:
-      A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches.
+      A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches. Where the loss or
+      its gradient is not finite nothing changes but the step's number, and "steps" of the sums does not count it.
     """
 
     def part_loss(params, batch_stats, part, shares, weights, key):
@@ -139,12 +140,12 @@ def make_train_step(
             sums=jax.tree.map(jnp.add, state.sums, {"steps": jnp.ones((), jnp.float32), **values}),
             guide=state.guide,
         )
-        if method.ema_decay is None:
-            return after
-        decay = jnp.minimum(1 - 1 / after.step.astype(jnp.float32), method.ema_decay)
-        return after.replace(
-            guide=jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
-        )
+        if method.ema_decay is not None:
+            decay = jnp.minimum(1 - 1 / after.step.astype(jnp.float32), method.ema_decay)
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
+            after = after.replace(guide=average)
+        finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state).replace(step=after.step)
 
     def guided(state, images, key):
         """What the guide makes for all weak images: name -> array (n, ...)."""

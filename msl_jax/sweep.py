@@ -34,7 +34,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -47,7 +46,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import charts, command, comparison, experiment, inference, plots, transfer
+from msl_jax import charts, command, comparison, experiment, inference, plots, signals, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -178,16 +177,15 @@ def train(
 
     Raises:
       Refused: another process is training one of them.
-      SystemExit: SIGINT or SIGTERM came.
+      Interrupted: SIGINT or SIGTERM came.
     """
     waiting, running = deque(enumerate(runs, start=1)), []
     free, failed = list(machine), []
-    with _signals() as came:
+    with signals.collected() as came:
         try:
             while waiting or running:
                 if came:
-                    print("Stopped; the same command goes on.", flush=True)
-                    sys.exit(128 + came[0])
+                    raise signals.Interrupted(f"{sweep}: stopped; the same command goes on.", came[0])
                 while waiting and free:
                     index, run = waiting.popleft()
                     name = f"[{index}/{len(runs)}] {run.folder}"
@@ -235,18 +233,6 @@ def _say_end(child: Child) -> None:
     else:
         lines = child.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
         print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, which then cannot come between the start of a child and its entry in a list."""
-    came = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

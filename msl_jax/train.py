@@ -1,6 +1,9 @@
 """The loop around the train step: batches in, reports, validation and checkpoints out, stage after stage."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import signal
+import sys
 from typing import Any
 
 from clu import metric_writers
@@ -12,14 +15,18 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, metrics, report, transfer
+from msl_jax import checkpoints, metrics, report, signals, transfer
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
+from msl_jax.data.builder import Entry
 from msl_jax.data.case import UNLABELED
 from msl_jax.experiment import Experiment, model_of, preparation_of
 from msl_jax.inference import Segmenter, init_variables
 from msl_jax.methods import Method
 from msl_jax.step import Batch, TrainState, make_train_step
+
+MOST_SKIPPED = 20
+"""How many steps on end, from report to report, may have no finite loss and gradient before a run stops."""
 
 
 def init_state(
@@ -73,7 +80,9 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     Every stage of the method takes config.train.steps; the steps of a later one are counted on.
 
     Raises:
-      Refused: the run in `workdir` has lost its checkpoints, or a new one cannot start from config.init_from.
+      Refused: the run in `workdir` has lost its checkpoints, a new one cannot start from config.init_from, or no loss
+        is finite any more.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     config, stages = experiment.config, experiment.method.stages()
     mesh = make_mesh()
@@ -84,9 +93,17 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     done, state = _start(config, stages, optimizer, manager, workdir, replicated)
     terms = dict.fromkeys(term for method in stages for term in method.terms)
     branches = dict.fromkeys(branch for method in stages for branch in method.branches())
-    columns = ["step", "learning_rate", "loss", *terms, *(f"validation_dice_{branch}" for branch in branches)]
+    columns = [
+        "step",
+        "learning_rate",
+        "loss",
+        *terms,
+        *(f"validation_dice_{branch}" for branch in branches),
+        report.SKIPPED,
+    ]
     table = report.Table(workdir / "metrics.csv", columns, keep_until=done)
-    clock = report.Clock(done, config.train.steps * len(stages))
+    total = config.train.steps * len(stages)
+    clock = report.Clock(done, total)
     writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
     for stage, method in enumerate(stages):
         begin, end = stage * config.train.steps, (stage + 1) * config.train.steps
@@ -109,36 +126,70 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
             donate_argnums=0,
         )
         validate = _validator(experiment, tuple(method.branches()))
-        for step, batch in enumerate(_batches(experiment, method, done, end, sharded), start=done + 1):
-            state = step_fn(state, batch)
-            last = step == end
-            row = {}
-            if step % config.train.report_every == 0 or last:
-                sums = jax.device_get(state.sums)
-                row = {"learning_rate": float(schedule(step - begin - 1))}
-                row |= {name: float(total / sums["steps"]) for name, total in sums.items() if name != "steps"}
-                state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            if experiment.split["validation"] and (step % config.train.validate_every == 0 or last):
-                row |= validate(state.network())
-            if row:
-                table.add({"step": step, **row})
-                writer.write_scalars(step, row)
-                clock.say(step, row)
-            if step % config.train.checkpoint_every == 0 or last:
-                final = method is stages[-1]
-                dice = row.get(f"validation_dice_{list(branches)[-1]}") if final else None
-                checkpoints.save(manager, step, state.network(), state.training(), dice)
+        skipped_on_end = 0
+        with _signals() as came:
+            for step, batch in enumerate(_batches(experiment, method, done, end, sharded), start=done + 1):
+                state = step_fn(state, batch)
+                last, stopping = step == end, bool(came) or manager.reached_preemption(step)
+                row = {}
+                if step % config.train.report_every == 0 or last:
+                    since = step - max(begin, table.reported)
+                    row = {"learning_rate": float(schedule(step - begin - 1)), **_means(state.sums, since)}
+                    skipped_on_end = 0 if "loss" in row else skipped_on_end + since
+                    if skipped_on_end >= MOST_SKIPPED:
+                        raise _diverged(experiment, method, step, skipped_on_end, manager.latest_step())
+                    state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                if experiment.split["validation"] and (step % config.train.validate_every == 0 or last):
+                    row |= validate(state.network(), step)
+                if row:
+                    table.add({"step": step, **row})
+                    writer.write_scalars(step, row)
+                    clock.say(step, row)
+                if step % config.train.checkpoint_every == 0 or last or stopping:
+                    final = method is stages[-1]
+                    dice = row.get(f"validation_dice_{list(branches)[-1]}") if final else None
+                    checkpoints.save(manager, step, state.network(), state.training(), dice)
+                if stopping:
+                    checkpoints.finish(manager)
+                    raise signals.Interrupted(
+                        f"{workdir}: stopped after step {step} of {total}, which is saved; the same command goes on.",
+                        came[0] if came else signal.SIGTERM,
+                    )
         done = end
     writer.close()
-    manager.wait_until_finished()
+    checkpoints.finish(manager)
     manager.close()
     return state
 
 
+def _signals() -> contextlib.AbstractContextManager[list[int]]:
+    """What came to this process; of several, JAX notices itself that one is to end, and tells all of them."""
+    return signals.collected() if jax.process_count() == 1 else contextlib.nullcontext([])
+
+
+def _means(sums: Mapping[str, jax.Array], since: int) -> dict[str, float]:
+    """A report's means over the steps with an update, of `since` steps, and how many had none where some had none."""
+    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    steps = sums.pop("steps")
+    means = {name: value / steps for name, value in sums.items()} if steps else {}
+    return means | ({report.SKIPPED: since - steps} if steps < since else {})
+
+
+def _diverged(experiment: Experiment, method: Method, step: int, skipped: int, saved: int | None) -> Refused:
+    config = experiment.config
+    sets, sizes = _drawn_from(experiment, method)
+    cases = pipeline.cases_of(sets, sizes, config.seed, step - skipped)
+    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+    return Refused(
+        f"config.optimizer.learning_rate: is {config.optimizer.learning_rate}, and none of the {skipped} steps up to "
+        f"{step} had a finite loss and gradient, the first of them with slices of {', '.join(cases)}; {kept}: give a "
+        "lower one and another --workdir, or look at these cases."
+    )
+
+
 def _start(config, stages, optimizer, manager, workdir, sharding) -> tuple[int, TrainState]:
     """Steps done, over all stages, and the state after them."""
-    latest = manager.latest_step()
-    if latest is None:
+    if manager.latest_step() is None:
         reported = report.last_step(workdir / "metrics.csv")
         if reported >= min(2 * config.train.checkpoint_every, config.train.steps):
             raise Refused(
@@ -147,18 +198,28 @@ def _start(config, stages, optimizer, manager, workdir, sharding) -> tuple[int, 
             )
         taken = transfer.load(config, tuple(stages[0].branches()))
         return 0, jax.device_put(init_state(config, stages[0], optimizer, taken=taken), sharding)
-    stage = (latest - 1) // config.train.steps
-    before = jax.eval_shape(lambda: init_state(config, stages[max(stage - 1, 0)], optimizer).network())
-    abstract = jax.eval_shape(lambda network: init_state(config, stages[stage], optimizer, network), before)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-    items = checkpoints.restore(manager, latest, network=abstract.network(), training=abstract.training())
-    return latest, TrainState(**items["network"], **items["training"])
+
+    def abstract_of(step: int) -> dict[str, Any]:
+        stage = (step - 1) // config.train.steps
+        before = jax.eval_shape(lambda: init_state(config, stages[max(stage - 1, 0)], optimizer).network())
+        state = jax.eval_shape(lambda network: init_state(config, stages[stage], optimizer, network), before)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+        return {"network": state.network(), "training": state.training()}
+
+    step, items = checkpoints.restore_newest(manager, abstract_of)
+    checkpoints.set_aside(manager, step)
+    return step, TrainState(**items["network"], **items["training"])
+
+
+def _drawn_from(experiment: Experiment, method: Method) -> tuple[dict[str, list[Entry]], dict[str, int]]:
+    """The sets that a method draws batches from, and how many slices of each are in one."""
+    sets = experiment.training_sets(method)
+    return sets, {name: experiment.config.train[f"{name}_batch"] for name in sets}
 
 
 def _batches(experiment: Experiment, method: Method, start: int, stop: int, sharding: NamedSharding) -> Iterator[Batch]:
     config = experiment.config
-    sets = experiment.training_sets(method)
-    sizes = {name: config.train[f"{name}_batch"] for name in sets}
+    sets, sizes = _drawn_from(experiment, method)
     batches = pipeline.batches(
         experiment.data,
         sets,
@@ -177,18 +238,31 @@ def _batches(experiment: Experiment, method: Method, start: int, stop: int, shar
         yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any], dict[str, float]]:
-    """Mean Dice over validation cases and structures, by branch."""
+def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any, int], dict[str, float]]:
+    """Mean Dice over validation cases and structures, by branch; warns where a branch knows but one class."""
     config = experiment.config
     entries = experiment.entries(experiment.split["validation"])
     segmenter = Segmenter(model_of(config), preparation_of(config), branches, config.eval.batch)
 
-    def validate(variables):
+    def validate(variables, step):
         dice = {branch: [] for branch in segmenter.branches}
+        found = {branch: set() for branch in segmenter.branches}
         for case in map(experiment.data.case, entries):
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-                labels = np.where(case.mask == UNLABELED, UNLABELED, segmenter.label_map(probabilities))
+                label_map = segmenter.label_map(probabilities)
+                labels = np.where(case.mask == UNLABELED, UNLABELED, label_map)
                 dice[branch] += [metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()]
+                found[branch].update(np.unique(label_map).tolist())
+        for branch, values in found.items():
+            if len(values) == 1 and jax.process_index() == 0:
+                print(_collapsed(config, branch, step, *values), file=sys.stderr, flush=True)
         return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
 
     return validate
+
+
+def _collapsed(config: ConfigDict, branch: str, step: int, value: int) -> str:
+    name = {value: name for name, value in config.data.classes.items()}.get(value, "background")
+    entropy = config.method.terms.ent
+    cure = f"lower config.method.terms.ent, which is {entropy:g}" if entropy else "train longer, or weigh the classes"
+    return f"warning: at step {step} the {branch} takes every voxel of the validation cases for {name}; {cure}."

@@ -1,3 +1,6 @@
+import pathlib
+import shutil
+
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ import pytest
 
 from msl_jax import checkpoints
 from msl_jax.checks import Refused
+from trees import unequal
 
 
 def network(step):
@@ -84,3 +88,99 @@ def test_a_folder_without_checkpoints_is_refused_and_left_as_it_was(tmp_path):
     with pytest.raises(Refused, match="holds no last checkpoint"):
         checkpoints.choose(checkpoints.open_manager(epath.Path(tmp_path)), "last")
     assert not list(tmp_path.iterdir())
+
+
+# Damage
+
+SPOILED = {
+    "emptied": lambda contents: b"",
+    "cut in half": lambda contents: contents[: len(contents) // 2],
+    "a bit flipped": lambda contents: contents[:-9] + bytes([contents[-9] ^ 4]) + contents[-8:],
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with checkpoints of steps 1 and 2."""
+    workdir = epath.Path(tmp_path_factory.mktemp("two"))
+    saved(workdir, [0.1, 0.2]).close()
+    return workdir
+
+
+def files(workdir, step):
+    return sorted(path for path in pathlib.Path(workdir, "checkpoints", str(step)).rglob("*") if path.is_file())
+
+
+def read_newest(workdir):
+    items = {"network": abstract(network(1)), "training": abstract(training(1))}
+    return checkpoints.restore_newest(checkpoints.open_manager(workdir), lambda step: items)
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_damage_is_found_or_harmless(two, tmp_path, capsys, how):
+    """Whatever file of the newest checkpoint is damaged: its arrays come back as they were, or those before it do."""
+    fallen_back = 0
+    for file in files(two, 2):
+        shutil.copytree(two, tmp_path / "run", dirs_exist_ok=True)
+        path = epath.Path(tmp_path / "run") / file.relative_to(two)
+        path.write_bytes(SPOILED[how](path.read_bytes()))
+        folder = (tmp_path / "run" / "checkpoints").resolve()
+        try:
+            step, items = read_newest(epath.Path(tmp_path / "run"))
+        except Refused as refused:
+            assert path.name == checkpoints.METRICS and f"{path}: is damaged" in str(refused)
+            continue
+        assert not unequal(items, {"network": network(step), "training": training(step)}), file
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {folder / '2'}: is damaged") == (step == 1), said
+        assert (f"{folder / '1'} before it is taken" in said) == (step == 1), said
+        fallen_back += step == 1
+    assert fallen_back >= 5
+
+
+def test_where_all_are_damaged_none_is_taken(two, tmp_path):
+    shutil.copytree(two, tmp_path / "run")
+    for step in (1, 2):
+        (tmp_path / "run" / "checkpoints" / str(step) / "network" / "_METADATA").write_bytes(b"")
+    with pytest.raises(Refused, match="each of its 2 checkpoints is damaged, 2 because"):
+        read_newest(epath.Path(tmp_path / "run"))
+
+
+def test_numbers_that_changed_on_disk_are_noticed(two):
+    """What Orbax itself does not."""
+    manager = checkpoints.open_manager(two)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "restore", lambda step, args: {"network": jax.tree.map(lambda x: x + 1, network(2))})
+        with pytest.raises(checkpoints.Damaged, match="its network is not what was saved"):
+            checkpoints.restore(manager, 2, network=abstract(network(2)))
+
+
+def test_a_damaged_best_is_not_replaced_by_another(two, tmp_path):
+    shutil.copytree(two, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "2" / "network" / "_METADATA").write_bytes(b"{")
+    manager = checkpoints.open_manager(epath.Path(tmp_path / "run"))
+    with pytest.raises(Refused, match="the best checkpoint is damaged"):
+        checkpoints.load(manager, "best", network=abstract(network(2)))
+    step, items = checkpoints.load(manager, "last", network=abstract(network(2)))
+    assert step == 1 and not unequal(items["network"], network(1))
+
+
+def test_a_checkpoint_without_checksums_is_taken_as_it_is(tmp_path, monkeypatch):
+    """As those are that were written before there were any."""
+    monkeypatch.setattr(checkpoints, "_checksum", lambda tree: None)
+    manager = saved(epath.Path(tmp_path), [0.1])
+    monkeypatch.undo()
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace('"crc32"', '"other"'))
+    assert not unequal(checkpoints.restore(manager, 1, network=abstract(network(1)))["network"], network(1))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    manager = checkpoints.open_manager(epath.Path(tmp_path), keep=1)
+
+    def full(step, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr(manager, "save", full)
+    with pytest.raises(Refused, match=r"a checkpoint cannot be written \(RESOURCE_EXHAUSTED.*make room"):
+        checkpoints.save(manager, 1, network(1), training(1), None)

@@ -119,4 +119,4 @@ def test_all_other_changes_are_listed_old_and_new():
     assert sentence.startswith("RUN: ") and "\n" not in sentence
     for part in ("seed was 0 and is 7", "data.size was 32 and is 64", 'extra.new was None and is "x"'):
         assert part in sentence
-    assert "source" not in sentence and "steps" not in sentence
+    assert "source was" not in sentence and "steps was" not in sentence

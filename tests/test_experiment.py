@@ -5,6 +5,7 @@ import json
 from etils import epath
 import pytest
 
+from msl_jax import lock
 from msl_jax.checks import Refused
 from msl_jax.data import builder
 from msl_jax.experiment import method_of, model_of, open_experiment, preparation_of, read_config
@@ -322,7 +323,8 @@ def test_a_file_is_no_workdir(opened, tmp_path):
     path = epath.Path(tmp_path) / "file"
     path.write_text("mine")
     with pytest.raises(Refused, match="is a file"):
-        opened().claim(path)
+        with lock.held(path):
+            pass
     assert path.read_text() == "mine"
 
 

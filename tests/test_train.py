@@ -3,15 +3,18 @@
 import dataclasses
 import logging
 import math
+import os
+import signal
 
 from etils import epath
 import jax
 import numpy as np
 import pytest
 
-from msl_jax import checkpoints, evaluate, inference, report
+from msl_jax import checkpoints, evaluate, inference, report, signals
 from msl_jax import train as training
 from msl_jax.checks import Refused
+from msl_jax.data import pipeline
 from msl_jax.experiment import open_experiment
 from trees import paths, unequal
 
@@ -129,7 +132,7 @@ def test_the_loop_compiles_its_step_once(whole):
 
 def test_the_table_has_a_row_for_every_report_and_validation(whole, singles):
     columns = ["step", "learning_rate", "loss", *whole.experiment.method.terms]
-    columns += ["validation_dice_teacher", "validation_dice_student"]
+    columns += ["validation_dice_teacher", "validation_dice_student", "skipped"]
     assert list(whole.rows()) == [2, 3, 4] and list(singles.rows()) == [1, 2, 3, 4]
     for trained in (whole, singles):
         for step, row in trained.rows().items():
@@ -272,3 +275,101 @@ def test_a_guide_goes_on_bit_for_bit(loop):
     resumed = broken_off(loop, 3, "average_resumed", method="ua_mt")
     assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
     assert unequal(whole.state.guide, whole.state.network()) == paths(whole.state.guide)
+
+
+# What ends a run early
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number):
+    """It comes while step 2 is reported; step 3, which has no checkpoint of its own, is the last."""
+
+    def say(self, step, row):
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    name = f"signal{number}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report.Clock, "say", say)
+        with pytest.raises(
+            signals.Interrupted, match=f"{name}: stopped after step 3 of 4, which is saved"
+        ) as interrupted:
+            loop(name)
+    assert interrupted.value.number == number
+    again = loop(name)
+    assert not unequal(singles.state, again.state) and again.table() == singles.table()
+
+
+def with_broken(*steps):
+    """A replacement of train._batches whose images are not finite at these steps."""
+
+    def batches(experiment, method, start, stop, sharding):
+        for step, batch in enumerate(original(experiment, method, start, stop, sharding), start=start + 1):
+            weak = batch["weak"]
+            if step in steps:
+                weak = weak | {"image": weak["image"] * jax.numpy.float32("nan")}
+            yield batch | {"weak": weak}
+
+    original = training._batches
+    return batches
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(loop, whole, monkeypatch):
+    """Of three steps the second is skipped: the report is the mean of the others."""
+    monkeypatch.setattr(training, "_batches", with_broken(2))
+    broken = loop("broken", report_every=3)
+    assert broken.rows()[3]["skipped"] == "1.0" and whole.rows()[3]["skipped"] == ""
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(broken.state))
+    assert math.isfinite(float(broken.rows()[3]["loss"])) and int(broken.state.step) == 4
+    assert int(broken.state.opt_state[0].count) == 3
+
+
+def test_a_run_whose_losses_stay_infinite_stops_and_names_the_cases(loop, monkeypatch):
+    monkeypatch.setattr(training, "_batches", with_broken(3, 4))
+    monkeypatch.setattr(training, "MOST_SKIPPED", 2)
+    with pytest.raises(Refused) as refusal:
+        loop("infinite", report_every=1)
+    said = str(refusal.value)
+    assert "none of the 2 steps up to 4 had a finite loss" in said and "the checkpoint of step 2 is kept" in said
+    monkeypatch.undo()
+    again = loop("infinite", report_every=1)
+    sets, sizes = training._drawn_from(again.experiment, again.experiment.method)
+    cases = pipeline.cases_of(sets, sizes, again.experiment.config.seed, step=2)
+    assert cases and f"with slices of {', '.join(cases)};" in said
+
+
+@pytest.mark.parametrize("term", ["kl_ent", "kl"])
+def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, monkeypatch, capfd, term):
+    def background(segmenter, variables, volume):
+        return {branch: np.eye(2, dtype=np.float32)[np.zeros(volume.shape[:3], int)] for branch in segmenter.branches}
+
+    monkeypatch.setattr(inference.Segmenter, "probabilities", background)
+    loop(f"collapsed_{term}", method=term)
+    warnings = [
+        line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: at step 4 the student")
+    ]
+    assert len(warnings) == 1 and "takes every voxel of the validation cases for background" in warnings[0]
+    assert ("lower config.method.terms.ent, which is 1" in warnings[0]) == (term == "kl_ent")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_bit_for_bit(loop, singles, capfd):
+    damaged = loop("damaged")
+    newest = damaged.workdir / "checkpoints" / "4"
+    (newest / "network" / "_METADATA").write_bytes(b"")
+    again = loop("damaged")
+    warning = capfd.readouterr().err
+    assert f"{newest}: is damaged" in warning and f"{newest.parent / '2'} before it is taken" in warning
+    assert not unequal(singles.state, again.state) and again.table() == singles.table()
+    assert (damaged.workdir / "damaged_checkpoints" / "4").is_dir() and newest.is_dir()
+
+
+def test_a_run_may_be_made_longer(loop):
+    """The first steps stay as they were, at the learning rates of the shorter run; a method of two stages may not."""
+    short = loop("longer", steps=2).rows()
+    long = loop("longer", steps=4)
+    assert [long.rows()[step] for step in (1, 2)] == list(short.values()) and int(long.state.step) == 4
+    with pytest.raises(Refused, match=r"train\.steps was 4 and is 2"):
+        loop("longer", steps=2)
+    loop("stages", method="proposals", steps=2)
+    with pytest.raises(Refused, match=r"train\.steps was 2 and is 4"):
+        loop("stages", method="proposals", steps=4)

@@ -134,7 +134,6 @@ def batches(
     def stream(name: str, entries: Sequence[Entry]) -> tf.data.Dataset:
         share = sizes[name] // hosts
         stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
-        fold_in = tf.random.experimental.stateless_fold_in
         records = np.concatenate([np.arange(e.first, e.first + e.slices) for e in entries])
         firsts = np.cumsum([0, *(e.slices for e in entries[:-1])])
 
@@ -144,15 +143,14 @@ def batches(
 
         def example(k):
             position = k // share * sizes[name] + host * share + k % share
-            epoch, place = position // len(records), position % len(records)
-            place = tf.random.experimental.index_shuffle(place, fold_in(stream_seed, epoch), len(records) - 1)
+            place = _place(position, len(records), stream_seed)
             image, label, annotation = _load(data, tf.gather(records, place), preparation)
             weak_label = tf.numpy_function(weaken, [place, label, annotation], tf.int32, stateful=False)
             labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}
             if name == "strong":
                 labels["label"] = label
             labels = {key: label[..., None] for key, label in labels.items()}
-            augment_seed = fold_in(stream_seed, position)
+            augment_seed = tf.random.experimental.stateless_fold_in(stream_seed, position)
             image, labels = transforms.augment(image, labels, OUTSIDE, augment_seed, **augmentation)
             return {"image": image} | {key: label[..., 0] for key, label in labels.items()}
 
@@ -160,6 +158,23 @@ def batches(
         return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(share, drop_remainder=True)
 
     return tf.data.Dataset.zip({name: stream(name, entries) for name, entries in sets.items()}).prefetch(ahead)
+
+
+def cases_of(sets: Mapping[str, Sequence[Entry]], sizes: Mapping[str, int], seed: int, step: int) -> list[str]:
+    """The names of the cases whose slices are in the batch of a step, counted from 0; arguments as of `batches`."""
+    names: dict[str, None] = {}
+    for name, entries in sets.items():
+        owners = [entry.name for entry in entries for _ in range(entry.slices)]
+        stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
+        positions = tf.range(step * sizes[name], (step + 1) * sizes[name], dtype=tf.int64)
+        names |= dict.fromkeys(owners[int(_place(position, len(owners), stream_seed))] for position in positions)
+    return list(names)
+
+
+def _place(position: tf.Tensor, slices: int, stream_seed: tf.Tensor) -> tf.Tensor:
+    """Which slice of a set number `position` of its stream is: int64, as `position`."""
+    epoch_seed = tf.random.experimental.stateless_fold_in(stream_seed, position // slices)
+    return tf.random.experimental.index_shuffle(position % slices, epoch_seed, slices - 1)
 
 
 OUTSIDE = {"label": 0, "weak_label": UNLABELED}

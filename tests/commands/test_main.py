@@ -3,14 +3,19 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import time
 
+from etils import epath
 import numpy as np
 import pytest
 
+from msl_jax import inference
 from processes import finished, run, start, table
+from trees import unequal
 
 STRUCTURES = {"LV": 3}
 
@@ -40,7 +45,7 @@ def test_the_split_is_written(workdir):
 def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
     rows = table(workdir / "metrics.csv")
     dice = ["validation_dice_teacher", "validation_dice_student"]
-    assert list(rows[0]) == ["step", "learning_rate", "loss", "s", "w", "kd", "ent", *dice]
+    assert list(rows[0]) == ["step", "learning_rate", "loss", "s", "w", "kd", "ent", *dice, "skipped"]
     assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
     assert all(np.isfinite(float(row["loss"])) for row in rows)
     assert [row["validation_dice_student"] != "" for row in rows] == [False, True, False, True]
@@ -87,37 +92,100 @@ def test_pictures_are_drawn(workdir):
         assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def checkpoints_of(workdir):
+    """Steps whose checkpoints are whole."""
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
+
+
+def until(process, holds):
+    """Waits until something holds, as long as the process lives."""
+    while not holds():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
 def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
-    """SIGKILL once the first checkpoint lies there; the same command again ends where the undisturbed run ended."""
+    """SIGKILL once the first checkpoint lies there, and again while it is evaluated; the same command goes on."""
     killed = pathlib.Path(os.path.relpath(tmp_path / "run"))
-    process = start("main", *settings, f"--workdir={killed}")
-    try:
-        while not any(path.name.isdecimal() for path in (killed / "checkpoints").glob("*")):
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.01)
-    finally:
-        process.kill()
-    assert finished(process).returncode == -signal.SIGKILL
-    assert not (killed / "results").exists()
-    assert (killed / "metrics.csv").read_bytes() != (workdir / "metrics.csv").read_bytes()
+    for moment in (lambda: checkpoints_of(killed), lambda: (killed / "results").exists()):
+        process = start("main", *settings, f"--workdir={killed}")
+        try:
+            until(process, moment)
+        finally:
+            process.kill()
+        assert finished(process).returncode == -signal.SIGKILL
+        assert not (killed / "results" / "test.json").exists()
     run("main", *settings, f"--workdir={killed}")
     assert_same_run(killed, workdir)
+
+
+def test_a_signal_saves_and_ends_a_run_that_nobody_else_may_enter(settings, tmp_path):
+    endless = [*settings, "--config.train.steps=100000", f"--workdir={tmp_path / 'run'}"]
+    process = start("main", *endless)
+    try:
+        until(process, lambda: checkpoints_of(tmp_path / "run"))
+        other = finished(start("main", *endless))
+        assert other.returncode == 2 and "another process is training there" in other.stderr
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        done = finished(process)
+    finally:
+        process.kill()
+    assert time.monotonic() - asked < 30
+    assert done.returncode == 128 + signal.SIGTERM
+    (said,) = done.stderr.strip().splitlines()[-1:]
+    step = int(re.search(r"stopped after step (\d+) of 100000, which is saved; the same command goes on", said)[1])
+    assert max(checkpoints_of(tmp_path / "run")) == step
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seconds", np.random.default_rng(0).uniform(2, 40, 6).round(1).tolist())
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, tmp_path, seconds):
-    killed = tmp_path / "run"
-    process = start("main", *settings, f"--workdir={killed}")
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    finished(process)
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, tmp_path):
+    """Twenty kills, each at a random moment of a run; where one gets through all the same, another begins."""
+    began = time.monotonic()
+    run("main", *settings, f"--workdir={tmp_path / 'timed'}")
+    life, runs, kills = time.monotonic() - began, 0, 0
+    moments = iter(np.random.default_rng(0).uniform(0.1, 1, 200))
+    while kills < 20:
+        killed = tmp_path / f"run{runs}"
+        process = start("main", *settings, f"--workdir={killed}")
+        try:
+            process.wait(timeout=life * next(moments))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        code = finished(process).returncode
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+        if code == 0:
+            assert_same_run(killed, workdir)
+            runs += 1
     run("main", *settings, f"--workdir={killed}")
     assert_same_run(killed, workdir)
+    print(f"{kills} kills survived, {runs + 1} runs")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("megabytes", [2, 3, 4, 6, 8])
+def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(settings, workdir, tmp_path, megabytes):
+    """On a file system of so many MB, whatever it was that did not fit; with room, the run goes on to the same end."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", small]).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        done = finished(start("main", *settings, f"--workdir={small / 'run'}"))
+        assert "Traceback" not in done.stderr
+        if done.returncode:
+            assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("msl_jax: "), done.stderr
+        assert not (small / "run" / "results" / "test.json").exists() or done.returncode == 0
+        shutil.copytree(small / "run", tmp_path / "run")
+    finally:
+        subprocess.run(["umount", small], check=True)
+    run("main", *settings, f"--workdir={tmp_path / 'run'}")
+    assert_same_run(tmp_path / "run", workdir)
 
 
 def assert_same_run(one, other):
     for name in ("metrics.csv", "splits.json", "config.json", "results/test.json", "results/test.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    networks = [inference.load(epath.Path(folder))[1] for folder in (one, other)]
+    assert not unequal(*networks)

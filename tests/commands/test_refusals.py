@@ -1,6 +1,8 @@
 """Bad input ends in one sentence, whatever the command."""
 
+import errno
 import itertools
+import os
 import re
 import runpy
 import sys
@@ -142,3 +144,13 @@ def test_prepare_names_every_file_that_cannot_be_used(command, tmp_path):
     assert code == 2
     assert [line for line in err.splitlines() if "Building" not in line] == [f"msl_jax: {fault}" for fault in faults]
     assert (tmp_path / "look" / "report.txt").read_text() == "".join(f"error: {fault}\n" for fault in faults)
+
+
+def test_a_full_disk_ends_in_one_sentence(command, workdir, hospital, monkeypatch, tmp_path):
+    def full(file, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(nib, "save", full)
+    flags = [f"--workdir={workdir}", f"--input={hospital}/images", f"--output={tmp_path / 'new'}"]
+    check_one_sentence(*command("predict", *flags), ["cannot be written, No space left on device"])
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]

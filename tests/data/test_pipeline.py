@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from msl_jax import inference
-from msl_jax.data import builder, pipeline, transforms
+from msl_jax.data import builder, intensity, pipeline, transforms
 from msl_jax.data.case import UNLABELED, Case, Reader, Source
 from msl_jax.data.pipeline import Preparation, Weakening
 from msl_jax.data.weak_labels import RECIPES, Style, Where
@@ -231,3 +231,22 @@ def test_class_and_value_tables():
     values = preparation.value_of_class()
     assert values.dtype == np.uint8 and values.tolist() == [0, 3]
     np.testing.assert_array_equal(table[values], [0, 1])
+
+
+def test_the_cases_of_a_batch_are_named(phantoms, sets, batches):
+    """Each of its images is a slice of a case that is named, and each case has a slice in it."""
+    for step, batch in enumerate(batches()):
+        named = pipeline.cases_of(sets, {"strong": 4, "weak": 6}, seed=0, step=step)
+        slices = {}
+        for entry in phantoms.entries:
+            image = phantoms.case(entry).image
+            normal = prepared((0,)).normalize(image, intensity.measure(image))
+            slices[entry.name] = transforms.resize_image(normal, SIZE).numpy()
+        images = np.concatenate([batch[name]["image"] for name in ("strong", "weak")])
+        found = {
+            name
+            for name, of in slices.items()
+            for image in images
+            if np.isclose(of, image, atol=1e-5).all((1, 2, 3)).any()
+        }
+        assert found == set(named)

@@ -1,0 +1,42 @@
+"""One process at a time in a run's folder."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import os
+
+from etils import epath
+import jax
+
+from msl_jax.checks import Refused
+
+
+@contextlib.contextmanager
+def held(workdir: epath.Path) -> Iterator[None]:
+    """Makes the folder and keeps others out of it until the block, or this process, ends, however it ends.
+
+    The first of several hosts holds it for all. Where the file system knows no locks, as gs:// does not, nobody is
+    kept out.
+
+    Raises:
+      Refused: another process holds it, or it is a file.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
+    if "://" in os.fspath(workdir) or jax.process_index() > 0:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(
+            f"{workdir}: another process is training there; wait for it, or give another --workdir."
+        ) from None
+    except OSError:  # no locks here
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
