@@ -26,7 +26,7 @@ def labels(source: Source) -> dict[str, int]:
     """Name -> value of every structure that dataset.json names."""
     path = layouts.folder(source, INDEX) / INDEX
     named = layouts.read_json(path, labels=dict)["labels"]
-    if not all(value.isdecimal() and isinstance(name, str) for value, name in named.items()):
+    if not all(value.isdecimal() and len(value) <= 3 and isinstance(name, str) for value, name in named.items()):
         raise Refused(
             f'{path}: its labels do not read like {{"0": "background", "1": "LV"}}; correct them, or read '
             "nnU-Net's by --config.data.layout=nnunet."
