@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test soak lint
+.PHONY: setup demo test soak lint audit
 
 setup: $(VENV)/.installed
 
@@ -25,3 +25,7 @@ soak: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+audit: setup
+	$(RUN) -m pip install --quiet 'pip-audit~=2.10'
+	$(RUN) -m pip_audit --strict --requirement requirements.txt

@@ -23,6 +23,8 @@ def refuse_all(problems: Sequence[str]) -> None:
         raise Refused("\n".join(problems))
 
 
+DEFLATE_RATIO = 1032
+"""The most bytes that DEFLATE makes of one: of gzip, zlib, PNG; a file that promises more is damaged."""
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
 MAY_DIFFER_ON_RESUME = (

@@ -125,7 +125,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = experiment.data.case(entries[index])
             picture = _overlay(segmenter, variables, case, labels, rank)
-            plots.save(picture, folder / "overlays" / f"{rank}_{case.name}.png")
+            plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
     return summary

@@ -10,10 +10,12 @@ An empty mask has no surface, so the distances are undefined (NaN) where either 
 A case without distances counts in the mean Dice, is left out of the mean distances, and is counted in `empty`.
 
 The surface of a mask is its voxels that have at least one of their six neighbours outside the mask; outside the volume
-is outside the mask. The distances of each surface's voxels to the nearest voxel of the other surface are pooled over
+is outside the mask, so that a mask which touches the border has its surface there, and a single voxel is a surface of
+its own. The distances of each surface's voxels to the nearest voxel of the other surface are pooled over
 both directions: HD95 is the 95th percentile of the pool (linear interpolation) and ASSD its mean, as
 `medpy.metric.binary` defines them. Other packages differ: MONAI takes the larger of the two directed percentiles, and
-DeepMind's surface-distance also weights every surface element by its area, so their values are not these.
+DeepMind's surface-distance also weights every surface element by its area, so their values are not these. The tests
+hold all three metrics against SimpleITK's and against every pair of surface voxels, measured one by one.
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 import numpy as np
 
 MAX_SLICES, MAX_SLICES_BESIDE = 6, 4
@@ -26,6 +27,8 @@ CLASS_COLORS = ("#999999", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7"
 
 def save(figure: Figure, path: epath.PathLike) -> None:
     """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a case may be called anything
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
     beside = epath.Path(path).parent / f".{epath.Path(path).name}.tmp"

@@ -19,6 +19,8 @@ from msl_jax.data.case import back
 
 AGREE = ("layout", "classes", "channels", "axis")
 """Keys of config.data in which runs must agree to segment together."""
+MOST_BYTES = 255
+"""Of a file's name, on the file systems there are."""
 
 
 def predict(
@@ -47,8 +49,8 @@ def predict(
       The label maps' paths.
 
     Raises:
-      Refused: there is nothing to segment, a file is no image or has other channels, an output exists, or the runs do
-        not segment the same structures of the same kind of images.
+      Refused: there is nothing to segment, a file is no image or has other channels, an output exists or cannot have
+        its name, or the runs do not segment the same structures of the same kind of images.
     """
     configs = _agreeing(workdirs)
     config = configs[0]
@@ -59,11 +61,7 @@ def predict(
     ]
     label_map_of = trained[0][0].label_map
     targets = _targets(source, output, builder.READERS[config.data.layout].images)
-    if not overwrite:
-        for label_file in targets:
-            for path in (label_file, _probability_file(label_file)) if save_probabilities else (label_file,):
-                if path.exists():
-                    raise Refused(f"{path}: exists; give another --output, or --overwrite.")
+    _check_outputs(targets, save_probabilities, overwrite)
     for label_file, files in targets.items():
         image, volume = inference.read_volume(config, files)
         probabilities = np.mean(
@@ -122,12 +120,26 @@ def _targets(
         cases = {volumes.stem(source): (source,)}
     if not cases:
         raise Refused(f"{source}: holds no images (names that end in {' or '.join(volumes.ENDINGS)}).")
-    targets = {output / (name + volumes.ending(files[0])): files for name, files in cases.items()}
-    inputs = {path.resolve() for files in cases.values() for path in files}
-    for label_file in targets:
-        if label_file.resolve() in inputs:
-            raise Refused(f"{label_file}: is one of the images; give an --output apart from --input.")
-    return targets
+    return {output / (name + volumes.ending(files[0])): files for name, files in cases.items()}
+
+
+def _check_outputs(
+    targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool, overwrite: bool
+) -> None:
+    """Raises Refused where a file to write is an image, has been named before, exists, or has too long a name."""
+    inputs = {path.resolve() for files in targets.values() for path in files}
+    seen = set()
+    for path in (*targets, *(map(_probability_file, targets) if save_probabilities else ())):
+        volumes.check_name(path)
+        if len(path.name.encode()) > MOST_BYTES:
+            raise Refused(f"{path}: is too long a name for a file; rename the image.")
+        if path.resolve() in inputs:
+            raise Refused(f"{path}: is one of the images; give an --output apart from --input.")
+        if path in seen:
+            raise Refused(f"{path}: would be a label map and probabilities; rename the image of that name.")
+        if path.exists() and not overwrite:
+            raise Refused(f"{path}: exists; give another --output, or --overwrite.")
+        seen.add(path)
 
 
 def _probability_file(label_file: pathlib.Path) -> pathlib.Path:

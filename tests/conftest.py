@@ -5,6 +5,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
+import functools
 import pathlib
 
 from etils import epath
@@ -66,8 +67,9 @@ def tiny_flags(cache, phantoms) -> list[str]:
 
 @pytest.fixture(scope="session")
 def untrained(tiny_config, tmp_path_factory):
-    """make(arg) -> the folder of a run of the tiny experiment whose network is as its seed drew it."""
+    """make(arg) -> the folder, to be left as it is, of a run of the tiny experiment with the network its seed drew."""
 
+    @functools.cache
     def make(arg: str) -> epath.Path:
         opened, folder = open_experiment(tiny_config(arg)), epath.Path(tmp_path_factory.mktemp("untrained"))
         config = opened.config

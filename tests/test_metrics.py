@@ -8,6 +8,7 @@ from medpy.metric import binary
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+import SimpleITK as sitk
 
 from msl_jax.metrics import case_metrics, dice, summarise
 
@@ -122,14 +123,65 @@ def test_both_empty_is_dice_1_without_distances():
     assert math.isnan(metrics["hd95"]) and math.isnan(metrics["assd"])
 
 
-def test_against_brute_force():
+def itk(prediction, reference, spacing):
+    """The same of SimpleITK: contours of the padded masks, and Maurer's distance to those, which is float32."""
+    images = [sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8)) for mask in (prediction, reference)]
+    for image in images:
+        image.SetSpacing(tuple(map(float, spacing))[::-1])
+    overlap = sitk.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*images)
+    contours = [sitk.BinaryContour(image, fullyConnected=False) for image in images]
+    far = [
+        np.abs(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(c, squaredDistance=False, useImageSpacing=True)))
+        for c in contours
+    ]
+    on = [sitk.GetArrayFromImage(contour) > 0 for contour in contours]
+    pool = np.concatenate([far[1][on[0]], far[0][on[1]]]).astype(float)
+    return {"dice": overlap.GetDiceCoefficient(), "hd95": np.percentile(pool, 95), "assd": pool.mean()}
+
+
+@pytest.mark.parametrize(("other", "tolerance"), [(brute_force, 1e-9), (itk, 1e-5)])
+def test_against_others_on_200_random_pairs(other, tolerance):
+    """Of 1 to 6 slices, voxels up to 40 times as long as wide, masks that touch the border or lie apart."""
     generator = np.random.default_rng(0)
-    for _ in range(30):
-        prediction, reference = blob(generator, (4, 9, 8)), blob(generator, (4, 9, 8))
-        spacing = generator.uniform(0.5, 10, size=3)
-        assert case_metrics(prediction, reference, spacing) == pytest.approx(
-            brute_force(prediction, reference, spacing), rel=1e-9
-        )
+    for _ in range(200):
+        shape = (generator.integers(1, 7), *generator.integers(2, 13, size=2))
+        prediction, reference = blob(generator, shape), blob(generator, shape)
+        prediction[0, 0, 0] = reference[-1, -1, -1] = True  # so that neither is empty, and both touch the border
+        spacing = np.exp(generator.uniform(np.log(0.25), np.log(10), size=3))
+        expected = other(prediction, reference, spacing)
+        assert case_metrics(prediction, reference, spacing) == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+EDGES = {
+    "one voxel and itself": (box((2, 3, 4), (0, 1), (1, 2), (1, 2)), box((2, 3, 4), (0, 1), (1, 2), (1, 2))),
+    "one voxel at a corner and one at the opposite": (
+        box((2, 3, 4), (0, 1), (0, 1), (0, 1)),
+        box((2, 3, 4), (1, 2), (2, 3), (3, 4)),
+    ),
+    "one voxel inside a structure": (box((5, 5, 5), (2, 3), (2, 3), (2, 3)), box((5, 5, 5), (0, 5), (0, 5), (0, 5))),
+    "one voxel beside a structure": (box((3, 5, 5), (0, 1), (4, 5), (0, 1)), box((3, 5, 5), (0, 3), (0, 4), (0, 5))),
+    "the whole volume and itself": (np.ones((3, 4, 5), bool), np.ones((3, 4, 5), bool)),
+    "the whole volume and its inside": (np.ones((5, 5, 5), bool), box((5, 5, 5), (1, 4), (1, 4), (1, 4))),
+    "a border face and the other": (box((4, 4, 4), (0, 1), (0, 4), (0, 4)), box((4, 4, 4), (3, 4), (0, 4), (0, 4))),
+    "a volume of one voxel": (np.ones((1, 1, 1), bool), np.ones((1, 1, 1), bool)),
+}
+
+
+@pytest.mark.parametrize("other", [brute_force, itk])
+@pytest.mark.parametrize("edge", EDGES)
+def test_against_others_at_the_edges(edge, other):
+    prediction, reference = EDGES[edge]
+    assert case_metrics(prediction, reference, SPACING) == pytest.approx(
+        other(prediction, reference, SPACING), rel=1e-5, abs=1e-5
+    )
+
+
+def test_outside_the_volume_is_outside_the_mask():
+    """A full 3 x 3 x 3 volume of unit voxels has 26 surface voxels, as it has in a larger volume."""
+    whole, centre = np.ones((3, 3, 3), bool), box((3, 3, 3), (1, 2), (1, 2), (1, 2))
+    assert len(surface_points(whole, (1, 1, 1))) == 26
+    assert case_metrics(whole, centre, (1, 1, 1)) == case_metrics(np.pad(whole, 2), np.pad(centre, 2), (1, 1, 1))
 
 
 def test_cropping_changes_nothing():

@@ -40,6 +40,16 @@ def test_overlay_names_the_branches_it_shows(branches):
     assert titles(figure) == [f"slice {number} of 8" for number in range(2, 8)]
 
 
+@pytest.mark.parametrize("title", ["$x_{$", "a$\\frac{$b", "a\nb"])
+def test_a_case_may_be_called_anything(title, tmp_path):
+    """A name is no formula, which matplotlib would read between dollars."""
+    image, reference, prediction, probability = volume()
+    plots.save(
+        plots.overlay(image, reference, {"teacher": prediction}, probability, title, SPACING), tmp_path / "a.png"
+    )
+    assert imread(tmp_path / "a.png").ndim == 3
+
+
 def test_overlay_crops_to_a_square_around_all_structures():
     """Rows 10..21 of reference and shifted prediction, 12 of 1.5 mm: 18 by 18 voxels, centred on them."""
     image, reference, prediction, probability = volume()

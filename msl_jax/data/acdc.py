@@ -69,7 +69,7 @@ def _read_info(path: pathlib.Path) -> dict[str, str]:
 
 
 def _frame(folder: pathlib.Path, info: dict[str, str], phase: str) -> int:
-    if not info[phase].isdecimal():
+    if not info[phase].isdecimal() or len(info[phase]) > 9:
         raise Refused(f"{folder / 'Info.cfg'}: {phase} is '{info[phase]}', a frame number is needed.")
     return int(info[phase])
 

@@ -156,6 +156,6 @@ def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:
     """SHA-256 over names and contents of files, in the order given."""
     digest = hashlib.sha256()
     for name, path in files:
-        digest.update(f"{name}:{path.stat().st_size}:".encode())
+        digest.update(f"{name}:{path.stat().st_size}:".encode(errors="surrogateescape"))
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -14,12 +14,12 @@ import zlib
 import numpy as np
 import SimpleITK as sitk
 
-from msl_jax.checks import Refused
+from msl_jax.checks import DEFLATE_RATIO, Refused
 
-DEFLATE_RATIO = 1032
-"""The most bytes that DEFLATE makes of one."""
 SCALARS = {"Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Int32": 4, "UInt32": 4, "Int64": 8, "UInt64": 8}
 SCALARS |= {"Float32": 4, "Float64": 8}
+NOTHING = rb"(?!)"
+"""A regular expression that is found nowhere."""
 BYTES = {getattr(sitk, f"sitk{of}{scalar}"): size for of in ("", "Vector") for scalar, size in SCALARS.items()}
 """ITK's type of a voxel -> bytes of each of its components, for those that are plain numbers."""
 
@@ -33,11 +33,13 @@ class Layout:
     Attributes:
       reader: ITK's name of what reads it.
       end: where the header ends; voxels follow.
-      elsewhere: what names another file to hold the voxels.
+      elsewhere: what names another file to hold the voxels, or another place in this one.
+      too_long: a line that ITK's readers of headers write past their memory for.
       other_axes: what has another number of axes than a volume, or than one of vectors. MetaImage's own reader writes
         past its memory where there are more than ten.
       binary: what a header has whose voxels are neither text nor packed in a way unknown here.
       deflated: what it has where they are packed by zlib or gzip.
+      packed_bytes: how many bytes it says they are packed into; where it is wrong, ITK makes voxels up.
       other_unit: what it has where lengths are not in mm.
       oriented: what it has where it says where axes point to.
     """
@@ -45,9 +47,11 @@ class Layout:
     reader: str
     end: bytes
     elsewhere: bytes
+    too_long: bytes
     other_axes: bytes
     binary: bytes
     deflated: bytes
+    packed_bytes: bytes
     other_unit: bytes
     oriented: bytes
 
@@ -56,10 +60,12 @@ LAYOUTS = {
     ".mha": Layout(
         reader="MetaImageIO",
         end=rb"(?m)^ElementDataFile\s*[=:]\s*(?i:LOCAL)[ \t]*\r?\n",
-        elsewhere=rb"ElementDataFile(?!\s*[=:]\s*(?i:LOCAL)\s)",
+        elsewhere=rb"ElementDataFile(?!\s*[=:]\s*(?i:LOCAL)\s)|HeaderSize\s*[=:](?!\s*0\s)",
+        too_long=NOTHING,
         other_axes=rb"NDims\s*[=:](?!\s*3\s)",
         binary=rb"(?m)^BinaryData\s*[=:]\s*[Tt1]",
         deflated=rb"(?m)^CompressedData\s*[=:]\s*[Tt1]",
+        packed_bytes=rb"CompressedDataSize\s*[=:]\s*([^\r\n]*)",
         other_unit=rb"(?m)^DistanceUnits\s*[=:]\s*(?:um|cm)",
         oriented=rb"(?m)^(?:TransformMatrix|Rotation|Orientation)\s*[=:]",
     ),
@@ -67,9 +73,11 @@ LAYOUTS = {
         reader="NrrdImageIO",
         end=rb"\n\r?\n",
         elsewhere=rb"(?i)[\r\n]data ?file:",
+        too_long=rb"(?m)^(?!#|[^:\r\n]*:=)[^\r\n]{400}",
         other_axes=rb"(?i)[\r\n]dimension:(?! *[34]\s)",
         binary=rb"(?im)^encoding: *(?:raw|gz)",
         deflated=rb"(?im)^encoding: *gz",
+        packed_bytes=NOTHING,
         other_unit=rb'(?im)^(?:space )?units:.*"(?!mm")[^"\s]+"',
         oriented=rb"(?im)^space: *(?:left|right|[LR][AP]S)",
     ),
@@ -86,13 +94,15 @@ def parse(
     """
     layout = LAYOUTS[path.suffix]
     if re.search(layout.elsewhere, contents):
-        raise Refused(f"{path}: its header names another file for the voxels; export both as one file.")
+        raise Refused(f"{path}: its header names another file or place for the voxels; export all as one plain file.")
     if re.search(layout.other_axes, contents):
         raise Refused(f"{path}: a volume with three axes is needed, or of vectors with channels; export it as such.")
     end = re.search(layout.end, contents)
     if not end:
         raise Refused(f"{path}: is no readable {path.suffix} file, its header does not end; export it anew.")
     header, packed = contents[: end.end()], memoryview(contents)[end.end() :]
+    if re.search(layout.too_long, header):
+        raise Refused(f"{path}: is no readable {path.suffix} file, a line of its header is too long; export it anew.")
     if not re.search(layout.binary, header):
         raise Refused(f"{path}: its voxels are text or packed in an unknown way; export it raw or compressed by gzip.")
     if re.search(layout.other_unit, header):
@@ -103,14 +113,11 @@ def parse(
     try:
         reader.ReadImageInformation()
         promised = _promised(path, reader)
-        deflated = re.search(layout.deflated, header)
-        most = len(packed) * (DEFLATE_RATIO if deflated else 1)
-        if promised > most:
+        _check_size(path, packed, promised, bool(re.search(layout.deflated, header)))
+        if any(said.strip() != str(len(packed)).encode() for said in re.findall(layout.packed_bytes, contents)):
             raise Refused(
-                f"{path}: its header promises {promised} bytes and at most {most} are there; fetch the file again."
+                f"{path}: its header promises other than the {len(packed)} bytes there; fetch the file again."
             )
-        if deflated:
-            _check_deflated(path, packed, promised)
         voxels = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise Refused(f"{path}: is no readable {path.suffix} file; export it anew.") from error
@@ -145,12 +152,20 @@ def _promised(path: pathlib.Path, reader: sitk.ImageFileReader) -> int:
     return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * BYTES[reader.GetPixelID()]
 
 
-def _check_deflated(path: pathlib.Path, packed: memoryview, promised: int) -> None:
-    """Raises Refused unless what is packed, by zlib or gzip, is whole and of the size promised."""
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    try:
-        there = len(inflater.decompress(packed, promised + 1))
-    except zlib.error as error:
-        raise Refused(f"{path}: cannot be read, it is damaged ({error}); fetch the file again.") from error
-    if there != promised or not inflater.eof:
+def _check_size(path: pathlib.Path, packed: memoryview, promised: int, deflated: bool) -> None:
+    """Raises Refused unless these are as many bytes as promised, once unpacked where zlib or gzip deflated them."""
+    most = len(packed) * (DEFLATE_RATIO if deflated else 1)
+    if promised > most:
+        raise Refused(
+            f"{path}: its header promises {promised} bytes and at most {most} are there; fetch the file again."
+        )
+    there, whole = len(packed), True
+    if deflated:
+        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        try:
+            there = len(inflater.decompress(packed, promised + 1))
+        except zlib.error as error:
+            raise Refused(f"{path}: cannot be read, it is damaged ({error}); fetch the file again.") from error
+        whole = inflater.eof
+    if there != promised or not whole:
         raise Refused(f"{path}: its header promises {promised} bytes and {there} are there; fetch the file again.")

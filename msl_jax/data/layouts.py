@@ -27,12 +27,13 @@ def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) ->
     """Name without ending -> file, sorted by name; of a folder that is not there, nothing.
 
     Raises:
-      Refused: the folder holds anything else that is not hidden, or two files of one name.
+      Refused: the folder holds anything else that is not hidden, two files of one name, or one of no text in UTF-8.
     """
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
             continue
+        volumes.check_name(path)
         end = next((end for end in endings if path.name.endswith(end)), None)
         if end is None or not path.is_file():
             raise Refused(f"{path}: is no file that ends in {', '.join(endings)}; convert it or move it elsewhere.")

@@ -11,6 +11,7 @@ config.data.unlabeled; whose image it is says config.data.patient.
 
 from collections.abc import Iterator, Mapping
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -26,7 +27,7 @@ def labels(source: Source) -> dict[str, int]:
     """Name -> value of every structure that dataset.json names."""
     path = layouts.folder(source, INDEX) / INDEX
     named = layouts.read_json(path, labels=dict)["labels"]
-    if not all(value.isdecimal() and isinstance(name, str) for value, name in named.items()):
+    if not all(value.isdecimal() and len(value) <= 3 and isinstance(name, str) for value, name in named.items()):
         raise Refused(
             f'{path}: its labels do not read like {{"0": "background", "1": "LV"}}; correct them, or read '
             "nnU-Net's by --config.data.layout=nnunet."
@@ -93,7 +94,7 @@ def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None
         names.add(name)
         mask = _inside(root, entry["label"]) if entry.get("label") else None
         entries.append((image, mask))
-        missing += [path for path in (image, mask) if path and not path.is_file()]
+        missing += [path for path in (image, mask) if path and not os.path.isfile(path)]  # also of names that cannot be
     refuse_all([f"{path}: is missing, though {INDEX} names it; fetch it again." for path in missing])
     if not entries:
         raise Refused(f"{root / INDEX}: lists no training images; restore the file that comes with the data set.")

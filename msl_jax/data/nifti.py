@@ -1,10 +1,11 @@
 """NIfTI files in and out.
 
-Files are read whole and checked (gzip checksum, size promised by the header) before anything is allocated for them. A
+Files are checked (gzip checksum, size promised by the header) before anything is allocated for their voxels. A
 header without a unit whose voxels are all of size 1 knows nothing about its voxels, and is then measured in voxels.
 """
 
 import gzip
+import io
 import math
 import pathlib
 import zlib
@@ -12,7 +13,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 
-from msl_jax.checks import Refused
+from msl_jax.checks import DEFLATE_RATIO, Refused
 
 UNKNOWN_UNIT = 0
 MILLIMETRES = {UNKNOWN_UNIT: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -27,12 +28,14 @@ def parse(
     Raises:
       Refused: the file is damaged or holds no volume of plain numbers.
     """
-    image = _image(path, _unzipped(path, contents) if path.name.endswith(".gz") else contents)
+    image = _image(path, contents)
     if image.ndim == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if image.ndim not in (3, 4):
         raise Refused(f"{path}: its shape is {image.shape}, a volume with three axes is needed, or four with channels.")
     spacing, units = _spacing(path, image.header)
+    if not np.isfinite(image.affine).all():
+        raise Refused(f"{path}: its affine holds NaN or infinite values; export it anew.")
     voxels = np.moveaxis(np.asarray(image.dataobj), (0, 1, 2), (2, 1, 0))
     oriented = bool(image.header["qform_code"] or image.header["sform_code"])
     return voxels, spacing, units, image.affine, oriented, image
@@ -47,31 +50,47 @@ def save(path: pathlib.Path, voxels: np.ndarray, like: nib.Nifti1Image) -> None:
     nib.save(type(like)(np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)), like.affine, header), path)
 
 
-def _unzipped(path: pathlib.Path, contents: bytes) -> bytes:
+def _image(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
+    """The image; no more is unpacked than its header promises, and that only if the file can hold it."""
+    packed = path.name.endswith(".gz")
+    file = gzip.GzipFile(fileobj=io.BytesIO(contents)) if packed else io.BytesIO(contents)
+    most = len(contents) * (DEFLATE_RATIO if packed else 1)
     try:
-        return gzip.decompress(contents)
+        promised = _promised(path, file.read(nib.Nifti1Header.sizeof_hdr))
+        if promised > most:
+            raise Refused(
+                f"{path}: its header promises {promised} bytes and at most {most} are there; fetch the file again."
+            )
+        file.seek(0)
+        unpacked = file.read(promised)
+        while file.read(2**20):  # to the end, where the checksum is
+            pass
     except (OSError, EOFError, zlib.error) as error:
         raise Refused(
             f"{path}: cannot be read, it is damaged or no gzip file ({error}); fetch the file again."
         ) from error
-
-
-def _image(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
+    if len(unpacked) < promised:
+        raise Refused(
+            f"{path}: its header promises {promised} bytes and {len(unpacked)} are there; fetch the file again."
+        )
     try:
-        image = nib.Nifti1Image.from_bytes(contents)
-        dtype = image.get_data_dtype()
-        needed = image.dataobj.offset + dtype.itemsize * math.prod(image.shape)
+        return nib.Nifti1Image.from_bytes(unpacked)
     except Exception as error:  # nibabel raises a dozen kinds for a bad header
+        raise Refused(f"{path}: is no readable NIfTI file ({error}); export it anew.") from error
+
+
+def _promised(path: pathlib.Path, block: bytes) -> int:
+    """The bytes of the whole file by its header."""
+    try:
+        header = nib.Nifti1Header(block)
+        dtype, shape, offset = header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
+    except Exception as error:
         raise Refused(f"{path}: is no readable NIfTI file ({error}); export it anew.") from error
     if dtype.kind not in "iuf":
         raise Refused(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it anew.")
-    if any(length < 1 for length in image.shape):
-        raise Refused(f"{path}: its shape is {image.shape}, a volume with three axes is needed.")
-    if len(contents) < needed:
-        raise Refused(
-            f"{path}: its header promises {needed} bytes and {len(contents)} are there; fetch the file again."
-        )
-    return image
+    if any(length < 1 for length in shape):
+        raise Refused(f"{path}: its shape is {shape}, a volume with three axes is needed.")
+    return offset + dtype.itemsize * math.prod(shape)
 
 
 def _spacing(path: pathlib.Path, header: nib.Nifti1Header) -> tuple[tuple[float, float, float], str]:

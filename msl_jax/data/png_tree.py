@@ -17,7 +17,9 @@ where another of its volume has one. PNGs know no sizes: units are voxels.
 
 from collections.abc import Iterator, Mapping
 import functools
+import io
 import itertools
+import math
 import pathlib
 import re
 import warnings
@@ -25,7 +27,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from msl_jax.checks import Refused
+from msl_jax.checks import DEFLATE_RATIO, Refused
 from msl_jax.data import layouts, volumes
 from msl_jax.data.case import UNLABELED, Case, Load, Reader, Source, hash_of
 
@@ -35,6 +37,8 @@ IMAGES, MASKS, ANNOTATIONS = KINDS = ("Img", "GT", "WeaklyAnnotations")
 IMAGE_MODES = {"L": "grey", "I;16": "grey of 16 bits", "RGB": "RGB"}
 LABEL_MODES = {"L": "grey", "1": "black and white"}
 """Pillow's names of how a PNG may hold its pixels."""
+MOST_PIXELS = 8 * DEFLATE_RATIO
+"""How many pixels a byte of the file may hold, eight to a byte where they are black and white."""
 
 
 def labels(source: Source) -> dict[str, int]:
@@ -133,8 +137,12 @@ def _read(path: pathlib.Path, modes: Mapping[str, str]) -> volumes.Volume:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as png:
-                mode = png.mode
+            contents = path.read_bytes()
+            Image.open(io.BytesIO(contents), formats=["PNG"]).verify()
+            with Image.open(io.BytesIO(contents), formats=["PNG"]) as png:
+                mode, promised = png.mode, math.prod(png.size)
+                if promised > MOST_PIXELS * len(contents):
+                    raise ValueError(f"its header promises {promised} pixels, more than {len(contents)} bytes can hold")
                 voxels = np.asarray(png.convert("L") if mode == "1" else png)[None]
     except Exception as error:  # Pillow raises half a dozen kinds for a bad file
         raise Refused(f"{path}: is no readable PNG ({error}); export it anew.") from error

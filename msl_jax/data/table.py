@@ -28,7 +28,10 @@ def read_table(path: str, patients: Collection[str]) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise Refused(f"{path}: cannot be read, {reason}; give a CSV file as config.data.table.") from error
-    rows = list(csv.DictReader(text.splitlines(), restkey="(more values than columns)", restval=""))
+    try:
+        rows = list(csv.DictReader(text.splitlines(), restkey="(more values than columns)", restval=""))
+    except csv.Error as error:
+        raise Refused(f"{path}: is no readable CSV file ({error}); write it anew.") from error
     found = list(dict.fromkeys(column for row in rows for column in row))
     if "patient" not in found or not set(found) <= set(COLUMNS):
         raise Refused(f"{path}: its columns are {', '.join(found)}; give patient and any of role, group, weak.")

@@ -61,6 +61,11 @@ def stem(path: os.PathLike) -> str:
     return os.path.basename(path).removesuffix(ending(path))
 
 
+def shortened(name: str) -> str:
+    """The beginning of a name, so that a file's name has room for more: file systems take 255 bytes."""
+    return name.encode()[:200].decode(errors="ignore")
+
+
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """The file `name` + one of ENDINGS in `folder`, or None; raises Refused where there are several."""
     found = [path for path in (folder / (name + ending) for ending in ENDINGS) if path.is_file()]
@@ -70,9 +75,20 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Every volume's file below `folder`, hidden ones left out, sorted by path."""
+    """Every volume's file below `folder`, hidden ones left out, sorted by path; raises Refused as `check_name` does."""
     files = (p for p in folder.rglob("*") if p.name.endswith(ENDINGS) and not p.name.startswith("."))
-    return sorted(p for p in files if p.is_file())
+    found = sorted(p for p in files if p.is_file())
+    for path in found:
+        check_name(path)
+    return found
+
+
+def check_name(path: pathlib.Path) -> None:
+    """Raises Refused where a path is no text in UTF-8, and so could not be written into any table."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise Refused(f"{str(path)!a}: its name is no text in UTF-8; rename it.") from error
 
 
 def single_files(
@@ -156,7 +172,7 @@ def write(path: pathlib.Path, voxels: np.ndarray, like: Volume) -> None:
       like: the volume whose grid this is, as it was read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing_{os.getpid()}_{stem(path)[:64]}{ending(path)}")
+    beside = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{ending(path)}")
     try:
         FORMATS[ending(like.path)].save(beside, voxels, like.file)
         os.replace(beside, path)

@@ -3,8 +3,6 @@ import tracemalloc
 import unicodedata
 import warnings
 
-from hypothesis import given
-from hypothesis import strategies as st
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from msl_jax.data import volumes
 TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.6, 0.8], [0, -0.8, 0.6]])
 OBLIQUE = np.block([[TURN @ np.diag([-1.5, 2, -8]), np.array([[90.5], [-120], [7]])], [np.zeros((1, 3)), 1]])
 COUNT = np.arange(24).reshape(2, 3, 4)
-HEADER = 352
 
 
 def image(voxels=COUNT, affine=OBLIQUE, *, dtype="int16", units="mm", endianness="<"):
@@ -139,7 +136,7 @@ RGB = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
 DAMAGED = {
     "empty": ("a.nii", b"", "NIfTI"),
     "empty, zipped": ("a.nii.gz", b"", "NIfTI"),
-    "truncated": ("a.nii", GOOD[:-1], "promises 400 bytes and 399"),
+    "truncated": ("a.nii", GOOD[:-1], "promises 400 bytes and at most 399"),
     "truncated header": ("a.nii", GOOD[:200], "NIfTI"),
     "truncated, zipped": ("a.nii.gz", GZIPPED[:-10], "damaged"),
     "truncated, then zipped": ("a.nii.gz", gzip.compress(GOOD[:-1]), "promises 400 bytes"),
@@ -155,6 +152,7 @@ DAMAGED = {
     "complex": ("a.nii", image(dtype="complex64").to_bytes(), "complex64"),
     "RGB": ("a.nii", nib.Nifti1Image(RGB, OBLIQUE).to_bytes(), "plain numbers"),
     "unit of length 4": ("a.nii", edited(123, [4], "u1"), "unit code 4"),
+    "affine NaN": ("a.nii", edited(292, [np.nan], "<f4"), "its affine holds NaN"),
     "size NaN": ("a.nii", edited(80, [np.nan], "<f4"), "voxel sizes"),
 }
 
@@ -175,6 +173,15 @@ def refused(path, read, says):
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
     assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_no_more_is_unpacked_than_a_header_promises(tmp_path):
+    """Behind a good volume, 64 MiB of zeros in 64 KiB: passed over, a piece at a time."""
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(GOOD + bytes(2**26)))
+    tracemalloc.start()
+    np.testing.assert_array_equal(volumes.read_image(tmp_path / "a.nii.gz").voxels[..., 0], COUNT.T)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -207,36 +214,6 @@ def test_labels_have_three_axes(tmp_path):
 def test_what_is_no_file_is_refused(tmp_path, name):
     (tmp_path / "folder.nii.gz").mkdir()
     refused(tmp_path / name, volumes.read_image, "cannot be read")
-
-
-@given(at=st.integers(0, 8 * len(GZIPPED) - 1))
-def test_a_flipped_bit_of_a_gzip_file_is_refused_or_harmless(tmp_path_factory, at):
-    path = tmp_path_factory.getbasetemp() / "flipped.nii.gz"
-    path.write_bytes(edited(at // 8, [GZIPPED[at // 8] ^ (1 << at % 8)], "u1", GZIPPED))
-    try:
-        volume = volumes.read_image(path)
-    except Refused:
-        return
-    np.testing.assert_array_equal(volume.voxels[..., 0], COUNT.T)
-    assert volume.spacing == (8, 2, 1.5)
-
-
-@given(
-    at=st.integers(0, HEADER - 1),
-    value=st.integers(0, 255),
-    read=st.sampled_from([volumes.read_image, volumes.read_labels]),
-)
-def test_no_header_brings_another_error_or_a_warning(tmp_path_factory, at, value, read):
-    path = tmp_path_factory.getbasetemp() / "header.nii"
-    path.write_bytes(edited(at, [value], "u1"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            volume = read(path)
-        except Refused:
-            return
-    assert volume.voxels.ndim == (4 if read is volumes.read_image else 3) and np.isfinite(volume.voxels).all()
-    assert all(0 < size < np.inf for size in volume.spacing)
 
 
 def test_a_prostate_in_oblique_slices(prostate_folder, tmp_path):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -143,6 +146,25 @@ def again(root):
         path.unlink()
 
 
+def spoiled(offset, value):
+    """A byte of a PNG, from its end where `offset` is negative."""
+
+    def make(root):
+        contents = bytearray((root / FULL).read_bytes())
+        contents[offset] = value
+        (root / FULL).write_bytes(contents)
+
+    return make
+
+
+def vast(root):
+    """A good header of 9000 x 9000 pixels, and nothing behind it that could fill them."""
+    contents = bytearray((root / FULL).read_bytes())
+    contents[16:24] = struct.pack(">2I", 9000, 9000)
+    contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
+    (root / FULL).write_bytes(contents)
+
+
 FAULTS = {
     "mask without image": (picture("val/GT/new_1.png"), "val/GT/new_1.png", "has no image of that name"),
     "drawing without image": (picture("val/WeaklyAnnotations/n.png"), "val/WeaklyAnnotations/n.png", "has no image of"),
@@ -163,6 +185,8 @@ FAULTS = {
     "transparent image": (picture(FULL, SLICE, "RGBA"), FULL, "mode RGBA; save it as grey or grey of 16 bits or RGB"),
     "image of a palette": (picture(FULL, SLICE, "P"), FULL, "mode P; save it as"),
     "truncated": (lambda root: (root / FULL).write_bytes((root / FULL).read_bytes()[:60]), FULL, "is no readable PNG"),
+    "checksum": (spoiled(-20, 1), FULL, "is no readable PNG"),
+    "more than a file can hold": (vast, FULL, "is no readable PNG .*promises 81000000 pixels"),
     "no PNG": (lambda root: (root / FULL).write_bytes(b"GIF89a"), FULL, "is no readable PNG"),
     "patient in two folders": (again, "test/Img/patient0001_02_1.png", "patient0001 lies in trainFull as well"),
     "volume in two folders": (picture("trainFull/Img/ü_1.png"), "val/Img/ü_1.png", "ü lies in trainFull as well"),

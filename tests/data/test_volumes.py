@@ -146,3 +146,9 @@ def test_a_prostate_is_the_same_in_every_format(prostate_folder, tmp_path, endin
     assert other.spacing == pytest.approx(image.spacing, abs=1e-5)
     for volume in (labels, other, other_labels):
         volumes.check_same_grid(image, volume)
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 300, "é" * 200, "心" * 200, "😀" * 100])
+def test_a_shortened_name_is_a_beginning_with_room_for_more(name):
+    short = volumes.shortened(name)
+    assert name.startswith(short) and min(len(name.encode()), 197) <= len(short.encode()) <= 200

@@ -1,0 +1,219 @@
+"""What mutants are made of: a good file of each kind, how it is read, and what it must then be."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import gzip
+import io
+import json
+import pathlib
+import struct
+import tempfile
+import zlib
+
+import h5py
+import nibabel as nib
+import numpy as np
+from PIL import Image, PngImagePlugin
+import SimpleITK as sitk
+
+from files import at
+from msl_jax.checks import Refused
+from msl_jax.data import msd, nnunet, png_tree, volumes, wsl4mis
+
+COUNT = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+"""NIfTI's code of a type -> numpy's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What mutants are made of.
+
+    Attributes:
+      name: of the file, below a folder.
+      good: its contents as they should be.
+      read: path -> the image, (slice, y, x, channel), and the label map, (slice, y, x), where there is one.
+      part: from where to where bytes are changed, of the good contents.
+      sealed: makes checksums right again, so that what was changed is not found by them.
+      right: contents -> what the image must be where it is read at all; None where that cannot be known.
+      beside: files that belong to it, by name.
+      room: bytes of address space that may be taken beyond those at the start; what wants more is a fault. None where a
+        library reserves what a header says and touches no more than there is.
+    """
+
+    name: str
+    good: bytes
+    read: Callable[[pathlib.Path], tuple[np.ndarray, np.ndarray | None]]
+    part: tuple[int, int | None] = (0, None)
+    sealed: Callable[[bytes], bytes] = bytes
+    right: Callable[[bytes], np.ndarray | None] = lambda contents: None
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    room: int | None = 256 << 20
+
+
+# Readers
+
+
+def of_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a volume as an image, writes it and its labels on its grid, as predict does, and reads those."""
+    image = volumes.read_image(path)
+    assert all(0 < size < np.inf for size in image.spacing) and np.isfinite(image.affine).all()
+    written = path.with_name(f"out_{path.name}")
+    labels = np.arange(image.voxels[..., 0].size).reshape(image.voxels.shape[:3]).astype(np.uint8)
+    for voxels, read in ((image.voxels, volumes.read_image), (labels, volumes.read_labels)):
+        volumes.write(written, voxels, image)
+        again = read(written)
+        np.testing.assert_array_equal(again.voxels, voxels)
+        volumes.check_same_grid(image, again)
+    try:
+        return image.voxels, volumes.read_labels(path).voxels
+    except Refused:
+        return image.voxels, None
+
+
+def of_layout(reader, layout: str, up: int, labels: Mapping[str, int], path: pathlib.Path):
+    """Reads the one case of a data set, whose folder lies `up` above the file."""
+    source = at(layout, path.parents[up], labels=labels)
+    assert set(reader.labels(source).values()) <= set(range(1, 255))
+    (case,) = (load() for load in reader.read(source))
+    return case.image, case.mask
+
+
+# Right answers
+
+
+def nifti_by_hand(contents: bytes) -> np.ndarray:
+    """Reads a NIfTI-1 file by the standard's table of offsets."""
+    (axes,) = struct.unpack_from("<h", contents, 40)
+    order = "<" if 1 <= axes <= 7 else ">"
+    axes, *lengths = struct.unpack_from(f"{order}8h", contents, 40)
+    (code,) = struct.unpack_from(f"{order}h", contents, 70)
+    offset, slope, intercept = struct.unpack_from(f"{order}3f", contents, 108)
+    shape = lengths[:axes][::-1]
+    voxels = np.frombuffer(contents, f"{order}{CODES[code]}", np.prod(shape), int(offset)).reshape(shape)
+    if slope and np.isfinite(slope):
+        voxels = voxels.astype(np.float64) * slope + intercept
+    return np.moveaxis(voxels, 0, -1) if axes == 4 else voxels[..., None]
+
+
+def always(voxels: np.ndarray) -> Callable[[bytes], np.ndarray]:
+    """The right answer where no voxel was touched."""
+    return lambda contents: voxels[..., None]
+
+
+# Files
+
+
+def nifti(voxels: np.ndarray = COUNT) -> bytes:
+    """With an extension behind the header."""
+    made = nib.Nifti1Image(voxels.T, np.diag([-1.5, 2, 8, 1]))
+    made.header.set_xyzt_units("mm")
+    made.header["descrip"], made.header["intent_name"] = b"a heart", b"none"
+    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a word"))
+    return made.to_bytes()
+
+
+def itk(ending: str, deflated: bool) -> bytes:
+    """As ITK writes it."""
+    made = sitk.GetImageFromArray(COUNT)
+    made.SetSpacing((1.5, 2, 8))
+    made.SetOrigin((90.5, -120, 7))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / f"a{ending}"
+        sitk.WriteImage(made, str(path), deflated)
+        return path.read_bytes()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """With a text beside the pixels."""
+    out, text = io.BytesIO(), PngImagePlugin.PngInfo()
+    text.add_text("Comment", "a heart")
+    Image.fromarray(pixels).save(out, "PNG", pnginfo=text)
+    return out.getvalue()
+
+
+def png_sealed(contents: bytes) -> bytes:
+    """The same with right checksums, chunk by chunk."""
+    sealed, start = bytearray(contents), 8
+    while start + 12 <= len(sealed):
+        end = start + 8 + struct.unpack_from(">I", sealed, start)[0]
+        if end + 4 > len(sealed):
+            break
+        struct.pack_into(">I", sealed, end, zlib.crc32(sealed[start + 4 : end]))
+        start = end + 4
+    return bytes(sealed)
+
+
+def hdf5() -> bytes:
+    """As WSL4MIS has it."""
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for name, voxels in (("image", COUNT.astype(np.float32)), ("label", COUNT % 3), ("scribble", COUNT % 5)):
+            file.create_dataset(name, data=voxels, compression="gzip")
+    return out.getvalue()
+
+
+def between(contents: bytes, start: bytes, end: bytes) -> tuple[int, int]:
+    """From where one thing begins to where another does."""
+    first = contents.index(start)
+    return first, contents.index(end, first)
+
+
+NIFTI = nifti()
+ZIPPED = gzip.compress(NIFTI, mtime=0)
+MASK = gzip.compress(nifti((COUNT % 3).astype(np.uint8)), mtime=0)
+MHA, NRRD, DEFLATED_MHA, DEFLATED_NRRD = (itk(end, packed) for packed in (False, True) for end in (".mha", ".nrrd"))
+PIXELS = np.arange(30, dtype=np.uint8).reshape(5, 6)
+PNG = png(PIXELS)
+MSD = {
+    "modality": {"0": "MRI"},
+    "labels": {"0": "background", "1": "one", "2": "two"},
+    "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+}
+NNUNET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1, "two": 2}, "file_ending": ".nii.gz"}
+INFO = b"ED: 1\nES: 1\nGroup: DCM\nHeight: 184.0\n"
+zipped = functools.partial(gzip.compress, mtime=0)
+of_png = functools.partial(of_layout, png_tree, "png_tree", 2, {"one": 85})
+KINDS = {
+    "nifti header": Kind("a.nii", NIFTI, of_volume, (0, 352), right=nifti_by_hand),
+    "nifti header, zipped": Kind(
+        "a.nii.gz", NIFTI, of_volume, (0, 352), zipped, lambda contents: nifti_by_hand(gzip.decompress(contents))
+    ),
+    "nifti": Kind("a.nii", NIFTI, of_volume, right=nifti_by_hand),
+    "nifti.gz": Kind("a.nii.gz", ZIPPED, of_volume, right=lambda contents: nifti_by_hand(gzip.decompress(contents))),
+    "mha header": Kind("a.mha", MHA, of_volume, (0, -COUNT.nbytes)),
+    "mha geometry": Kind("a.mha", MHA, of_volume, between(MHA, b"TransformMatrix", b"DimSize"), right=always(COUNT)),
+    "mha, deflated": Kind("a.mha", DEFLATED_MHA, of_volume),
+    "mha, deflated voxels": Kind(
+        "a.mha", DEFLATED_MHA, of_volume, (DEFLATED_MHA.index(b"LOCAL") + 6, None), right=always(COUNT)
+    ),
+    "nrrd header": Kind("a.nrrd", NRRD, of_volume, (0, -COUNT.nbytes)),
+    "nrrd geometry": Kind("a.nrrd", NRRD, of_volume, between(NRRD, b"space origin", b"\n\n"), right=always(COUNT)),
+    "nrrd, deflated": Kind("a.nrrd", DEFLATED_NRRD, of_volume),
+    "nrrd, deflated voxels": Kind(
+        "a.nrrd", DEFLATED_NRRD, of_volume, (DEFLATED_NRRD.index(b"\n\n") + 2, None), right=always(COUNT)
+    ),
+    "png": Kind("val/Img/a_1.png", PNG, of_png, right=always(PIXELS[None])),
+    "png, checksums right": Kind("val/Img/a_1.png", PNG, of_png, sealed=png_sealed),
+    "png mask": Kind(
+        "val/GT/a_1.png", png(PIXELS % 2 * np.uint8(85)), of_png, sealed=png_sealed, beside={"val/Img/a_1.png": PNG}
+    ),
+    "hdf5": Kind(
+        "ACDC_training_volumes/a.h5", hdf5(), functools.partial(of_layout, wsl4mis, "wsl4mis", 1, {}), room=None
+    ),
+    "dataset.json of msd": Kind(
+        "dataset.json",
+        json.dumps(MSD).encode(),
+        functools.partial(of_layout, msd, "msd", 0, {}),
+        right=always(COUNT),
+        beside={"imagesTr/a.nii.gz": ZIPPED, "labelsTr/a.nii.gz": MASK},
+    ),
+    "dataset.json of nnunet": Kind(
+        "dataset.json",
+        json.dumps(NNUNET).encode(),
+        functools.partial(of_layout, nnunet, "nnunet", 0, {}),
+        right=always(COUNT),
+        beside={"imagesTr/a_0000.nii.gz": ZIPPED, "labelsTr/a.nii.gz": MASK},
+    ),
+}
