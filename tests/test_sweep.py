@@ -17,6 +17,7 @@ from msl_jax import sweep
 from msl_jax.checks import Refused
 from msl_jax.comparison import Run
 from msl_jax.experiment import open_experiment
+from msl_jax.signals import Interrupted
 
 ROOT = pathlib.Path(__file__).parents[1]
 ALONE = [sweep.Share()]
@@ -199,8 +200,9 @@ def test_runs_end_with_the_sweep(main, tmp_path, monkeypatch, number):
 
     main("exec sleep 60")
     monkeypatch.setattr(sweep.time, "sleep", interrupt)
-    with pytest.raises(SystemExit, match=str(128 + number)):
+    with pytest.raises(Interrupted, match="the same command goes on") as interrupted:
         train(tmp_path, [KL])
+    assert interrupted.value.number == number
     assert held == [True] and not is_held(log)
     assert signal.getsignal(number) == handler
 
