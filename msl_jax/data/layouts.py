@@ -34,7 +34,7 @@ def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) ->
         if path.name.startswith("."):
             continue
         end = next((end for end in endings if path.name.endswith(end)), None)
-        if end is None or not path.is_file():
+        if end is None or path.is_dir():
             raise Refused(f"{path}: is no file that ends in {', '.join(endings)}; convert it or move it elsewhere.")
         name = path.name.removesuffix(end)
         if name in found:
