@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from msl_jax import command, experiment, inference
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, check_output
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import back
 
@@ -58,6 +58,7 @@ def predict(
         for workdir, config, branch in zip(workdirs, configs, branches, strict=True)
     ]
     label_map_of = trained[0][0].label_map
+    check_output(output)
     targets = _targets(source, output, builder.READERS[config.data.layout].images)
     if not overwrite:
         for label_file in targets:
@@ -121,7 +122,7 @@ def _targets(
     else:
         cases = {volumes.stem(source): (source,)}
     if not cases:
-        raise Refused(f"{source}: holds no images (names that end in {' or '.join(volumes.ENDINGS)}).")
+        raise Refused(f"{source}: holds no images; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
     targets = {output / (name + volumes.ending(files[0])): files for name, files in cases.items()}
     inputs = {path.resolve() for files in cases.values() for path in files}
     for label_file in targets:
