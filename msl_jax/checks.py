@@ -4,7 +4,9 @@ from collections.abc import Sequence
 import copy
 import functools
 import json
+import math
 import os
+import pathlib
 import re
 
 from ml_collections import ConfigDict
@@ -76,12 +78,16 @@ def check_config(config: ConfigDict) -> None:
     ):
         _require(value >= 1, key, value, "give a whole number from 1 up")
     _require(data.weak_radius >= 0, "data.weak_radius", data.weak_radius, "give a whole number of pixels from 0 up")
-    _require(config.seed >= 0, "seed", config.seed, "give a whole number from 0 up")
+    for key, value in (("seed", config.seed), ("data.split_seed", data.split_seed)):
+        _require(0 <= value < 2**32, key, value, f"give a whole number from 0 to {2**32 - 1}")
+    for key in ("source", "cache"):
+        _require(data[key] != "", f"data.{key}", "empty", "give a folder, or leave it out")
     factor = 2 ** (model.depth - 1)
     _require(
         data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}"
     )
-    _require(len(data.percentiles) == 2, "data.percentiles", data.percentiles, "give two")
+    for key in ("percentiles", "window"):
+        _require(_are_two_that_rise(data[key]), f"data.{key}", data[key], "give two numbers that rise")
     low, high = data.percentiles
     for row in data.split_sizes:
         _require(
@@ -95,7 +101,7 @@ def check_config(config: ConfigDict) -> None:
             "give rows of three whole numbers, train (None for whoever is left), validation and test; test may be 0 "
             "with data.fold alone",
         )
-    _require(0 <= low < high <= 100, "data.percentiles", (low, high), "give two that rise, from 0 to 100")
+    _require(0 <= low and high <= 100, "data.percentiles", (low, high), "give them from 0 to 100")
     _require(
         all(round(10 * p, 6).is_integer() for p in (low, high)),
         "data.percentiles",
@@ -103,14 +109,16 @@ def check_config(config: ConfigDict) -> None:
         "give them in steps of 0.1",
     )
     for key in ("rotation", "zoom", "gamma", "contrast"):
-        _require(data.augment[key] >= 0, f"data.augment.{key}", data.augment[key], "give 0 for none, or more")
-    window_rises = len(data.window) == 2 and data.window[0] < data.window[1]
-    _require(window_rises, "data.window", data.window, "give two that rise")
+        _require(
+            0 <= data.augment[key] < math.inf, f"data.augment.{key}", data.augment[key], "give 0 for none, or more"
+        )
     _require(0 <= data.unlabeled <= 255, "data.unlabeled", data.unlabeled, "give a label value from 0 to 255")
     try:
         re.compile(data.patient)
     except re.error as error:
-        raise Refused(f"config.data.patient: '{data.patient}' is no regular expression ({error}).") from error
+        raise Refused(
+            f"config.data.patient: '{data.patient}' is no regular expression ({error}); correct it."
+        ) from error
     strong_is_list = isinstance(data.strong, list | tuple) and all(isinstance(p, str) for p in data.strong)
     strong_is_number = isinstance(data.strong, int) and not isinstance(data.strong, bool)
     _require(
@@ -124,7 +132,7 @@ def check_config(config: ConfigDict) -> None:
         model.dropout is None or 0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1"
     )
     _require(
-        config.optimizer.learning_rate > 0,
+        0 < config.optimizer.learning_rate < math.inf,
         "optimizer.learning_rate",
         config.optimizer.learning_rate,
         "give one above 0",
@@ -146,17 +154,26 @@ def check_config(config: ConfigDict) -> None:
     )
 
 
+def check_output(folder: pathlib.Path) -> None:
+    """Refuses a folder that could not be written into, before work is done for what goes there."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise Refused(f"{there}: is a file; give a folder as --output.")
+    if not os.access(there, os.W_OK):
+        raise Refused(f"{there}: may not be written into; give another folder as --output.")
+
+
 def parse_labels(text: str, setting: str) -> dict[str, int]:
-    """ "LV=3,MYO=2" -> name of a structure -> its value, from 1 to 254; `setting` is whose value the text is.
+    """ "LV=3,MYO=2" -> name of a structure -> its value, from 1 to 255; `setting` is whose value the text is.
 
     Raises:
       Refused: it does not read like that, or names a structure twice.
     """
     pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(name and value.isdecimal() and 0 < int(value) < 255 for name, _, value in pairs):
-        raise Refused(f"{setting}={text}: give NAME=VALUE,NAME=VALUE with values from 1 to 254, like LV=3,MYO=2.")
+    if not all(name and value.isdecimal() and 0 < int(value) <= 255 for name, _, value in pairs):
+        raise Refused(f"{setting}: is '{text}'; give NAME=VALUE,NAME=VALUE with values from 1 to 255, like LV=3,MYO=2.")
     if len({name for name, _, _ in pairs}) < len(pairs):
-        raise Refused(f"{setting}={text}: names a structure twice.")
+        raise Refused(f"{setting}: {text} names a structure twice; name each once.")
     return {name: int(value) for name, _, value in pairs}
 
 
@@ -198,6 +215,11 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
 def _require(holds: bool, key: str, value: object, cure: str) -> None:
     if not holds:
         raise Refused(f"config.{key}: is {value}; {cure}.")
+
+
+def _are_two_that_rise(values: Sequence[object]) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return len(values) == len(numbers) == 2 and numbers[0] < numbers[1]
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, str]:

@@ -168,16 +168,18 @@ def evaluate_folders(
         raise Refused(f"{predictions}: holds no label maps, only probabilities; give the folder that predict wrote.")
     for structure, value in labels.items():
         if value not in present:
-            raise Refused(f"--labels: no reference below {references} has the value {value} of {structure}.")
+            raise Refused(
+                f"--labels: no reference below {references} has the value {value} of {structure}; correct it."
+            )
     return results(rows, _one_unit(units), None), rows
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
-        raise Refused(f"{folder}: no such folder.")
+        raise Refused(f"{folder}: no such folder; give one that holds label maps.")
     files = volumes.find_all(folder)
     if not files:
-        raise Refused(f"{folder}: holds no volumes (names that end in {', '.join(volumes.ENDINGS)}).")
+        raise Refused(f"{folder}: holds no volumes; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
     return files
 
 
@@ -224,8 +226,10 @@ def main(_) -> None:
     """Compares two folders."""
     labels = parse_labels(LABELS.value, "--labels")
     output = epath.Path(OUTPUT.value).expanduser()
-    if output.suffix != ".json":
-        raise Refused(f"--output={output}: give a name that ends in .json; the table of cases goes beside it as .csv.")
+    if output.suffix != ".json" or output.is_dir():
+        raise Refused(
+            f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
+        )
     folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
     summary, rows = evaluate_folders(*folders, labels, SUFFIX.value)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ from msl_jax.report import replace_text
 
 CHOICES = {"axis": (0, 1, 2), "normalization": tuple(NORMALIZATIONS), "weak": (*RECIPES, DRAWN)}
 """Keys of config.data -> what they may be."""
+GROUPS = {"data", "eval", "method", "model"}
+"""What a run's config.json holds, beside what else it may."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +106,10 @@ def open_experiment(config: ConfigDict) -> Experiment:
     _check_masks(experiment)
     units = {entry.units for entry in experiment.entries(split["test"])}
     if len(units) > 1:
-        raise Refused("The test split: some cases have voxel sizes and some none, no mean distance covers both.")
+        raise Refused(
+            "The test split: some cases have voxel sizes and some none, no mean distance covers both; give all of them "
+            "sizes."
+        )
     if not split["validation"] and config.eval.checkpoint == "best":
         raise Refused("config.eval.checkpoint: is best, and no patient is there for validation; give last.")
     for name in experiment.training_sets(method):
@@ -210,7 +215,13 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise Refused(f"{path}: is missing; give the folder of a run as --workdir.")
-    return _in_order(completed(json.loads(path.read_text())))
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or not GROUPS <= config.keys():
+        raise Refused(f"{path}: is damaged or no run's; give the folder of another run as --workdir.")
+    return _in_order(completed(config))
 
 
 def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) -> ConfigDict:

@@ -86,7 +86,9 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     config = experiment.read_config(workdir)
     trained = tuple(experiment.method_of(config).branches())
     if branch and branch not in trained:
-        raise Refused(f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone.")
+        raise Refused(
+            f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone; ask for that."
+        )
     segmenter = Segmenter(
         model=experiment.model_of(config),
         preparation=experiment.preparation_of(config),

@@ -301,7 +301,10 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
             raise Refused(f"config.method.{key}: no term of '{name}' uses it; its terms are {', '.join(terms)}.")
     for term in terms:
         for branch in set(TERMS[term].watches) - set(method.branches()):
-            raise Refused(f"config.method.terms.{term}: follows the {branch}, whom no term of '{name}' trains.")
+            raise Refused(
+                f"config.method.terms.{term}: follows the {branch}, whom no term of '{name}' trains; give 0, or one "
+                "that does a weight."
+            )
     if not method.guided():
         return dataclasses.replace(method, guide=None, after=None, **dict.fromkeys(LIMITS))
     return method

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from msl_jax import command, experiment, inference
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, check_output
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import back
 
@@ -60,6 +60,7 @@ def predict(
         for workdir, config, branch in zip(workdirs, configs, branches, strict=True)
     ]
     label_map_of = trained[0][0].label_map
+    check_output(output)
     targets = _targets(source, output, builder.READERS[config.data.layout].images)
     _check_outputs(targets, save_probabilities, overwrite)
     for label_file, files in targets.items():
@@ -119,7 +120,7 @@ def _targets(
     else:
         cases = {volumes.stem(source): (source,)}
     if not cases:
-        raise Refused(f"{source}: holds no images (names that end in {' or '.join(volumes.ENDINGS)}).")
+        raise Refused(f"{source}: holds no images; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
     return {output / (name + volumes.ending(files[0])): files for name, files in cases.items()}
 
 

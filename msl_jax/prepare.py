@@ -14,7 +14,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from msl_jax import command, plots
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, check_output
 from msl_jax.data.case import ROLES, UNLABELED
 from msl_jax.experiment import Experiment, open_experiment, preparation_of
 from msl_jax.report import replace_text
@@ -48,6 +48,7 @@ def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
 def main(_) -> None:
     """Builds and reports."""
     output = epath.Path(pathlib.Path(OUTPUT.value).expanduser())
+    check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     try:
         experiment = open_experiment(CONFIG.value)

@@ -74,8 +74,11 @@ class Clock:
 def replace_text(path: epath.Path, text: str) -> None:
     """Writes a text file whole or not at all: beside, then renamed."""
     beside = path.parent / f".{path.name}.{os.getpid()}"
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def csv_text(rows: Sequence[Sequence]) -> str:

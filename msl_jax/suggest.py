@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from msl_jax import command, experiment, inference, metrics, plots, report
-from msl_jax.checks import Refused
+from msl_jax.checks import Refused, check_output
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import spacing_across
 
@@ -111,6 +111,7 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
       Refused: the folder holds no image without annotation, or one of other channels than in training.
     """
     config = experiment.read_config(workdir)
+    check_output(output)
     cases = unannotated(folder, config.data.layout)
     segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
     ranked: list[tuple[str, Doubt]] = []

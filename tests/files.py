@@ -2,8 +2,10 @@
 
 import pathlib
 
+import h5py
 import nibabel as nib
 import numpy as np
+from PIL import Image
 import pytest
 import SimpleITK as sitk
 
@@ -11,6 +13,8 @@ from msl_jax.checks import Refused
 from msl_jax.data.case import Source
 
 SIZES = (1.5, 1.25, 8)
+NOTHING = object()
+"""In place of what a file holds: it is a link to nothing."""
 
 
 def save(path, voxels, sizes=SIZES):
@@ -28,6 +32,28 @@ def save(path, voxels, sizes=SIZES):
     return path
 
 
+def write(folder, files):
+    """Writes what is to lie at these paths: text, bytes, arrays of HDF5, or voxels; what is None is left out."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is NOTHING:
+            path.symlink_to(folder / "nowhere")
+        elif isinstance(content, str):
+            path.write_text(content)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, dict):
+            with h5py.File(path, "w") as file:
+                for key, voxels in content.items():
+                    file[key] = voxels
+        elif path.suffix == ".png" and content is not None:
+            Image.fromarray(content).save(path)
+        elif content is not None:
+            save(path, content)
+    return folder
+
+
 def arrays(name, shape=(3, 6, 7), values=(0, 1, 2, 3), unlabeled=255):
     """Image, mask and annotation that belong to this name alone."""
     rng = np.random.default_rng(list(name.encode()))
@@ -41,6 +67,14 @@ def refused(ask, says, names=""):
     with pytest.raises(Refused, match=says) as refusal:
         ask()
     assert str(refusal.value).startswith(str(names)) and "\n" not in str(refusal.value)
+
+
+def one_sentence(code, err, said):
+    """Asserts that a command ended so: a code other than 0, and on standard error one sentence with these words."""
+    assert code not in (0, None) and "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if not line.startswith("Building the data set "))
+    assert line.startswith("msl_jax: ") and line[9] != " " and line[-1] in ".?", line
+    assert all(word in line for word in said), line
 
 
 def at(layout, folder: pathlib.Path, **known) -> Source:

@@ -19,8 +19,7 @@ from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 SCRIBBLE_UNLABELED = 4
 PHASES = ("ED", "ES")
-
-
+INFO = "Info.cfg"
 NOT_IMAGES = ("_gt", "_scribble", "_4d")
 """How the names of files end that lie among the images and are none."""
 
@@ -56,27 +55,32 @@ def _patient_folders(source: Source) -> list[pathlib.Path]:
     return folders
 
 
-def _read_info(path: pathlib.Path) -> dict[str, str]:
-    if not path.is_file():
-        raise Refused(f"{path}: is missing; every patient's folder needs the Info.cfg that comes with ACDC.")
+def _read_info(folder: pathlib.Path) -> dict[str, str]:
+    path = folder / INFO
+    found = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(path.suffix) and p.name[0] != ".")
+    if found != [INFO]:
+        raise Refused(
+            f"{folder}: holds {' and '.join(found) or f'no {INFO}'}; a patient's folder needs the one {INFO} that "
+            "comes with ACDC."
+        )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    info = {key.strip(): value.strip() for key, value in pairs}
+    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    info = dict(pairs)
     for key in (*PHASES, "Group"):
-        if not info.get(key):
-            raise Refused(f"{path}: has no line '{key}: ...'; restore the file that comes with ACDC.")
+        times = sum(name == key and value != "" for name, value in pairs)
+        if times != 1:
+            raise Refused(f"{path}: has {times or 'no'} lines '{key}: ...'; restore the file that comes with ACDC.")
+    for phase in PHASES:
+        if not info[phase].isdecimal() or len(info[phase]) > 9:
+            raise Refused(f"{path}: {phase} is '{info[phase]}'; give the number of a frame.")
+    if len({int(info[phase]) for phase in PHASES}) < len(PHASES):
+        raise Refused(f"{path}: ED and ES are both frame {info['ED']}; restore the file that comes with ACDC.")
     return info
 
 
-def _frame(folder: pathlib.Path, info: dict[str, str], phase: str) -> int:
-    if not info[phase].isdecimal() or len(info[phase]) > 9:
-        raise Refused(f"{folder / 'Info.cfg'}: {phase} is '{info[phase]}', a frame number is needed.")
-    return int(info[phase])
-
-
 def _read_case(folder: pathlib.Path, phase: str) -> Case:
-    info = _read_info(folder / "Info.cfg")
-    frame = _frame(folder, info, phase)
+    info = _read_info(folder)
+    frame = int(info[phase])
     name = f"{folder.name}_frame{frame:02d}"
     image = volumes.read_image(_existing(folder, name))
     if image.voxels.shape[-1] > 1:

@@ -43,7 +43,9 @@ class Source:
             return case
         found = re.search(self.patient, case)
         if not found or not found.groups() or not found[1]:
-            raise Refused(f"config.data.patient: the first group of '{self.patient}' finds nothing in '{case}'.")
+            raise Refused(
+                f"config.data.patient: the first group of '{self.patient}' finds nothing in '{case}'; correct it."
+            )
         return found[1]
 
 

@@ -147,7 +147,7 @@ def _promised(path: pathlib.Path, reader: sitk.ImageFileReader) -> int:
         raise Refused(f"{path}: its voxels are of type {kind}, plain numbers are needed; export it anew.")
     if reader.GetDimension() != 3 or not all(reader.GetSize()):
         raise Refused(
-            f"{path}: its shape is {reader.GetSize()}, a volume with three axes is needed, or of vectors with channels."
+            f"{path}: its shape is {reader.GetSize()}; give a volume with three axes, or of vectors with channels."
         )
     return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * BYTES[reader.GetPixelID()]
 

@@ -35,7 +35,7 @@ def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) ->
             continue
         volumes.check_name(path)
         end = next((end for end in endings if path.name.endswith(end)), None)
-        if end is None or not path.is_file():
+        if end is None or path.is_dir():
             raise Refused(f"{path}: is no file that ends in {', '.join(endings)}; convert it or move it elsewhere.")
         name = path.name.removesuffix(end)
         if name in found:

@@ -15,6 +15,8 @@ import numpy as np
 
 from msl_jax.checks import DEFLATE_RATIO, Refused
 
+nib.imageglobals.logger.disabled = True  # what is wrong with a header is said once, with the file's name
+
 UNKNOWN_UNIT = 0
 MILLIMETRES = {UNKNOWN_UNIT: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """The header's code of a unit of length -> mm."""
@@ -32,7 +34,7 @@ def parse(
     if image.ndim == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if image.ndim not in (3, 4):
-        raise Refused(f"{path}: its shape is {image.shape}, a volume with three axes is needed, or four with channels.")
+        raise Refused(f"{path}: its shape is {image.shape}; give a volume with three axes, or four with channels.")
     spacing, units = _spacing(path, image.header)
     if not np.isfinite(image.affine).all():
         raise Refused(f"{path}: its affine holds NaN or infinite values; export it anew.")
@@ -89,7 +91,10 @@ def _promised(path: pathlib.Path, block: bytes) -> int:
     if dtype.kind not in "iuf":
         raise Refused(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it anew.")
     if any(length < 1 for length in shape):
-        raise Refused(f"{path}: its shape is {shape}, a volume with three axes is needed.")
+        raise Refused(f"{path}: its shape is {shape}; give a volume with three axes.")
+    sizes = nib.Nifti1Header(block, check=False)["pixdim"][1:4].tolist()
+    if 0 in sizes:  # of which nibabel makes 1
+        raise Refused(f"{path}: its voxel sizes {sizes} are no lengths; export it anew.")
     return offset + dtype.itemsize * math.prod(shape)
 
 

@@ -379,7 +379,7 @@ def _parse(source):
     pairs = sorted(re.split(r"\s*,\s*", source.strip()))
     match = re.fullmatch(r"patients\s*=\s*0*([1-9]\d*),seed\s*=\s*(\d+)", ",".join(pairs), re.ASCII)
     if not match:
-        raise Refused(f"the phantom's source must read like 'patients=40,seed=0', with both keys, not {source!r}")
+        raise Refused(f"config.data.source: is {source!r}; give both numbers of a phantom, patients=40,seed=0.")
     return int(match[1]), int(match[2])
 
 

@@ -71,9 +71,11 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
             raise Refused(f"config.data.split.{role}: is empty; list patients to train and to test on, or none at all.")
         for patient in lists[role]:
             if patient not in groups:
-                raise Refused(f"config.data.split.{role}: the data set has no patient '{patient}'.")
+                raise Refused(f"config.data.split.{role}: the data set has no patient '{patient}'; name others.")
             if patient in seen:
-                raise Refused(f"config.data.split.{role}: patient '{patient}' is already in {seen[patient]}.")
+                raise Refused(
+                    f"config.data.split.{role}: patient '{patient}' is already in {seen[patient]}; name each once."
+                )
             seen[patient] = role
     return {role: sorted(lists[role]) for role in ROLES}
 
@@ -125,7 +127,9 @@ def draw_strong(
         return sorted(masked)
     if isinstance(strong, int | str):
         if strong == "all" or not 1 <= strong <= len(masked):
-            raise Refused(f"config.data.strong: is {strong}; {len(masked)} training patients have full masks.")
+            raise Refused(
+                f"config.data.strong: is {strong}; {len(masked)} training patients have full masks, give at most that."
+            )
         return sorted(stratified_order({patient: train[patient] for patient in masked}, seed)[:strong])
     unknown = sorted(set(strong) - set(masked))
     if unknown or not strong or len(set(strong)) < len(strong):

@@ -40,9 +40,9 @@ def read_table(path: str, patients: Collection[str]) -> Table:
         row = {column: value.strip() for column, value in row.items()}
         patient = row.pop("patient")
         if patient not in patients:
-            raise Refused(f"{path}: line {number}: the data set has no patient '{patient}'.")
+            raise Refused(f"{path}: line {number}: the data set has no patient '{patient}'; correct the name.")
         if patient in table:
-            raise Refused(f"{path}: line {number}: patient '{patient}' comes a second time.")
+            raise Refused(f"{path}: line {number}: patient '{patient}' comes a second time; keep one line.")
         for column, value in row.items():
             known = COLUMNS[column]
             if known and value not in known:

@@ -75,12 +75,25 @@ def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Every volume's file below `folder`, hidden ones left out, sorted by path; raises Refused as `check_name` does."""
-    files = (p for p in folder.rglob("*") if p.name.endswith(ENDINGS) and not p.name.startswith("."))
-    found = sorted(p for p in files if p.is_file())
+    """Every volume's file below `folder`, through links as well, sorted by path; what is hidden is left out.
+
+    Raises:
+      OSError: a folder cannot be read.
+      Refused: a name is none, as `check_name` says.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = pathlib.Path(parent)
+        # A link to a folder that it lies in leads nowhere new.
+        folders[:] = [f for f in folders if f[0] != "." and not here.resolve().is_relative_to((here / f).resolve())]
+        found += [here / name for name in names if name.endswith(ENDINGS) and name[0] != "."]
     for path in found:
         check_name(path)
-    return found
+    return sorted(found)
 
 
 def check_name(path: pathlib.Path) -> None:
@@ -153,7 +166,7 @@ def as_labels(volume: Volume) -> Volume:
     """Voxels (slice, y, x) of any number type -> a label map; raises Refused as `read_labels` does."""
     if volume.voxels.ndim != 3:
         shape = (*volume.voxels.shape[2::-1], *volume.voxels.shape[3:])
-        raise Refused(f"{volume.path}: its shape is {shape}, a label map with three axes is needed.")
+        raise Refused(f"{volume.path}: its shape is {shape}; give a label map with three axes.")
     with np.errstate(invalid="ignore"):
         labels = volume.voxels.astype(np.uint8, casting="unsafe")
     if not np.array_equal(labels, volume.voxels):
@@ -184,7 +197,10 @@ def check_values(labels: Volume, known: Set[int]) -> None:
     """Raises Refused where a label map holds a value that is not known."""
     unknown = sorted(set(np.unique(labels.voxels).tolist()) - known)
     if unknown:
-        raise Refused(f"{labels.path}: holds the unknown label values {unknown}; known are {sorted(known)}.")
+        raise Refused(
+            f"{labels.path}: holds the unknown label values {unknown}; known are {sorted(known)}, correct the file or "
+            "the data set's labels."
+        )
 
 
 def check_same_grid(volume: Volume, other: Volume) -> None:

@@ -1,12 +1,17 @@
 """One run on phantoms, its files and its predictions, which all tests of the commands look at."""
 
 import json
+import runpy
+import sys
 
+from absl import app, flags, logging
 import nibabel as nib
 import numpy as np
 import pytest
 
-from processes import run
+from files import one_sentence
+from msl_jax import machine
+from processes import ROOT, run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,3 +84,60 @@ def predicted(tmp_path_factory, workdir, hospital):
         "predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={folder}", "--save_probabilities"
     )
     return folder, out
+
+
+@pytest.fixture(scope="session")
+def drawn(untrained):
+    """A run that costs no training, its network as the seed drew it."""
+    return untrained("method=kl_ent,strong=2,seed=1")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, phantoms):
+    """call(name, flags) -> exit code and standard error of a command run within this process, to save its start-up."""
+
+    def call(name, *argv):
+        known, verbosity = set(flags.FLAGS), logging.get_verbosity()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try:
+            runpy.run_path(str(ROOT / "msl_jax" / f"{name}.py"), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for flag in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+            logging.set_verbosity(verbosity)
+        return code, capsys.readouterr().err
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "set_up", lambda: None)  # as conftest has it
+    app.define_help_flags()
+    return call
+
+
+@pytest.fixture
+def refused(command, tmp_path, caplog):
+    """check(argv, said): the command ends in one sentence with these words, and no file came, went or changed.
+
+    Files in tmp_path, that is; but a data set may be built in its cache, whole, before what is made of it is refused,
+    and `prepare` writes what it says into new/report.txt.
+    """
+    cache, report = tmp_path / "cache", tmp_path / "new" / "report.txt"
+
+    def contents():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def check(argv, said):
+        before = contents()
+        code, err = command(*argv)
+        one_sentence(code, err, [*said, "; "])  # behind which the cure is
+        assert not caplog.messages, "a library speaks as well"
+        assert not any("incomplete" in path.name for path in cache.rglob("*"))
+        after = {path: now for path, now in contents().items() if not path.is_relative_to(cache)}
+        reported = after.pop(report, b"").decode()
+        assert not reported or (argv[0] == "prepare" and reported in err.replace("msl_jax: ", "error: "))
+        assert after == {path: now for path, now in before.items() if path != report}
+
+    return check

@@ -147,9 +147,15 @@ def replaced(name, array, sizes=SIZES):
 IMAGE, MASK, SCRIBBLE = (f"patient002_frame01{end}.nii.gz" for end in ("", "_gt", "_scribble"))
 ZEROS = np.zeros(SHAPE, np.uint8)
 FAULTS = {
-    "no Info.cfg": (without("Info.cfg"), r"Info\.cfg: is missing"),
-    "no ES": (info("ED: 1\nGroup: NOR\n"), r"Info\.cfg: has no line 'ES: "),
-    "no Group": (info("ED: 1\nES: 12\nGroup:\n"), r"Info\.cfg: has no line 'Group: "),
+    "no Info.cfg": (without("Info.cfg"), r"patient002: holds no Info\.cfg"),
+    "two of them": (
+        lambda folder: shutil.copy(folder / "Info.cfg", folder / "Info (1).cfg"),
+        r"Info \(1\)\.cfg and Info",
+    ),
+    "no ES": (info("ED: 1\nGroup: NOR\n"), r"Info\.cfg: has no lines 'ES: "),
+    "two ES": (info("ED: 1\nES: 12\nES: 13\nGroup: NOR\n"), r"Info\.cfg: has 2 lines 'ES: "),
+    "no Group": (info("ED: 1\nES: 12\nGroup:\n"), r"Info\.cfg: has no lines 'Group: "),
+    "one frame": (info("ED: 1\nES: 01\nGroup: NOR\n"), r"Info\.cfg: ED and ES are both frame 1"),
     "frame is no number": (info("ED: one\nES: 12\nGroup: NOR\n"), r"Info\.cfg: ED is 'one'"),
     "frame is negative": (info("ED: -1\nES: 12\nGroup: NOR\n"), r"Info\.cfg: ED is '-1'"),
     "frame is not there": (info("ED: 1\nES: 13\nGroup: NOR\n"), r"patient002_frame13\.nii\.gz: is missing"),

@@ -49,7 +49,7 @@ def test_components_are_channels(tmp_path, ending, compressed):
     voxels = np.stack([COUNT, 100 - 2 * COUNT], -1)
     path = saved(tmp_path / f"a{ending}", voxels, vector=True, compressed=compressed)
     np.testing.assert_array_equal(volumes.read_image(path).voxels, voxels)
-    refused(lambda: volumes.read_labels(path), r"shape is \(2, 3, 4, 2\), a label map with three", path)
+    refused(lambda: volumes.read_labels(path), r"shape is \(2, 3, 4, 2\); give a label map with three", path)
 
 
 def test_long_comments_and_values_of_keys_are_no_fields(tmp_path):

@@ -114,6 +114,16 @@ def test_files_are_found_by_name(tmp_path):
     assert [volumes.ending(name) for name in ("x.y/a.b.nii.gz", "a.nii", "a.txt")] == [".nii.gz", ".nii", ""]
 
 
+def test_files_are_found_through_links_and_not_in_hidden_folders(tmp_path):
+    touched(tmp_path, "data/a.nii", ".trash/b.nii")
+    (tmp_path / "data" / "link.nii").symlink_to(tmp_path / "data" / "a.nii")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "linked").symlink_to(tmp_path / "data")
+    (tmp_path / "sub" / "round").symlink_to(tmp_path)
+    names = ["data/a.nii", "data/link.nii", "sub/linked/a.nii", "sub/linked/link.nii"]
+    assert volumes.find_all(tmp_path) == [tmp_path / name for name in names]
+
+
 def test_single_files_are_cases_by_their_names(tmp_path):
     touched(tmp_path, "b.nii", "a.mha", "b_gt.nii", "sub/b.nii", "masks/b.nii", "masks.nii")
     found = volumes.single_files(tmp_path, ("_gt",), ("masks",))
