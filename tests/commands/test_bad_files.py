@@ -95,7 +95,7 @@ IMAGE_FILES = {
     "zipped, by the name not": ("b.nii", ZIPPED, ["no readable NIfTI"]),
     "truncated gzip": ("b.nii.gz", ZIPPED[:-9], ["damaged", "fetch the file again"]),
     "a flipped bit": ("b.nii.gz", ZIPPED[:-6] + bytes([ZIPPED[-6] ^ 1]) + ZIPPED[-5:], ["damaged", "CRC"]),
-    "truncated": ("b.nii", nifti()[:-1], ["promises 604 bytes and 603 are there"]),
+    "truncated": ("b.nii", nifti()[:-1], ["promises 604 bytes", "603 are there"]),
     "truncated, then zipped": ("b.nii.gz", gzip.compress(nifti()[:-1]), ["promises 604 bytes and 603 are there"]),
     "a web page": ("b.nii.gz", b"<html>404 Not Found</html>", ["no gzip file"]),
     "another file": ("b.nii", b"PK\3\4" * 200, ["no readable NIfTI"]),
