@@ -52,7 +52,9 @@ SOURCES = sorted([*ROOT.glob("msl_jax/**/*.py"), *ROOT.glob("configs/*.py")])
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_module_can_run_what_it_reads(path):
-    assert not dangers(path.read_text(encoding="utf-8"))
+    """But for the config file, which is Python and is run by its name on the command line alone."""
+    allowed = {"run_path"} if path.name == "command.py" else set()
+    assert dangers(path.read_text(encoding="utf-8")) == allowed
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_frame_of_acdc_is_a_number(tmp_path):
         source = at("acdc", tmp_path)
         refused(
             lambda source=source: [load() for load in builder.READERS["acdc"].read(source)],
-            "Info.cfg: (ED is|has no line 'ED)",
+            "Info.cfg: (ED is|has no lines 'ED)",
             folder,
         )
 

@@ -121,7 +121,7 @@ def shrunk(config, tiny):
     return config
 
 
-FOUR_CLASSES = [f"{name},classes=all" for name in ("kl_ent", "ua_mt", "cps", "proposals")]
+FOUR_CLASSES = [f"{name},classes=all" for name in ("kl_ent", "ua_mt")]
 
 
 @pytest.mark.parametrize("source", [*METHODS, *FOUR_CLASSES, *(f"configs/{name}.py" for name in CONFIGS)])
