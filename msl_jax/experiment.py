@@ -1,6 +1,6 @@
 """From a config to everything it stands for: the data set, who is in which split, the method, the network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 import dataclasses
 import json
 from typing import Any
@@ -67,9 +67,9 @@ class Experiment:
         if self.recipes:
             roles["recipes"] = self.recipes
         if (workdir / "config.json").exists():
-            before = json.loads((workdir / "config.json").read_text())
+            before = _read_object(workdir / "config.json", GROUPS)
             check_resumable(before, config, workdir, longer=len(self.method.stages()) == 1)
-        if (workdir / "splits.json").exists() and json.loads((workdir / "splits.json").read_text()) != roles:
+        if (workdir / "splits.json").exists() and _read_object(workdir / "splits.json", {"train"}) != roles:
             raise Refused(
                 f"{workdir}: its splits.json names other patients or weak labels than now; give another --workdir."
             )
@@ -215,13 +215,18 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise Refused(f"{path}: is missing; give the folder of a run as --workdir.")
+    return _in_order(completed(_read_object(path, GROUPS)))
+
+
+def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
+    """A JSON object of a run's folder; raises Refused unless it is one and has these keys."""
     try:
-        config = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError:
-        config = None
-    if not isinstance(config, dict) or not GROUPS <= config.keys():
-        raise Refused(f"{path}: is damaged or no run's; give the folder of another run as --workdir.")
-    return _in_order(completed(config))
+        found = None
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise Refused(f"{path}: is damaged or no run's; give another --workdir.")
+    return found
 
 
 def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) -> ConfigDict:

@@ -319,6 +319,15 @@ def test_other_patients_under_the_same_settings_are_refused(opened, tmp_path):
         opened().claim(workdir)
 
 
+@pytest.mark.parametrize("name", ["config.json", "splits.json"])
+def test_a_damaged_run_is_not_gone_on_with(opened, tmp_path, name):
+    workdir = epath.Path(tmp_path)
+    opened().claim(workdir)
+    (workdir / name).write_text((workdir / name).read_text()[:40])
+    with pytest.raises(Refused, match=f"{name}: is damaged or no run's; give another --workdir"):
+        opened().claim(workdir)
+
+
 def test_a_file_is_no_workdir(opened, tmp_path):
     path = epath.Path(tmp_path) / "file"
     path.write_text("mine")
