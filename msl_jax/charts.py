@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 import numpy as np
 
 from msl_jax.plots import OUTLINES
+from msl_jax.report import SKIPPED
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX<>*phd"
@@ -17,7 +18,7 @@ MARKERS = "osD^vPX<>*phd"
 TEACHER = {"linestyle": "--", "linewidth": 1.0, "marker": ""}
 DICE = "validation_dice_"
 FOLLOWED = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
-NOT_TERMS = ("step", "learning_rate", "skipped")
+NOT_TERMS = ("step", "learning_rate", SKIPPED)
 
 
 def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], series: Mapping[str, str]) -> None:

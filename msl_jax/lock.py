@@ -1,7 +1,8 @@
-"""One process at a time in a run's folder."""
+"""One process at a time where a run is trained; locks end with the process that holds them, however it ends."""
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import os
 
@@ -29,14 +30,24 @@ def held(workdir: epath.Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     folder = os.open(workdir, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Refused(
-            f"{workdir}: another process is training there; wait for it, or give another --workdir."
-        ) from None
-    except OSError:  # no locks here
-        pass
-    try:
+        take(folder, f"{workdir}: another process is training there; wait for it, or give another --workdir.")
         yield
     finally:
         os.close(folder)
+
+
+def take(file: int, taken: str) -> None:
+    """Locks an open file or folder until it is closed, by those as well who inherit it.
+
+    Does nothing where the file system knows no locks.
+
+    Raises:
+      Refused: `taken`, another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(taken) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL):
+            raise

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -46,7 +45,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import charts, command, comparison, experiment, inference, plots, signals, transfer
+from msl_jax import charts, command, comparison, experiment, inference, lock, plots, signals, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -212,13 +211,11 @@ def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str],
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as log, _on_cores(share.cores):
-        try:
-            # Held by the child, whose output the file is: also where this process is killed and the child lives on.
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                f"{folder}: another process is training this run; wait for it, or divide a sweep with --share."
-            ) from None
+        # The child inherits it, and so holds it also where this process is killed and the child lives on.
+        lock.take(
+            log.fileno(),
+            f"{folder}: another process is training this run; wait for it, or divide a sweep with --share.",
+        )
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )

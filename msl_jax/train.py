@@ -103,6 +103,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     ]
     table = report.Table(workdir / "metrics.csv", columns, keep_until=done)
     total = config.train.steps * len(stages)
+    if done < total and jax.process_index() == 0:  # of a run that is made longer: they are no results of this one
+        (workdir / "results" / "test.json").unlink(missing_ok=True)
     clock = report.Clock(done, total)
     writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
     for stage, method in enumerate(stages):

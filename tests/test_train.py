@@ -369,9 +369,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_bit_for_bit(loop,
 
 def test_a_run_may_be_made_longer(loop, proposals):
     """The first steps stay as they were, at the learning rates of the shorter run; a method of two stages may not."""
-    short = loop("longer", steps=2).rows()
+    run = loop("longer", steps=2)
+    short, results = run.rows(), run.workdir / "results" / "test.json"
+    results.parent.mkdir()
+    results.write_text("{}")
     long = loop("longer", steps=4)
     assert [long.rows()[step] for step in (1, 2)] == list(short.values()) and int(long.state.step) == 4
+    assert not results.exists()
     with pytest.raises(Refused, match=r"train\.steps was 4 and is 2"):
         loop("longer", steps=2)
     with pytest.raises(Refused, match=r"train\.steps was 2 and is 4"):
