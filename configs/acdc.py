@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             weak_radius=3,  # pixels, of points
             weak_every=4,  # for slices: whole masks on every 4th
             size=256,
-            normalization="percentiles",  # or window, zscore (msl_jax/data/intensity.py)
+            normalization="percentiles",  # or window, zscore, minmax (msl_jax/data/intensity.py)
             percentiles=(1.0, 99.0),
             window=(-160.0, 240.0),
             batches_ahead=4,  # made ready while a step runs: bounds the memory
@@ -59,9 +59,10 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             passes=config_dict.placeholder(int),  # for its uncertainty
         ),
         model=dict(
+            name="unet",  # or released, the papers' authors' own (msl_jax/models/)
             width=64,
             depth=5,
-            dropout=config_dict.placeholder(float),  # at the coarsest level, in place of the method's own
+            dropout=config_dict.placeholder(float),  # at the coarsest level, in place of the method's or network's own
             dtype="float32",
             remat=False,  # less memory, more time
         ),
@@ -76,6 +77,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
             validate_every=1_000,
             keep=2,
         ),
-        eval=dict(checkpoint="last", batch=8),
+        eval=dict(checkpoint="last", batch=8, protocol="native"),
     )
     return configs.apply(config, arg)

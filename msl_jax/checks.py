@@ -11,6 +11,8 @@ import re
 
 from ml_collections import ConfigDict
 
+from msl_jax.models.dual_branch import NETWORKS
+
 
 class Refused(Exception):
     """Bad input, said in one sentence: which file or setting, what is wrong, what to do. Of several, a line each.
@@ -47,6 +49,8 @@ LATER = {
     "data.normalization": "percentiles",
     "data.window": (-160.0, 240.0),
     "data.channels": 1,
+    "model.name": "unet",
+    "eval.protocol": "native",
     "method.terms.dice": 0.0,
     "method.rampup.dice": 0,
 }
@@ -82,10 +86,9 @@ def check_config(config: ConfigDict) -> None:
         _require(0 <= value < 2**32, key, value, f"give a whole number from 0 to {2**32 - 1}")
     for key in ("source", "cache"):
         _require(data[key] != "", f"data.{key}", "empty", "give a folder, or leave it out")
-    factor = 2 ** (model.depth - 1)
-    _require(
-        data.size % factor == 0, "data.size", data.size, f"with model.depth={model.depth} give a multiple of {factor}"
-    )
+    _require(model.name in NETWORKS, "model.name", model.name, f"give one of {', '.join(NETWORKS)}")
+    cure = NETWORKS[model.name].wrong_size(data.size, model.depth)
+    _require(not cure, "data.size", data.size, cure)
     for key in ("percentiles", "window"):
         _require(_are_two_that_rise(data[key]), f"data.{key}", data[key], "give two numbers that rise")
     low, high = data.percentiles

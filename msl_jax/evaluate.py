@@ -1,11 +1,13 @@
-"""From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D and on the original grid.
+"""From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D.
 
 A run's own test split is also measured for calibration, since there the probabilities are known.
 
 python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=3,MYO=2 --output=RESULTS.json
+python -m msl_jax.evaluate --workdir=RUN --config=configs/acdc.py [--config.KEY=VALUE ...] --output=RESULTS.json
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 import pathlib
 import re
@@ -14,14 +16,19 @@ from typing import Any
 from absl import flags
 from etils import epath
 import jax
+from ml_collections import config_flags
 import numpy as np
 
 from msl_jax import calibration, charts, command, inference, metrics, plots, report
 from msl_jax.checks import Refused, parse_labels
 from msl_jax.data import volumes
+from msl_jax.data.builder import Entry
 from msl_jax.data.case import UNLABELED, Case
-from msl_jax.experiment import Experiment
+from msl_jax.experiment import Experiment, open_experiment, read_config
+from msl_jax.protocols import PROTOCOLS
 
+FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
+"""Flags that go together."""
 Row = dict[str, Any]
 """One case under one branch: "case", "patient", "branch", and structure -> metric -> value in "scores"."""
 
@@ -78,42 +85,81 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
-    """Evaluates every trained branch of a finished run on the test split, over the voxels whose label is known.
+def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Segmenter, inference.Variables]:
+    """A run's network, giving the label values of an experiment that may be another than the run's.
 
-    Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
-    student, or of the teacher where it is alone) and, once all that is there, test.json.
+    Raises:
+      Refused: there is no network that can be read, or it segments other structures or other images.
+    """
+    there, here = read_config(workdir).data, experiment.config.data
+    for key, ours, its in (
+        ("classes", list(here.classes), list(there.classes)),
+        ("channels", here.channels, there.channels),
+    ):
+        if ours != its:
+            raise Refused(f"--workdir: {workdir} has {key} {its}, the experiment {ours}; they must agree.")
+    segmenter, variables, _ = inference.load(workdir, experiment.config.eval.checkpoint)
+    values = (0, *here.classes.values())
+    preparation = dataclasses.replace(segmenter.preparation, values=values)
+    return dataclasses.replace(segmenter, preparation=preparation), variables
+
+
+def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int]) -> Case:
+    """A case as config.eval.protocol wants it, for a network that takes images of `size`."""
+    return PROTOCOLS[experiment.config.eval.protocol](experiment.data.case(entry), size)
+
+
+def score_test(
+    experiment: Experiment, segmenter: inference.Segmenter, variables: inference.Variables
+) -> tuple[dict[str, Any], list[Row]]:
+    """Scores a network on the test split, over the voxels whose label is known.
 
     Returns:
-      The content of test.json: that of `results`, and under "calibration" branch -> `calibration.summarise`.
+      The content of test.json: that of `results`, under "protocol" that of config.eval, and under "calibration"
+      branch -> `calibration.summarise`; and a row per case and branch.
 
     Raises:
       Refused: the network gives no finite probabilities.
     """
-    config = experiment.config
-    labels = config.data.classes.to_dict()
-    segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
+    labels = experiment.config.data.classes.to_dict()
     class_of_value = segmenter.preparation.class_of_value()
-    entries = experiment.entries(experiment.split["test"])
     rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
-    for entry in entries:
-        case = experiment.data.case(entry)
+    for entry in experiment.entries(experiment.split["test"]):
+        case = case_to_score(experiment, entry, segmenter.preparation.size)
         units.add(case.units)
         reference, known = _reference(case, labels), case.mask != UNLABELED
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():
                 raise Refused(
-                    f"{workdir}: its {branch} gives no finite probabilities for {case.name}, the training has "
-                    "diverged; train anew with a lower config.optimizer.learning_rate."
+                    f"config.optimizer.learning_rate: the {branch} gives no finite probabilities for {case.name}, the "
+                    "training has diverged; train anew with a lower one."
                 )
             prediction = np.where(known, segmenter.label_map(probabilities), 0)
             scores = score(prediction, reference, labels, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
             sums[branch].append(calibration.measure(probabilities[known], class_of_value[reference[known]]))
-    summary = results(rows, _one_unit(units), config.eval.checkpoint)
+    summary = results(rows, _one_unit(units), experiment.config.eval.checkpoint)
+    summary["protocol"] = experiment.config.eval.protocol
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
     }
+    return summary, rows
+
+
+def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
+    """Evaluates every trained branch of a finished run on the test split.
+
+    Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
+    student, or of the teacher where it is alone) and, once all that is there, test.json.
+
+    Returns:
+      The content of test.json, as `score_test` returns it.
+
+    Raises:
+      Refused: the network gives no finite probabilities.
+    """
+    segmenter, variables, _ = inference.load(workdir, experiment.config.eval.checkpoint)
+    summary, rows = score_test(experiment, segmenter, variables)
     if jax.process_index() == 0:
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
@@ -122,8 +168,9 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         plots.save(charts.curves(report.read(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
+        labels, entries = experiment.config.data.classes.to_dict(), experiment.entries(experiment.split["test"])
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
-            case = experiment.data.case(entries[index])
+            case = case_to_score(experiment, entries[index], segmenter.preparation.size)
             picture = _overlay(segmenter, variables, case, labels, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
@@ -223,15 +270,22 @@ def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
 
 
 def main(_) -> None:
-    """Compares two folders."""
-    labels = parse_labels(LABELS.value, "--labels")
+    """Compares two folders, or scores a run on the test split of an experiment."""
     output = epath.Path(OUTPUT.value).expanduser()
     if output.suffix != ".json" or output.is_dir():
         raise Refused(
             f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
         )
-    folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
-    summary, rows = evaluate_folders(*folders, labels, SUFFIX.value)
+    given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
+    if given == set(FOLDERS):
+        folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
+        summary, rows = evaluate_folders(*folders, parse_labels(LABELS.value, "--labels"), SUFFIX.value)
+    elif given == set(RUN):
+        opened = open_experiment(CONFIG.value)
+        segmenter, variables = load_for(opened, epath.Path(WORKDIR.value).expanduser())
+        summary, rows = score_test(opened, segmenter, variables)
+    else:
+        raise Refused(f"evaluate: give --{', --'.join(FOLDERS)}; or else --{' and --'.join(RUN)}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
     report.replace_text(output, json.dumps(summary, indent=2) + "\n")
@@ -244,5 +298,7 @@ if __name__ == "__main__":
     LABELS = flags.DEFINE_string("labels", None, "Structures and their values: LV=3,MYO=2.")
     OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; a CSV of the cases goes beside it.")
     SUFFIX = flags.DEFINE_string("reference_suffix", "", "What a reference's name has behind its prediction's: _gt.")
-    flags.mark_flags_as_required(["predictions", "references", "labels", "output"])
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, in place of predictions.")
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose test split it is scored on.")
+    flags.mark_flag_as_required("output")
     command.run(main)

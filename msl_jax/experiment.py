@@ -18,11 +18,17 @@ from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.data.pipeline import DRAWN, Preparation, Weakening
 from msl_jax.data.table import TRAIN, Table, read_table
 from msl_jax.data.weak_labels import RECIPES, Style
-from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
+from msl_jax.protocols import PROTOCOLS
 from msl_jax.report import replace_text
 
-CHOICES = {"axis": (0, 1, 2), "normalization": tuple(NORMALIZATIONS), "weak": (*RECIPES, DRAWN)}
-"""Keys of config.data -> what they may be."""
+CHOICES = {
+    "data.axis": (0, 1, 2),
+    "data.normalization": tuple(NORMALIZATIONS),
+    "data.weak": (*RECIPES, DRAWN),
+    "eval.protocol": tuple(PROTOCOLS),
+}
+"""Settings -> what they may be."""
 GROUPS = {"data", "eval", "method", "model"}
 """What a run's config.json holds, beside what else it may."""
 
@@ -95,14 +101,16 @@ def open_experiment(config: ConfigDict) -> Experiment:
     """
     check_config(config)
     for key, known in CHOICES.items():
-        if config.data[key] not in known:
-            raise Refused(f"config.data.{key}: is {config.data[key]}; give one of {', '.join(map(str, known))}.")
+        group, name = key.split(".")
+        if config[group][name] not in known:
+            raise Refused(f"config.{key}: is {config[group][name]}; give one of {', '.join(map(str, known))}.")
     method = method_of(config)
     data = builder.build(source_of(config), config.data.cache)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     split, strong = _roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
-    experiment = Experiment(_filled_in(config, method, data), data, split, strong, recipes, method)
+    filled = filled_in(config, method, data.labels, data.channels, data.contents)
+    experiment = Experiment(filled, data, split, strong, recipes, method)
     _check_masks(experiment)
     units = {entry.units for entry in experiment.entries(split["test"])}
     if len(units) > 1:
@@ -184,7 +192,10 @@ def _check_masks(experiment: Experiment) -> None:
 
 def method_of(config: ConfigDict) -> methods.Method:
     """The method a config names, with the settings it gives."""
-    return methods.resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
+    method = methods.resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
+    if config.model.dropout is None and not method.dropout:
+        method = dataclasses.replace(method, dropout=NETWORKS[config.model.name].dropout)
+    return method
 
 
 def preparation_of(config: ConfigDict) -> Preparation:
@@ -201,6 +212,7 @@ def preparation_of(config: ConfigDict) -> Preparation:
 def model_of(config: ConfigDict) -> DualBranchUNet:
     """The network of a filled-in config."""
     return DualBranchUNet(
+        network=config.model.name,
         width=config.model.width,
         depth=config.model.depth,
         classes=1 + len(config.data.classes),
@@ -229,14 +241,28 @@ def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
     return found
 
 
-def _filled_in(config: ConfigDict, method: methods.Method, data: builder.Built) -> ConfigDict:
-    names = tuple(data.labels) if config.data.classes == "all" else config.data.classes.split("+")
+def filled_in(
+    config: ConfigDict, method: methods.Method, labels: Mapping[str, int], channels: int, contents: str
+) -> ConfigDict:
+    """A config with every default in its place.
+
+    Args:
+      config: as given.
+      method: what `method_of` makes of it.
+      labels: name -> value of every structure of the data set.
+      channels: of its images.
+      contents: a text that changes whenever the data do.
+
+    Raises:
+      Refused: a structure or a class weight is of no structure there is.
+    """
+    names = tuple(labels) if config.data.classes == "all" else config.data.classes.split("+")
     for name in names:
-        if name not in data.labels:
-            raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(data.labels)} and all.")
+        if name not in labels:
+            raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(labels)} and all.")
     filled = json.loads(config.to_json())
-    filled["data"]["classes"] = {name: value for name, value in data.labels.items() if name in names}
-    filled["data"] |= {"channels": data.channels, "contents": data.contents}
+    filled["data"]["classes"] = {name: value for name, value in labels.items() if name in names}
+    filled["data"] |= {"channels": channels, "contents": contents}
     filled["method"] |= {
         "terms": {term: method.terms.get(term, 0.0) for term in methods.TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in methods.TERMS},

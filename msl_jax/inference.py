@@ -53,8 +53,7 @@ class Segmenter:
         slices = len(images)
         images = np.pad(images, ((0, -slices % self.batch), (0, 0), (0, 0), (0, 0)))
         outputs = [
-            _softmax(self.model, self.branches, variables, images[first : first + self.batch])
-            for first in range(0, slices, self.batch)
+            _softmax(self, variables, images[first : first + self.batch]) for first in range(0, slices, self.batch)
         ]
         outputs = jax.device_get(outputs)
         return {
@@ -63,6 +62,12 @@ class Segmenter:
             ).numpy()
             for branch in self.branches
         }
+
+    def softmax(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        """Prepared float32 images (n, y, x, channel) -> branch -> float32 probabilities (n, y, x, classes)."""
+        rows = {branch: slice(None) for branch in self.branches}
+        logits = self.model.apply(variables, images[None], rows, train=False)
+        return {branch: jax.nn.softmax(logits[branch][0]) for branch in self.branches}
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
         """uint8 (slice, y, x): the likeliest class as the data set's own label value."""
@@ -136,7 +141,4 @@ def init_variables(
     return jax.jit(lambda key: model.init(key, images, rows, train=False))(jax.random.key(seed))
 
 
-@jax.jit(static_argnums=(0, 1))
-def _softmax(model, branches, variables, images):
-    logits = model.apply(variables, images[None], {branch: slice(None) for branch in branches}, train=False)
-    return {branch: jax.nn.softmax(logits[branch][0]) for branch in branches}
+_softmax = jax.jit(Segmenter.softmax, static_argnums=0)

@@ -73,9 +73,14 @@ class Clock:
 
 def replace_text(path: epath.Path, text: str) -> None:
     """Writes a text file whole or not at all: beside, then renamed."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: epath.Path, contents: bytes) -> None:
+    """Writes a file whole or not at all: beside, then renamed."""
     beside = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        beside.write_text(text)
+        beside.write_bytes(contents)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

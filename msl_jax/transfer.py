@@ -16,7 +16,7 @@ from msl_jax.models.unet import HEAD
 Arrays = Mapping[tuple[str, ...], np.ndarray]
 """Path of an array in a model's variables, like ("params", "teacher", "Conv_0", "bias") -> the array."""
 
-SAME = (("model", "width"), ("model", "depth"), ("data", "channels"))
+SAME = (("model", "name"), ("model", "width"), ("model", "depth"), ("data", "channels"))
 """Settings that give the arrays their shapes, in which both runs must agree."""
 
 

@@ -59,7 +59,7 @@ NEED_DATA = [
     ("data.layout", "acdcc", ["acdcc", "acdc", "phantom"]),
     ("data.weak", "erosoin", ["erosoin", "erosion", "scribble", "drawn"]),
     ("data.axis", 3, ["3", "0, 1, 2"]),
-    ("data.normalization", "minmax", ["minmax", "percentiles, window, zscore"]),
+    ("data.normalization", "median", ["median", "percentiles, window, zscore, minmax"]),
     ("data.labels", "LV:3", ["LV:3", "NAME=VALUE"]),
     ("data.fold", "4/4", ["4/4", "0/4"]),
     ("data.classes", "AORTA", ["AORTA", "RV", "MYO", "LV", "all"]),

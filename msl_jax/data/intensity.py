@@ -42,11 +42,17 @@ def _zscore(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, A
     return statistics["mean"] - reach, statistics["mean"] + reach
 
 
+def _minmax(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    return statistics["quantiles"][0], statistics["quantiles"][-1]
+
+
 NORMALIZATIONS: Mapping[str, Callable[[Statistics, Mapping[str, Any]], tuple[Any, Any]]] = {
     "percentiles": _percentiles,
     "window": _window,
     "zscore": _zscore,
+    "minmax": _minmax,
 }
 """Name -> (statistics of a volume, {"percentiles", "window"}) -> the intensities that become 0 and 1, float32 scalars
 or (channels,); arrays of NumPy or TensorFlow, as the statistics are. "percentiles" suits intensities without a unit, as
-of MRI, "window" those that have one (Hounsfield units of CT), "zscore" is mean and standard deviation."""
+of MRI, "window" those that have one (Hounsfield units of CT), "zscore" is mean and standard deviation,
+"minmax" the whole range, as in the papers' 8-bit PNGs."""

@@ -1,15 +1,42 @@
-"""One encoder, two decoders of the same shape: the teacher and the student (arXiv 2012.08051, figure 1)."""
+"""One encoder, two decoders of the same shape: the teacher and the student (arXiv 2012.08051, figure 1).
 
-from collections.abc import Mapping
+A network is a row of NETWORKS: an encoder and a decoder that fit each other.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from msl_jax.models.unet import Decoder, Encoder
+from msl_jax.models import released, unet
 
 BRANCHES = ("teacher", "student")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a network is made of, and what it is like unless config.model says otherwise.
+
+    Attributes:
+      encoder: (width, depth, dropout, remat, dtype) -> module, images -> feature maps.
+      decoder: (classes, remat, dtype) -> module, those -> logits, of whatever size.
+      wrong_size: (side of the images, depth) -> what to give in place of that, "" where it will do.
+      dropout: rate at the coarsest level, where the method has none of its own.
+    """
+
+    encoder: type[nn.Module]
+    decoder: type[nn.Module]
+    wrong_size: Callable[[int, int], str]
+    dropout: float = 0.0
+
+
+NETWORKS: Mapping[str, Network] = {
+    "unet": Network(unet.Encoder, unet.Decoder, unet.wrong_size),
+    "released": Network(released.Encoder, released.Decoder, released.wrong_size, dropout=0.5),
+}
 
 
 class DualBranchUNet(nn.Module):
@@ -17,11 +44,12 @@ class DualBranchUNet(nn.Module):
 
     Attributes:
       width: channels of the finest level; each level below has twice as many.
-      depth: levels; image sides must be multiples of 2^(depth - 1).
+      depth: levels; which image sides fit says the network's `wrong_size`.
       classes: output channels, background included.
       dropout: rate at the coarsest level.
       remat: keep the blocks' inputs alone for the backward pass: less memory, a second forward pass.
       dtype: of the computation; parameters, statistics and logits are float32.
+      network: a key of NETWORKS.
     """
 
     width: int = 64
@@ -30,6 +58,7 @@ class DualBranchUNet(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
+    network: str = "unet"
 
     @nn.compact
     def __call__(
@@ -49,19 +78,20 @@ class DualBranchUNet(nn.Module):
         Returns:
           Branch -> float32 logits (groups, rows and watched rows, y, x, classes).
         """
-        groups, n, *plane = images.shape
-        encoder = Encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
-        levels = encoder(images.reshape(groups * n, *plane).astype(self.dtype), train)
+        groups, n, y, x, channels = images.shape
+        halves = NETWORKS[self.network]
+        encoder = halves.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
+        levels = encoder(images.reshape(groups * n, y, x, channels).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
 
         def decode(decoder, cut, train):
             seen = [level[:, cut] for level in grouped]
             out = decoder([level.reshape(-1, *level.shape[2:]) for level in seen], train)
-            return out.reshape(*seen[0].shape[:-1], self.classes)
+            return released.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
 
         logits = {}
         for branch in BRANCHES:
-            decoder = Decoder(self.classes, self.remat, self.dtype, name=branch)
+            decoder = halves.decoder(self.classes, self.remat, self.dtype, name=branch)
             parts = []
             if branch in rows:
                 parts.append((rows[branch].start, decode(decoder, rows[branch], train)))

@@ -28,9 +28,9 @@ class Block(nn.Module):
         return x
 
 
-def block(remat: bool) -> type[nn.Module]:
-    """Block, or one that keeps its input alone for the backward pass and computes the rest anew there."""
-    return nn.remat(Block, static_argnums=(2,)) if remat else Block
+def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
+    """A block, or one that keeps its input alone for the backward pass and computes the rest anew there."""
+    return nn.remat(block, static_argnums=(2,)) if remat else block
 
 
 class Upsample(nn.Module):
@@ -53,13 +53,14 @@ class Upsample(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """2x2 max pooling: (n, y, x, c) -> (n, y / 2, x / 2, c).
+    """2x2 max pooling: (n, y, x, c) -> (n, y // 2, x // 2, c), without an odd last row or column.
 
     Written as a maximum over two axes, whose gradient XLA fuses; that of `nn.max_pool`, a scatter, costs some per cent
     of a training step on CPU. Equal values share the gradient here, but after a ReLU only zeros are equal, and it stops
     those.
     """
     n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         levels = []
         for level in range(self.depth):
             x = halve(x) if level else x
-            x = block(self.remat)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
+            x = remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
             levels.append(x)
         levels[-1] = nn.Dropout(self.dropout, deterministic=not train)(x)
         return levels
@@ -100,5 +101,11 @@ class Decoder(nn.Module):
         for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
-            x = block(self.remat)(features, self.dtype, name=f"Block_{i}")(x, train)
+            x = remat_if(self.remat, Block)(features, self.dtype, name=f"Block_{i}")(x, train)
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=HEAD)(x).astype(jnp.float32)
+
+
+def wrong_size(size: int, depth: int) -> str:
+    """What to give in place of this image side; "" where it will do."""
+    factor = 2 ** (depth - 1)
+    return "" if size % factor == 0 else f"with model.depth={depth} give a multiple of {factor}"

@@ -71,7 +71,7 @@ def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospit
         f"--output={output}",
     )
     results = json.loads(output.read_text())
-    assert set(results) == set(summary) - {"calibration"} and results["units"] == "mm"
+    assert set(results) == set(summary) - {"calibration", "protocol"} and results["units"] == "mm"
     assert (results["cases"], results["patients"]) == (summary["cases"], summary["patients"])
     assert set(results["branches"]) == {"prediction"}
     ours, theirs = results["branches"]["prediction"]["LV"], summary["branches"]["student"]["LV"]
@@ -84,6 +84,13 @@ def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospit
         {row["case"]: float(row["LV_dice"]) for row in students}
     )
     assert "prediction" in out and "Dice" in out
+
+
+def test_scoring_a_run_again_gives_its_results(command, settings, workdir, tmp_path):
+    output = tmp_path / "results.json"
+    assert command("evaluate", f"--workdir={workdir}", *settings, f"--output={output}") == (None, "")
+    assert output.read_bytes() == (workdir / "results" / "test.json").read_bytes()
+    assert output.with_suffix(".csv").read_bytes() == (workdir / "results" / "test.csv").read_bytes()
 
 
 def test_the_teacher_may_be_asked(workdir, hospital, predicted, tmp_path):

@@ -52,7 +52,7 @@ def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
 
 
 def test_results_are_in_the_designs_format(summary):
-    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients", "calibration"}
+    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients", "protocol", "calibration"}
     assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
     assert set(summary["branches"]) == {"teacher", "student"}
     for structures in summary["branches"].values():

@@ -141,9 +141,9 @@ def as_inference_sees(monkeypatch, phantoms, entries):
     """The images that inference hands to the network, of all slices of these cases."""
     seen = []
 
-    def network(model, branches, variables, images):
+    def network(segmenter, variables, images):
         seen.append(images)
-        return {branch: images for branch in branches}
+        return {branch: images for branch in segmenter.branches}
 
     monkeypatch.setattr(inference, "_softmax", network)
     segmenter = inference.Segmenter(None, prepared((0, 3)), ("student",), batch=1)

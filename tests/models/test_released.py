@@ -1,0 +1,59 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msl_jax import inference
+from msl_jax.models import released
+from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
+
+SIZES = {2: 18, 3: 44, 4: 92, 5: 188}
+"""Depth -> the least side, by counting: 188 is that of the original U-Net with one level more on either side."""
+
+
+def logits(model, size):
+    images = jax.ShapeDtypeStruct((1, 2, *size, 1), jnp.float32)
+    rows = {"teacher": slice(0, 1), "student": slice(None)}
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, rows, train=False)[0], images)
+
+
+@pytest.mark.parametrize(("depth", "least"), SIZES.items())
+def test_the_smallest_image_and_those_above_it_work(depth, least):
+    model = DualBranchUNet(width=2, depth=depth, network="released")
+    assert f"give {least} or more" in released.wrong_size(least - 1, depth)
+    for size in itertools.product((least, least + 7), repeat=2):
+        assert not any(released.wrong_size(side, depth) for side in size)
+        assert logits(model, size)["teacher"].shape == (1, 1, *size, 2)
+    with pytest.raises((ValueError, ZeroDivisionError, TypeError)):
+        logits(model, (least - 1, least))
+
+
+def test_depth_one_is_no_such_network():
+    assert "model.depth from 2 up" in released.wrong_size(64, 1)
+
+
+@pytest.mark.parametrize(("old", "new"), [(5, 8), (9, 4), (6, 6)])
+def test_resizing_is_linear_between_the_centres_of_pixels(old, new):
+    """At the centre of new pixel i, (i + 0.5) old / new - 0.5, clamped to the centres of the first and last."""
+    row = np.random.default_rng(0).uniform(size=old).astype(np.float32)
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    expected = np.interp(at, np.arange(old), row)
+    got = released.resize(jnp.broadcast_to(row[None, None, :, None], (1, 3, old, 1)), (3, new))
+    np.testing.assert_allclose(got[0, :, :, 0], np.broadcast_to(expected, (3, new)), atol=1e-6)
+
+
+def test_every_feature_map_matters():
+    model = DualBranchUNet(width=8, depth=3, network="released")
+    halves = NETWORKS["released"]
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 44, 44, 1)), jnp.float32)
+    variables = inference.init_variables(model, (44, 44), ("student",), seed=0)
+    part = lambda name: {kind: variables[kind][name] for kind in variables}  # noqa: E731
+    levels = jax.jit(lambda x: halves.encoder(8, 3).apply(part("encoder"), x, train=False))(images)
+    decode = jax.jit(lambda levels: halves.decoder(2).apply(part("student"), levels, train=False))
+    whole = decode(levels)
+    assert len(levels) == 3
+    for i in range(len(levels)):
+        without = [jnp.zeros_like(level) if j == i else level for j, level in enumerate(levels)]
+        assert abs(decode(without) - whole).max() > 1e-3

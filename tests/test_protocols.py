@@ -1,0 +1,56 @@
+import json
+import shutil
+
+from etils import epath
+import numpy as np
+import pytest
+
+from msl_jax import evaluate
+from msl_jax.checks import Refused
+from msl_jax.data.case import UNLABELED, Case
+from msl_jax.experiment import open_experiment
+from msl_jax.protocols import papers
+
+ARG = "method=kl_ent,strong=2,seed=1"
+
+
+def test_the_papers_protocol_scores_every_slice_at_the_networks_size():
+    """4 x 4 -> 8 x 8: labels are repeated, a linear ramp stays one between the outermost centres of pixels."""
+    mask = np.random.default_rng(0).choice([0, 3, UNLABELED], (5, 4, 4)).astype(np.uint8)
+    ramp = np.broadcast_to(np.arange(4, dtype=np.float32)[None, None, :, None], (5, 4, 4, 1))
+    case = papers(Case("a", "a", ramp, mask, None, (5.0, 1.4, 1.4), "mm"), (8, 8))
+    assert case.spacing == (1.0, 1.0, 1.0) and case.units == "voxel"
+    np.testing.assert_array_equal(case.mask, mask.repeat(2, 1).repeat(2, 2))
+    expected = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    np.testing.assert_allclose(case.image[..., 0], np.broadcast_to(expected, (5, 8, 8)), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def run(untrained):
+    return untrained(ARG)
+
+
+def test_a_run_is_scored_by_the_protocol_that_is_asked_for(tiny_config, run):
+    config = tiny_config(ARG)
+    config.eval.protocol = "papers"
+    experiment = open_experiment(config)
+    segmenter, variables = evaluate.load_for(experiment, run)
+    summary, rows = evaluate.score_test(experiment, segmenter, variables)
+    assert (summary["protocol"], summary["units"], summary["cases"]) == ("papers", "voxel", len(rows) / 2)
+    case = evaluate.case_to_score(experiment, experiment.entries(experiment.split["test"])[0], (32, 32))
+    prediction = segmenter.label_map(segmenter.probabilities(variables, case.image)["student"])
+    scores = evaluate.score(prediction, np.where(case.mask == 3, 3, 0), {"LV": 3}, (1.0, 1.0, 1.0))
+    assert prediction.shape[1:] == (32, 32)
+    assert scores == next(r["scores"] for r in rows if (r["case"], r["branch"]) == (case.name, "student"))
+
+
+def test_a_run_of_other_label_values_gives_those_of_the_experiment(tiny_config, run, tmp_path):
+    other = epath.Path(tmp_path / "run")
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    config["data"]["classes"] = {"LV": 7}
+    (other / "config.json").write_text(json.dumps(config))
+    segmenter, _ = evaluate.load_for(open_experiment(tiny_config(ARG)), other)
+    assert segmenter.preparation.values == (0, 3)
+    with pytest.raises(Refused, match=r"has classes \['LV'\], the experiment \['RV', 'MYO', 'LV'\]"):
+        evaluate.load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)
