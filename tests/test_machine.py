@@ -74,6 +74,7 @@ np.save(sys.argv[2], np.concatenate([g.ravel() for g in jax.tree.leaves(gradient
 """
 
 
+@pytest.mark.soak
 def test_the_chosen_kernels_give_the_gradient_of_xlas_own(tmp_path):
     gradients = []
     for kernels in ("chosen", "plain"):

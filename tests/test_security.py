@@ -52,9 +52,16 @@ SOURCES = sorted([*ROOT.glob("msl_jax/**/*.py"), *ROOT.glob("configs/*.py")])
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_module_can_run_what_it_reads(path):
-    """But for the config file, which is Python and is run by its name on the command line alone."""
-    allowed = {"run_path"} if path.name == "command.py" else set()
-    assert dangers(path.read_text(encoding="utf-8")) == allowed
+    """But for the config file, which is Python and is run by its name on the command line alone, and PyTorch's reader."""
+    allowed = {"command.py": {"run_path"}, "import_weights.py": {"torch"}}
+    assert dangers(path.read_text(encoding="utf-8")) == allowed.get(path.name, set())
+
+
+def test_pytorch_is_asked_for_weights_alone():
+    tree = ast.parse((ROOT / "msl_jax" / "import_weights.py").read_text())
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "load"]
+    assert len(calls) == 1
+    assert {k.arg: getattr(k.value, "value", None) for k in calls[0].keywords}["weights_only"] is True
 
 
 @pytest.mark.parametrize(

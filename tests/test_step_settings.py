@@ -154,6 +154,7 @@ def losses(dtype, batch, steps=50):
     return np.diff(totals), state
 
 
+@pytest.mark.soak
 def test_fifty_steps_in_bfloat16_stay_within_a_band_of_float32(batch):
     """5 % of the first loss, at every step."""
     exact, _ = losses(jnp.float32, batch)
@@ -182,13 +183,13 @@ def compiled():
 
 def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
     counts = []
-    for steps in (4, 4, 8):
+    for steps in (4, 8):
         config = tiny_config()
         config.train.steps = steps
         compiled.clear()
         training.train(open_experiment(config), epath.Path(tmp_path / str(len(counts))))
         counts.append(len(compiled))
-    assert 0 < counts[2] <= counts[1]
+    assert 0 < counts[1] <= counts[0]
 
 
 def test_volumes_of_other_sizes_compile_nothing_more(tiny_config, compiled):

@@ -178,7 +178,7 @@ def test_a_run_that_diverged_is_not_evaluated(whole, monkeypatch):
         return {branch: np.full((*volume.shape, 2), np.nan, np.float32) for branch in segmenter.branches}
 
     monkeypatch.setattr(inference.Segmenter, "probabilities", diverged)
-    with pytest.raises(Refused, match=r"teacher gives no finite probabilities for .*learning_rate"):
+    with pytest.raises(Refused, match=r"learning_rate: the teacher gives no finite probabilities for phantom"):
         evaluate.evaluate_test(whole.experiment, whole.workdir)
 
 

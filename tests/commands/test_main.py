@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from etils import epath
@@ -161,6 +162,19 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, t
     run("main", *settings, f"--workdir={killed}")
     assert_same_run(killed, workdir)
     print(f"{kills} kills survived, {runs + 1} runs")
+
+
+@pytest.mark.soak
+def test_a_busy_machine_gives_the_same_bits(settings, workdir, tmp_path):
+    """Beside more processes that only count than there are cores."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() + 1)]
+    try:
+        run("main", *settings, f"--workdir={tmp_path / 'run'}")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert_same_run(tmp_path / "run", workdir)
 
 
 @pytest.mark.soak

@@ -1,13 +1,17 @@
 import itertools
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from msl_jax import inference
+from msl_jax import inference, train
+from msl_jax.experiment import open_experiment
 from msl_jax.models import released
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
+from trees import paths, unequal
 
 SIZES = {2: 18, 3: 44, 4: 92, 5: 188}
 """Depth -> the least side, by counting: 188 is that of the original U-Net with one level more on either side."""
@@ -42,6 +46,20 @@ def test_resizing_is_linear_between_the_centres_of_pixels(old, new):
     expected = np.interp(at, np.arange(old), row)
     got = released.resize(jnp.broadcast_to(row[None, None, :, None], (1, 3, old, 1)), (3, new))
     np.testing.assert_allclose(got[0, :, :, 0], np.broadcast_to(expected, (3, new)), atol=1e-6)
+
+
+def test_it_trains_as_any_network_does(tiny_config, tmp_path):
+    config = tiny_config("method=kl_ent")
+    config.model.name, config.data.size, config.train.steps = "released", 44, 2
+    experiment = open_experiment(config)
+    assert experiment.config.model.dropout == 0.5
+    before = train.init_state(experiment.config, experiment.method, optax.adam(1.0))
+    after = train.train(experiment, epath.Path(tmp_path))
+    moved = unequal(before.params, after.params)
+    biases = {path for path in paths(before.params) if "Conv_" in path and path.endswith("['bias']")}
+    assert (
+        int(after.step) == 2 and paths(before.params) - moved <= biases
+    )  # batch norm undoes what a bias before it adds
 
 
 def test_every_feature_map_matters():
