@@ -7,10 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 import numpy as np
 
+from msl_jax.journal import SKIPPED
 from msl_jax.plots import OUTLINES
-from msl_jax.report import SKIPPED
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX<>*phd"
@@ -38,6 +39,13 @@ def _plain(axis: Axes, title: str, below: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _logarithmic(axis: Axes) -> None:
+    """A log scale with plain numbers beside it: `plots.png` sets no formulas."""
+    axis.set_yscale("log", nonpositive="mask")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     """Loss and its terms (log scale), and the validation Dice, against the step.
 
@@ -48,7 +56,7 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in NOT_TERMS))
     figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
     losses, dice = figure.subplots(1, 2, sharex=True)
-    losses.set_yscale("log", nonpositive="mask")
+    _logarithmic(losses)
     _lines(losses, "Loss and terms", rows, {key: key for key in keys if not key.startswith(DICE)})
     _lines(dice, "Validation Dice", rows, {key: key.removeprefix(DICE) for key in keys if key.startswith(DICE)})
     dice.set_ylim(0, 1)
@@ -76,7 +84,8 @@ def reliability(calibration: Mapping[str, Mapping[str, Any]]) -> Figure:
     for diagram in axes[0]:
         diagram.plot((low, 1), (low, 1), color="#aaaaaa", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes[0, 0].set(xlim=(low, 1), ylim=(low, 1), ylabel="accuracy")
-    axes[1, 0].set(yscale="log", ylim=(None, 1), ylabel="share of voxels")
+    _logarithmic(axes[1, 0])
+    axes[1, 0].set(ylim=(None, 1), ylabel="share of voxels")
     return figure
 
 
@@ -92,7 +101,8 @@ def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mappin
         shares.plot(confidence, count / max(count.sum(), 1), **style)
     entropy = {name: _number(value, 1, 3) for name, value in summary["entropy"].items()}
     diagram.set_title(
-        f"{branch}\nentropy: foreground {entropy['foreground']}, background {entropy['background']} nats", fontsize=11
+        f"{branch}\nentropy, nats: {entropy['foreground']} on foreground\n{entropy['background']} on background",
+        fontsize=11,
     )
     diagram.legend(loc="upper left", frameon=False, fontsize=9)
     place = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
@@ -167,7 +177,7 @@ def terms(reports: Mapping[str, Sequence[Sequence[Mapping[str, float | None]]]])
         dice = [_mean_by_step(runs, DICE + branch) for branch in ("student", "teacher")]
         axes[-1].plot(*(dice[0] if dice[0][0] else dice[1]), **_style(index), markevery=0.1)
     for axis, title in zip(axes, followed.values(), strict=False):
-        axis.set_yscale("log", nonpositive="mask")
+        _logarithmic(axis)
         _plain(axis, title, "step")
     axes[-1].set_ylim(0, 1)
     _plain(axes[-1], "Validation Dice", "step")

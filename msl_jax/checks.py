@@ -1,6 +1,6 @@
 """What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import copy
 import functools
 import json
@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -201,7 +202,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     Raises:
       Refused: lists every setting that differs and may not, old value and new.
     """
-    old, new = _flat(completed(before)), _flat(completed(now))
+    old, new = flat(completed(before)), flat(completed(now))
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -225,11 +226,12 @@ def _are_two_that_rise(values: Sequence[object]) -> bool:
     return len(values) == len(numbers) == 2 and numbers[0] < numbers[1]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A config's dictionary as key, like "data.source" -> value as JSON."""
     leaves = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
             leaves[prefix + key] = json.dumps(value)
     return leaves

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from msl_jax import report
+from msl_jax import journal
 from msl_jax.checks import Refused
 
 BASELINE = "lower_bound"
@@ -82,15 +82,14 @@ class Finished:
         return {row["case"]: float(np.mean([float(row[column]) for column in columns])) for row in own}
 
 
-def read(sweep: pathlib.Path, run: Run) -> Finished:
+def read(folder: pathlib.Path, run: Run) -> Finished:
     """Reads a finished run's folder."""
-    folder = sweep / run.folder
     return Finished(
         run=run,
         config=json.loads((folder / "config.json").read_text()),
         results=json.loads((folder / "results" / "test.json").read_text()),
         cases=_rows(folder / "results" / "test.csv"),
-        reports=report.read(folder / "metrics.csv"),
+        reports=journal.read(folder / "metrics.csv"),
     )
 
 
@@ -191,7 +190,13 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
         cells = [named(row["strong"]), row["method"], row["branch"], row["structure"], row["seeds"]]
         cells += [f"{100 * row['dice_mean']:.1f}{spread}"]
         cells += ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("hd95", "assd")]
-        cells += [row["empty"], _difference(row, "baseline"), _difference(row, "teacher")]
+        cells += [
+            row["empty"],
+            *(
+                difference_text({key: row[f"minus_{other}_{key}"] for key in DIFFERENCE})
+                for other in ("baseline", "teacher")
+            ),
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",
@@ -209,7 +214,7 @@ def write(sweep: pathlib.Path, finished: Sequence[Finished], missing: Iterable[R
     """Writes table.md, table.csv, cases.csv and runs.csv of at least one finished run; returns the Markdown."""
     rows = compare(finished)
     text = markdown(rows, units_of(finished), missing)
-    report.replace_text(sweep / "table.md", text)
+    journal.replace_text(sweep / "table.md", text)
     _write_csv(sweep / "table.csv", [{**row, "strong": named(row["strong"])} for row in rows])
     _write_csv(sweep / "cases.csv", [_key(f) | case for f in finished for case in f.cases])
     _write_csv(sweep / "runs.csv", [row for f in finished for row in _run_rows(f)])
@@ -250,8 +255,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def _difference(row: Mapping[str, Any], other: str) -> str:
-    mean, low, high, better, patients = (row[f"minus_{other}_{key}"] for key in DIFFERENCE)
+def difference_text(difference: Mapping[str, float | int | None]) -> str:
+    """What `paired_difference` returned, in points: mean [low, high], better/patients; "-" where there is none."""
+    mean, low, high, better, patients = (difference[key] for key in DIFFERENCE)
     if mean is None:
         return "-"
     interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
@@ -283,4 +289,4 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = [["" if row.get(column) is None else row[column] for column in columns] for row in rows]
-    report.replace_text(path, report.csv_text([columns, *table]))
+    journal.replace_text(path, journal.csv_text([columns, *table]))

@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags
 import numpy as np
 
-from msl_jax import calibration, charts, command, inference, metrics, plots, report
+from msl_jax import calibration, charts, command, inference, journal, metrics, plots
 from msl_jax.checks import Refused, parse_labels
 from msl_jax.data import volumes
 from msl_jax.data.builder import Entry
@@ -63,7 +63,7 @@ def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
     for row in rows:
         values = [row["scores"][name][metric] for name in structures for metric in metrics.METRICS]
         table.append([row["case"], row["patient"], row["branch"], *("" if np.isnan(v) else v for v in values)])
-    report.replace_text(path, report.csv_text(table))
+    journal.replace_text(path, journal.csv_text(table))
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -165,7 +165,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
         write_csv(rows, folder / "test.csv")
         plots.save(charts.reliability(summary["calibration"]), folder / "calibration.png")
-        plots.save(charts.curves(report.read(workdir / "metrics.csv")), folder / "curves.png")
+        plots.save(charts.curves(journal.read(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
         labels, entries = experiment.config.data.classes.to_dict(), experiment.entries(experiment.split["test"])
@@ -173,7 +173,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
             case = case_to_score(experiment, entries[index], segmenter.preparation.size)
             picture = _overlay(segmenter, variables, case, labels, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
-        report.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        journal.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
     return summary
 
@@ -288,7 +288,7 @@ def main(_) -> None:
         raise Refused(f"evaluate: give --{', --'.join(FOLDERS)}; or else --{' and --'.join(RUN)}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
-    report.replace_text(output, json.dumps(summary, indent=2) + "\n")
+    journal.replace_text(output, json.dumps(summary, indent=2) + "\n")
     print(markdown(summary))
 
 

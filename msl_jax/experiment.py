@@ -18,9 +18,9 @@ from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.data.pipeline import DRAWN, Preparation, Weakening
 from msl_jax.data.table import TRAIN, Table, read_table
 from msl_jax.data.weak_labels import RECIPES, Style
+from msl_jax.journal import replace_text
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
 from msl_jax.protocols import PROTOCOLS
-from msl_jax.report import replace_text
 
 CHOICES = {
     "data.axis": (0, 1, 2),

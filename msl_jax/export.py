@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import safetensors.numpy
 
-from msl_jax import command, experiment, inference, report
+from msl_jax import command, experiment, inference, journal
 from msl_jax.checks import Refused
 
 KEY = "msl_jax"
@@ -120,9 +120,9 @@ def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool =
     shape = (*segmenter.preparation.size, config.data.channels)
     contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, said)
     output.parent.mkdir(parents=True, exist_ok=True)
-    report.replace_bytes(output, contents)
+    journal.replace_bytes(output, contents)
     for path in beside:
-        report.replace_text(path, said + "\n")
+        journal.replace_text(path, said + "\n")
     print(f"{output}: {', '.join(segmenter.branches)} of step {step}, {len(contents) / 1e6:.1f} MB")
 
 

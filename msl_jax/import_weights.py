@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from configs import acdc
-from msl_jax import checkpoints, command, experiment, inference, lock, report
+from msl_jax import checkpoints, command, experiment, inference, journal, lock
 from msl_jax.checks import Refused, check_config, parse_labels, refuse_all
 from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.models.dual_branch import DualBranchUNet
@@ -176,7 +176,7 @@ def import_weights(
         checkpoints.save(manager, 0, to_variables(entries, DEPTH), {"step": jnp.zeros((), jnp.int32)}, None)
         checkpoints.finish(manager)
         manager.close()
-        report.replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+        journal.replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
     structures = ", ".join(labels)
     print(f"{workdir}: {len(names(DEPTH))} arrays of {weights}, structures {structures}, images of {size} x {size}.")
 

@@ -17,6 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 import numpy as np
 
+from msl_jax import journal
+
 MAX_SLICES, MAX_SLICES_BESIDE = 6, 4
 PANEL, SMALL_PANEL, GAP, MARGIN = 2.1, 1.25, 0.06, 0.8  # inches
 BACKGROUND, TEXT = "#14161a", "#e8eaed"
@@ -25,18 +27,18 @@ OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
 CLASS_COLORS = ("#999999", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7", "#e69f00", "#0072b2")
 
 
-def save(figure: Figure, path: epath.PathLike) -> None:
-    """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
+def png(figure: Figure) -> bytes:
+    """`figure` as a PNG file."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a case may be called anything
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
-    beside = epath.Path(path).parent / f".{epath.Path(path).name}.tmp"
-    try:
-        beside.write_bytes(png.getvalue())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+    return file.getvalue()
+
+
+def save(figure: Figure, path: epath.PathLike) -> None:
+    """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
+    journal.replace_bytes(epath.Path(path), png(figure))
 
 
 def _panels(

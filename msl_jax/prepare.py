@@ -17,7 +17,7 @@ from msl_jax import command, plots
 from msl_jax.checks import Refused, check_output
 from msl_jax.data.case import ROLES, UNLABELED
 from msl_jax.experiment import Experiment, open_experiment, preparation_of
-from msl_jax.report import replace_text
+from msl_jax.journal import replace_text
 from msl_jax.survey import Finding, oddities, report, survey, weak_labels_of
 
 CASES_A_ROLE = 4

@@ -20,7 +20,7 @@ from etils import epath
 import numpy as np
 from scipy import special
 
-from msl_jax import command, experiment, inference, metrics, plots, report
+from msl_jax import command, experiment, inference, journal, metrics, plots
 from msl_jax.checks import Refused, check_output
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import spacing_across
@@ -130,7 +130,7 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
         )
         shown = {first: shown[first] for first, _ in ranked[:SHOWN] if first in shown}
     output.mkdir(parents=True, exist_ok=True)
-    report.replace_text(epath.Path(output / "suggest.csv"), report.csv_text([COLUMNS, *_rows(ranked)]))
+    journal.replace_text(epath.Path(output / "suggest.csv"), journal.csv_text([COLUMNS, *_rows(ranked)]))
     plots.save(plots.entropies(list(shown.values()), "to annotate first"), output / "suggest.png")
     return ranked
 

@@ -292,7 +292,7 @@ def main(_) -> None:
         return [run for run in runs if is_done(sweep / run.folder, opened[run].config)]
 
     def finished() -> list[Finished]:
-        return [comparison.read(sweep, run) for run in done()]
+        return [comparison.read(sweep / run.folder, run) for run in done()]
 
     def write() -> str:
         there = finished()

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, metrics, report, signals, transfer
+from msl_jax import checkpoints, journal, metrics, signals, transfer
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
 from msl_jax.data.builder import Entry
@@ -99,13 +99,13 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         "loss",
         *terms,
         *(f"validation_dice_{branch}" for branch in branches),
-        report.SKIPPED,
+        journal.SKIPPED,
     ]
-    table = report.Table(workdir / "metrics.csv", columns, keep_until=done)
+    table = journal.Table(workdir / "metrics.csv", columns, keep_until=done)
     total = config.train.steps * len(stages)
     if done < total and jax.process_index() == 0:  # of a run that is made longer: they are no results of this one
         (workdir / "results" / "test.json").unlink(missing_ok=True)
-    clock = report.Clock(done, total)
+    clock = journal.Clock(done, total)
     writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
     for stage, method in enumerate(stages):
         begin, end = stage * config.train.steps, (stage + 1) * config.train.steps
@@ -174,7 +174,7 @@ def _means(sums: Mapping[str, jax.Array], since: int) -> dict[str, float]:
     sums = {name: float(value) for name, value in jax.device_get(sums).items()}
     steps = sums.pop("steps")
     means = {name: value / steps for name, value in sums.items()} if steps else {}
-    return means | ({report.SKIPPED: since - steps} if steps < since else {})
+    return means | ({journal.SKIPPED: since - steps} if steps < since else {})
 
 
 def _diverged(experiment: Experiment, method: Method, step: int, skipped: int, saved: int | None) -> Refused:
@@ -192,7 +192,7 @@ def _diverged(experiment: Experiment, method: Method, step: int, skipped: int, s
 def _start(config, stages, optimizer, manager, workdir, sharding) -> tuple[int, TrainState]:
     """Steps done, over all stages, and the state after them."""
     if manager.latest_step() is None:
-        reported = report.last_step(workdir / "metrics.csv")
+        reported = journal.last_step(workdir / "metrics.csv")
         if reported >= min(2 * config.train.checkpoint_every, config.train.steps):
             raise Refused(
                 f"{workdir}: its checkpoints are gone, though it had come to step {reported}; "

@@ -42,7 +42,7 @@ def write_run(sweep, run, dice, *, units="mm", **distances):
     validation = ",".join(f"validation_dice_{branch}" for branch in dice)
     values = ",".join("0.75" for _ in dice)
     (folder / "metrics.csv").write_text(f"step,loss,{validation}\n50,1.5,{',' * (len(dice) - 1)}\n100,1.0,{values}\n")
-    return comparison.read(sweep, run)
+    return comparison.read(sweep / run.folder, run)
 
 
 @pytest.fixture

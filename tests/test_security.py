@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from files import arrays, at, refused, save
-from msl_jax import inference, predict, report
+from msl_jax import inference, journal, predict
 from msl_jax.checks import Refused
 from msl_jax.data import builder, volumes
 from msl_jax.data.table import read_table
@@ -155,7 +155,7 @@ def run(untrained):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax, which gives up midway
 def test_a_pickle_in_a_run_is_not_run(tmp_path, payload, run):
     """In place of each of a run's files in turn; what a damaged run is refused by, other tests say."""
-    read = (inference.load, lambda folder: report.read(folder / "metrics.csv"))
+    read = (inference.load, lambda folder: journal.read(folder / "metrics.csv"))
     files = sorted(path.relative_to(run) for path in pathlib.Path(run).rglob("*") if path.is_file())
     assert {"config.json", "_METADATA", "_CHECKPOINT_METADATA", "_sharding"} <= {file.name for file in files}
     copy = type(run)(shutil.copytree(run, tmp_path / "run"))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from msl_jax import checkpoints, evaluate, inference, report, signals
+from msl_jax import checkpoints, evaluate, inference, journal, signals
 from msl_jax import train as training
 from msl_jax.checks import Refused
 from msl_jax.data import pipeline
@@ -113,7 +113,7 @@ def broken_off(loop, at, *args, **kwargs):
 
     original = checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report.Clock, "say", say)
+        patch.setattr(journal.Clock, "say", say)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
             loop(*args, **kwargs)
@@ -289,7 +289,7 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number=si
 
     name = f"signal{number}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report.Clock, "say", say)
+        patch.setattr(journal.Clock, "say", say)
         with pytest.raises(
             signals.Interrupted, match=f"{name}: stopped after step 3 of 4, which is saved"
         ) as interrupted:
