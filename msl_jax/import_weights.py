@@ -1,6 +1,7 @@
-"""Weights of the papers' authors' network, as PyTorch stores them -> a run's folder.
+r"""Weights of the papers' authors' network, as PyTorch stores them -> a run's folder.
 
-python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN [--size=256 --normalize=minmax --labels=LV=3]
+python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN \
+    [--size=256 --normalize=minmax --labels=LV=3 --layout=acdc]
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import safetensors.numpy
 from configs import acdc
 from msl_jax import checkpoints, command, experiment, inference, journal, lock
 from msl_jax.checks import Refused, check_config, parse_labels, refuse_all
+from msl_jax.data.builder import READERS
 from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.unet import HEAD
@@ -146,7 +148,13 @@ def _shapes(model: DualBranchUNet, size: int) -> Iterator[tuple[str, tuple[int, 
 
 
 def import_weights(
-    weights: pathlib.Path, workdir: epath.Path, *, size: int, normalize: str, labels: Mapping[str, int]
+    weights: pathlib.Path,
+    workdir: epath.Path,
+    *,
+    size: int,
+    normalize: str,
+    labels: Mapping[str, int],
+    layout: str,
 ) -> None:
     """Makes a run's folder of a network that was trained elsewhere: config.json and a checkpoint of step 0.
 
@@ -156,6 +164,7 @@ def import_weights(
       size: side of the images that the network takes.
       normalize: a key of NORMALIZATIONS.
       labels: name -> value of every structure, in the order of the network's classes.
+      layout: a key of READERS, by which images are found in a folder.
 
     Raises:
       Refused: the file does not hold this network's weights, or the folder holds something.
@@ -163,6 +172,7 @@ def import_weights(
     config = acdc.get_config().unlock()
     config.model.name, config.model.depth = "released", DEPTH
     config.data.size, config.data.normalization, config.data.classes = size, normalize, "+".join(labels)
+    config.data.layout = layout
     check_config(config)
     method = experiment.method_of(config)
     config = experiment.filled_in(config, method, labels, channels=1, contents="")
@@ -189,6 +199,7 @@ def main(_) -> None:
         size=SIZE.value,
         normalize=NORMALIZE.value,
         labels=parse_labels(LABELS.value, "--labels"),
+        layout=LAYOUT.value,
     )
 
 
@@ -198,5 +209,6 @@ if __name__ == "__main__":
     SIZE = flags.DEFINE_integer("size", 256, "Side of the images that the network takes.")
     NORMALIZE = flags.DEFINE_enum("normalize", "minmax", list(NORMALIZATIONS), "What intensities become 0 and 1.")
     LABELS = flags.DEFINE_string("labels", "LV=3", "The network's structures and their values in label maps.")
+    LAYOUT = flags.DEFINE_enum("layout", "acdc", list(READERS), "How the folders look in which images are found.")
     flags.mark_flags_as_required(["weights", "workdir"])
     command.run(main)

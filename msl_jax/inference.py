@@ -14,7 +14,7 @@ import numpy as np
 
 from msl_jax import checkpoints, experiment
 from msl_jax.checks import Refused
-from msl_jax.data import intensity, transforms, volumes
+from msl_jax.data import builder, intensity, transforms, volumes
 from msl_jax.data.case import across
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
@@ -114,7 +114,7 @@ def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volu
 
     Args:
       config: of the run.
-      files: one file, or one for each channel.
+      files: of the image, as the layout's reader finds them.
 
     Returns:
       The image on its own grid, and float32 (slice, y, x, channel) cut across config.data.axis.
@@ -122,7 +122,7 @@ def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volu
     Raises:
       Refused: a file is no image, or there are other channels than in training.
     """
-    image = volumes.read_channels(files)
+    image = builder.READERS[config.data.layout].read_image(files)
     channels = image.voxels.shape[-1]
     if channels != config.data.channels:
         raise Refused(

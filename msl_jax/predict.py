@@ -19,6 +19,8 @@ from msl_jax.data.case import back
 
 AGREE = ("layout", "classes", "channels", "axis")
 """Keys of config.data in which runs must agree to segment together."""
+PLAIN = ".nii.gz"
+"""Ending of the label maps of images that are no volumes' files, as PNG slices are not."""
 MOST_BYTES = 255
 """Of a file's name, on the file systems there are."""
 
@@ -110,18 +112,18 @@ def _targets(
 ) -> dict[pathlib.Path, tuple[pathlib.Path, ...]]:
     """Label file to write -> the files of its image, one or one a channel."""
     if source.is_dir():
-        cases, found = images(source), volumes.find_all(source)
+        cases, found = images(source), set(volumes.find_all(source))
         if output.resolve() != source.resolve():
-            found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
-            cases = {name: files for name, files in cases.items() if set(files) <= set(found)}
-        others = len(found) - sum(map(len, cases.values()))
+            there = {path for path in source.rglob("*") if path.resolve().is_relative_to(output.resolve())}
+            cases, found = {n: files for n, files in cases.items() if there.isdisjoint(files)}, found - there
+        others = len(found.difference(*cases.values()))
         if others:
             print(f"Passing over {others} files that are no images in this layout.")
     else:
-        cases = {volumes.stem(source): (source,)}
+        cases = {volumes.stem(source) if volumes.ending(source) else source.stem: (source,)}
     if not cases:
         raise Refused(f"{source}: holds no images; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
-    return {output / (name + volumes.ending(files[0])): files for name, files in cases.items()}
+    return {output / (name + (volumes.ending(files[0]) or PLAIN)): files for name, files in cases.items()}
 
 
 def _check_outputs(

@@ -98,7 +98,7 @@ def weights(tmp_path, monkeypatch):
     return tmp_path / "weights.safetensors", entries
 
 
-SETTINGS = {"size": 44, "normalize": "minmax", "labels": {"LV": 3}}
+SETTINGS = {"size": 44, "normalize": "minmax", "labels": {"LV": 3}, "layout": "png_tree"}
 
 
 def test_a_run_is_made_that_segments_with_these_weights(weights, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 from etils import epath
 import nibabel as nib
 import numpy as np
+from PIL import Image
 import pytest
 
 from msl_jax import inference, predict
@@ -55,6 +56,20 @@ def probabilities(folder, out, *runs):
     (label_file,) = predict.predict(list(runs), folder, out, save_probabilities=True, overwrite=True)
     assert label_file.name == "a.nii" and not (out / "a_prob.nii").exists()
     return volumes.read_image(out / "a_prob.nii.gz").voxels
+
+
+def test_slices_as_png_are_segmented_as_the_volume_they_are(altered, phantoms, tmp_path):
+    voxels = phantoms.case(phantoms.entries[0]).image[..., 0]
+    grey = (255 * (voxels - voxels.min()) / np.ptp(voxels)).round().astype(np.uint8)
+    (tmp_path / "in" / "test" / "Img").mkdir(parents=True)
+    for z, plane in enumerate(grey):
+        Image.fromarray(plane).save(tmp_path / "in" / "test" / "Img" / f"b_{z + 1}.png")
+    nib.save(nib.Nifti1Image(grey.T, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    files = predict.predict([altered("layout", "png_tree")], tmp_path / "in", tmp_path / "in" / "out")
+    assert [path.relative_to(tmp_path / "in" / "out").as_posix() for path in files] == ["a.nii.gz", "test/Img/b.nii.gz"]
+    volume, slices = map(volumes.read_labels, files)
+    np.testing.assert_array_equal(volume.voxels, slices.voxels)
+    assert (slices.spacing, slices.units, slices.oriented) == ((1.0, 1.0, 1.0), "voxel", False)
 
 
 def test_several_runs_segment_by_the_mean_of_their_probabilities(runs, image, tmp_path):

@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from msl_jax.checks import Refused, refuse_all
+from msl_jax.data import volumes
 
 UNLABELED = 255
 """A pixel nobody annotated, in every label map of this package."""
@@ -146,12 +147,14 @@ class Reader:
         source alone.
       images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
         each channel or one for all.
+      read_image: those files -> the image, on the grid that a label map is to be written on.
     """
 
     labels: Callable[[Source], Mapping[str, int]]
     fingerprint: Callable[[Source], str]
     read: Callable[[Source], Iterator[Load]]
     images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
+    read_image: Callable[[Sequence[pathlib.Path]], volumes.Volume] = volumes.read_channels
 
 
 def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:

@@ -43,6 +43,11 @@ def parse(
     return voxels, spacing, units, image.affine, oriented, image
 
 
+def without_geometry() -> nib.Nifti1Image:
+    """What `save` takes for voxels of which nothing is known: a size of 1 without a unit, and no directions."""
+    return nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), None)
+
+
 def save(path: pathlib.Path, voxels: np.ndarray, like: nib.Nifti1Image) -> None:
     """Writes voxels (slice, y, x[, channel]) with the affine, header geometry and voxel sizes of what was read."""
     header = like.header.copy()

@@ -15,7 +15,8 @@ other than 255 is such a pixel's value in place of it, in masks as well. A slice
 where another of its volume has one. PNGs know no sizes: units are voxels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import io
 import itertools
@@ -28,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from msl_jax.checks import DEFLATE_RATIO, Refused
-from msl_jax.data import layouts, volumes
+from msl_jax.data import layouts, nifti, volumes
 from msl_jax.data.case import UNLABELED, Case, Load, Reader, Source, hash_of
 
 ROLES = {"trainFull": "strong", "trainSemi": "weak", "val": "validation", "test": "test"}
@@ -177,4 +178,23 @@ def _label_map(
     return np.concatenate(slices)
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=volumes.single_files)
+def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Volumes of PNG slices below a folder, those of masks and annotations left out, and volumes' own files."""
+    found = dict(volumes.single_files(folder))
+    for parent in sorted({path.parent for path in folder.rglob("*.png")} | {folder}):
+        if {MASKS, ANNOTATIONS}.isdisjoint(parent.relative_to(folder).parts):
+            files = {path.stem: path for path in sorted(parent.glob("*.png")) if path.name[0] != "."}
+            for volume, slices in _slices(files).items():
+                found[(parent.relative_to(folder) / volume).as_posix()] = tuple(files[name] for name in slices)
+    return found
+
+
+def read_image(files: Sequence[pathlib.Path]) -> volumes.Volume:
+    """An image of PNG slices, to be segmented into NIfTI without geometry, or a volume's own file."""
+    if files[0].suffix != ".png":
+        return volumes.read_channels(files)
+    image = _stacked([_read(path, IMAGE_MODES) for path in files])
+    return dataclasses.replace(image, file=nifti.without_geometry())
+
+
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, read_image=read_image)

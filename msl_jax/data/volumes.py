@@ -187,7 +187,7 @@ def write(path: pathlib.Path, voxels: np.ndarray, like: Volume) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{ending(path)}")
     try:
-        FORMATS[ending(like.path)].save(beside, voxels, like.file)
+        FORMATS[ending(path)].save(beside, voxels, like.file)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -244,6 +244,14 @@ def test_the_fingerprint_sees_every_file(root):
     assert len({*prints, png_tree.fingerprint(at("png_tree", root))}) == 5
 
 
-def test_images_to_predict_are_volumes(tmp_path):
+def test_images_to_predict_are_volumes_and_slices_of_one_stem(tmp_path):
     (tmp_path / "a.nii.gz").touch()
-    assert png_tree.READER.images(tmp_path) == {"a": (tmp_path / "a.nii.gz",)}
+    for name in ("Img/b_10.png", "Img/b_9.png", "Img/c.png", "GT/b_9.png", "WeaklyAnnotations/b_9.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).touch()
+    folder = tmp_path / "test" / "Img"
+    assert png_tree.READER.images(tmp_path) == {
+        "a": (tmp_path / "a.nii.gz",),
+        "test/Img/b": (folder / "b_9.png", folder / "b_10.png"),
+        "test/Img/c": (folder / "c.png",),
+    }
