@@ -117,6 +117,23 @@ def _number(value: float | None, scale: float, digits: int, unit: str = "") -> s
     return "-" if value is None else f"{value * scale:.{digits}f}{unit}"
 
 
+def gradients(probability: np.ndarray, by_logit: Mapping[str, np.ndarray]) -> Figure:
+    """How hard terms push a pixel of two classes towards being sure, as in arXiv 2109.10902.
+
+    Args:
+        probability: of one class, rising.
+        by_logit: name of a term -> its gradient by that class's logit, at each probability.
+    """
+    figure = Figure(figsize=(6, 4), facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    for color, (name, gradient) in zip(COLORS, by_logit.items(), strict=False):
+        axis.plot(probability, gradient, color=color, linewidth=1.5, label=name)
+    axis.axhline(0, color="#aaaaaa", linewidth=0.8)
+    axis.legend(frameon=False, fontsize=9)
+    _plain(axis, "Gradient by the logit", "probability")
+    return figure
+
+
 def dice_by_strong(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Dice of every method against the number of strong patients, a panel a structure.
 

@@ -39,6 +39,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         _end(str(interrupted), 128 + interrupted.number)
     except KeyboardInterrupt:
         _end("stopped; the same command begins again or goes on.", 128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         said = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
         _end(f"{' '.join(said.split())}; check the path, its permissions and the space there, then go on.", 2)

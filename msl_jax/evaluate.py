@@ -285,7 +285,10 @@ def main(_) -> None:
         segmenter, variables = load_for(opened, epath.Path(WORKDIR.value).expanduser())
         summary, rows = score_test(opened, segmenter, variables)
     else:
-        raise Refused(f"evaluate: give --{', --'.join(FOLDERS)}; or else --{' and --'.join(RUN)}.")
+        wanted = RUN if given and given <= set(RUN) else FOLDERS
+        missing = [name for name in wanted if name not in given]
+        wrong = f"--{', --'.join(missing)}: missing" if missing else f"--{', --'.join(sorted(given))}: too many"
+        raise Refused(f"{wrong}; give --{', --'.join(FOLDERS)}, or else --{' and --'.join(RUN)}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
     journal.replace_text(output, json.dumps(summary, indent=2) + "\n")

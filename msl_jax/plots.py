@@ -24,7 +24,7 @@ PANEL, SMALL_PANEL, GAP, MARGIN = 2.1, 1.25, 0.06, 0.8  # inches
 BACKGROUND, TEXT = "#14161a", "#e8eaed"
 # After Okabe and Ito, Color Universal Design (2008): distinct under the common colour blindnesses.
 OUTLINES = {"reference": "#f0e442", "teacher": "#56b4e9", "student": "#ff6f2c"}
-CLASS_COLORS = ("#999999", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7", "#e69f00", "#0072b2")
+CLASS_COLORS = ("#7b3fe4", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7", "#e69f00", "#0072b2")
 
 
 def png(figure: Figure) -> bytes:

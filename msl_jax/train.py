@@ -98,7 +98,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         "learning_rate",
         "loss",
         *terms,
-        *(f"validation_dice_{branch}" for branch in branches),
+        *(column for branch in branches for column in _dice_columns(config, branch)),
         journal.SKIPPED,
     ]
     table = journal.Table(workdir / "metrics.csv", columns, keep_until=done)
@@ -240,8 +240,15 @@ def _batches(experiment: Experiment, method: Method, start: int, stop: int, shar
         yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def _dice_columns(config: ConfigDict, branch: str) -> list[str]:
+    """Of the mean over structures and, where there are several, of each: a mean hides one that is given up."""
+    structures = list(config.data.classes)
+    mean = f"validation_dice_{branch}"
+    return [mean, *(f"{mean}_{name}" for name in structures if len(structures) > 1)]
+
+
 def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any, int], dict[str, float]]:
-    """Mean Dice over validation cases and structures, by branch; warns where a branch knows but one class."""
+    """Mean Dice over validation cases, as `_dice_columns` names them; warns where a branch knows but one class."""
     config = experiment.config
     entries = experiment.entries(experiment.split["validation"])
     segmenter = Segmenter(model_of(config), preparation_of(config), branches, config.eval.batch)
@@ -253,12 +260,16 @@ def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[A
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
                 label_map = segmenter.label_map(probabilities)
                 labels = np.where(case.mask == UNLABELED, UNLABELED, label_map)
-                dice[branch] += [metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()]
+                dice[branch].append([metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()])
                 found[branch].update(np.unique(label_map).tolist())
         for branch, values in found.items():
             if len(values) == 1 and jax.process_index() == 0:
                 print(_collapsed(config, branch, step, *values), file=sys.stderr, flush=True)
-        return {f"validation_dice_{branch}": float(np.mean(values)) for branch, values in dice.items()}
+        row = {}
+        for branch, of_cases in dice.items():
+            means = [np.mean(of_cases), *np.mean(of_cases, axis=0)]
+            row |= dict(zip(_dice_columns(config, branch), map(float, means), strict=False))
+        return row
 
     return validate
 

@@ -133,6 +133,13 @@ def test_curves_skip_what_is_missing():
     assert {line.get_label(): line.get_xydata().tolist() for line in dice.lines} == {"teacher": [[20, 0.6], [30, 0.7]]}
 
 
+def test_gradients_have_a_line_a_term():
+    p = np.array([0.25, 0.75])
+    (axis,) = drawn(charts.gradients(p, {"entropy": p - 0.5, "pseudo-masks": p})).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines[:2]}
+    assert lines == {"entropy": [[0.25, -0.25], [0.75, 0.25]], "pseudo-masks": [[0.25, 0.25], [0.75, 0.75]]}
+
+
 def test_curves_of_no_reports():
     losses, dice = drawn(charts.curves([])).axes
     assert not losses.lines and not dice.lines

@@ -9,6 +9,7 @@ import signal
 from etils import epath
 import jax
 import numpy as np
+import optax
 import pytest
 
 from msl_jax import checkpoints, evaluate, inference, journal, signals
@@ -164,6 +165,18 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, resumed):
     assert int(resumed.state.step) == 4
     assert not unequal(whole.state, resumed.state)
     assert resumed.table() == whole.table()
+
+
+def test_validation_names_every_structure_where_there_are_several(tiny_config):
+    experiment = open_experiment(tiny_config("method=kl_ent,classes=RV+LV"))
+    state = training.init_state(experiment.config, experiment.method, optax.adam(1e-3))
+    row = training._validator(experiment, ("teacher", "student"))(state.network(), 0)
+    assert list(row) == [
+        f"validation_dice_{branch}{structure}" for branch in ("teacher", "student") for structure in ("", "_RV", "_LV")
+    ]
+    for branch in ("teacher", "student"):
+        mean, *each = (row[f"validation_dice_{branch}{structure}"] for structure in ("", "_RV", "_LV"))
+        assert mean == pytest.approx(np.mean(each))
 
 
 def test_a_run_that_broke_off_is_evaluated_alike(whole, resumed):

@@ -20,6 +20,8 @@ from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 INDEX = "dataset.json"
 IMAGES, MASKS = "imagesTr", "labelsTr"
 IGNORE = "ignore"
+CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)
+"""Name of a case and number of the channel."""
 UNREAD = {
     list: "a region of several values; give each label one value",
     str: "which is the decathlon's way; read it by --config.data.layout=msd",
@@ -66,8 +68,13 @@ def read(source: Source) -> Iterator[Load]:
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
-    """Every image below the folder that lies in no folder of masks, its channels in order."""
+    """Every image below the folder that lies in no folder of masks, its channels in order.
+
+    Where no name ends in a channel's number, every file is an image of its own.
+    """
     files = volumes.single_files(folder, outside=(MASKS,))
+    if not any(CHANNEL.fullmatch(name) for name in files):
+        return files
     return _grouped({name: path for name, (path,) in files.items()})
 
 
@@ -100,9 +107,10 @@ def _grouped(files: Mapping[str, pathlib.Path]) -> dict[str, tuple[pathlib.Path,
     """NAME_0000, NAME_0001, ... -> NAME with its files in that order; raises Refused where a number is missing."""
     channels: dict[str, dict[int, pathlib.Path]] = {}
     for name, path in sorted(files.items()):
-        match = re.fullmatch(r"(.+)_(\d{4})", name, re.ASCII | re.DOTALL)
+        match = CHANNEL.fullmatch(name)
         if not match:
-            raise Refused(f"{path}: its name does not end in a channel's number; nnU-Net's images read NAME_0000.")
+            fixed = path.with_name(f"{volumes.stem(path)}_0000{volumes.ending(path)}").name
+            raise Refused(f"{path}: its name does not end in a channel's number; of one channel, call it {fixed}.")
         channels.setdefault(match[1], {})[int(match[2])] = path
     for name, numbered in channels.items():
         if list(numbered) != list(range(len(numbered))):
