@@ -181,6 +181,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.soak
 def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
     counts = []
     for steps in (4, 8):

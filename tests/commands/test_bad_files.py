@@ -215,7 +215,7 @@ LAYOUT_FILES = {
     "a modality too many": ("msd", {"imagesTr/b.nii.gz": BOTH}, ["b.nii.gz", "2 channels", "1 modalities"]),
     "a region": ("nnunet", changed(NNUNET, labels={"heart": [1, 2, 3]}), ["dataset.json", "heart", "a region"]),
     "labels of the decathlon": ("nnunet", changed(NNUNET, labels={"1": "LV"}), ["dataset.json", "layout=msd"]),
-    "no number of a channel": ("nnunet", {"imagesTr/e.nii.gz": IMAGE}, ["e.nii.gz", "NAME_0000"]),
+    "no number of a channel": ("nnunet", {"imagesTr/e.nii.gz": IMAGE}, ["e.nii.gz", "call it e_0000.nii.gz"]),
     "a channel missing": ("nnunet", {"imagesTr/b_0002.nii.gz": IMAGE}, ["b has no channel _0001"]),
     "an ending unknown": ("nnunet", changed(NNUNET, file_ending=".tif"), ["file_ending is '.tif'", "convert"]),
     "a patient in two splits": ("png_tree", {"val/Img/a_2.png": GREY["a"]}, ["val/Img/a_2.png", "trainFull as well"]),

@@ -149,6 +149,6 @@ def test_images_to_predict_are_grouped_by_their_names(root):
     found = nnunet.images(root / "imagesTr")
     assert found["p1_01"] == (root / IMAGE, root / "imagesTr" / "p1_01_0001.nii.gz") and list(found) == list(NAMES)
     assert list(nnunet.images(root)) == [f"imagesTr/{name}" for name in NAMES]
-    assert nnunet.images(root / "labelsTr") == {name: (root / "labelsTr" / f"{name}.nii.gz",) for name in NAMES}
+    assert nnunet.images(root / "labelsTr") == {name: (root / "labelsTr" / f"{name}.nii.gz",) for name in NAMES[:2]}
     (root / "imagesTr" / "p9.nii.gz").touch()
     refused(lambda: nnunet.images(root / "imagesTr"), "call it p9_0000.nii.gz", root / "imagesTr" / "p9.nii.gz")
