@@ -15,6 +15,10 @@ ARGUMENTS = {
 def apply(config: ConfigDict, arg: str | None) -> ConfigDict:
     """Sets what `arg`, like "method=kl_ent,strong=3,seed=0", asks for, and locks the config.
 
+    >>> config = apply(ConfigDict({"train": {"steps": 2000}, "data": {"strong": 3}}), "steps=100,strong=5")
+    >>> config.train.steps, config.data.strong
+    (100, 5)
+
     Raises:
       ValueError: a name is unknown or a number is needed.
     """

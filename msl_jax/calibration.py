@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from msl_jax import tables
+
 BINS = 15
 EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)
 """A bin holds its upper edge, the first one its lower edge too."""
@@ -123,20 +125,19 @@ def summarise(sums: Sums) -> dict[str, Any]:
 
 def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Branch -> what `summarise` returned, as a table to read: ECE and confidence in percent, entropy in nats."""
-    columns = ["branch", "ECE %", "ECE on predicted structure %", "confidence where wrong %"]
-    columns += ["entropy on foreground", "entropy on background"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    header = ["branch", "ECE %", "ECE on predicted structure %", "confidence where wrong %"]
+    header += ["entropy on foreground", "entropy on background"]
+    rows = []
     for branch, summary in summaries.items():
         cells = [_cell(summary["ece"], 100, 2), _cell(summary["ece_predicted"], 100, 2)]
         cells += [_cell(summary["confidence_where_wrong"], 100, 1)]
         cells += [_cell(summary["entropy"][key], 1, 3) for key in ("foreground", "background")]
-        lines.append(f"| {branch} | {' | '.join(cells)} |")
-    lines.append("")
-    lines.append(
+        rows.append([branch, *cells])
+    note = (
         f"ECE is the expected calibration error with {BINS} bins, over all voxels of all cases and over those that the "
         "branch labels as a structure; entropy is the mean in nats over the reference's foreground and background."
     )
-    return "\n".join(lines)
+    return f"{tables.markdown(header, rows)}\n\n{note}"
 
 
 def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:

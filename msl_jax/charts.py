@@ -10,14 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 import numpy as np
 
-from msl_jax.journal import SKIPPED
+from msl_jax.journal import DICE, SKIPPED
 from msl_jax.plots import OUTLINES
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX<>*phd"
 """Method after method takes the next of both; from the eighth on markers are hollow."""
 TEACHER = {"linestyle": "--", "linewidth": 1.0, "marker": ""}
-DICE = "validation_dice_"
 FOLLOWED = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
 NOT_TERMS = ("step", "learning_rate", SKIPPED)
 

@@ -168,7 +168,10 @@ def check_output(folder: pathlib.Path) -> None:
 
 
 def parse_labels(text: str, setting: str) -> dict[str, int]:
-    """ "LV=3,MYO=2" -> name of a structure -> its value, from 1 to 255; `setting` is whose value the text is.
+    """Structures and their values, from 1 to 255, as `setting` has them in its text.
+
+    >>> parse_labels("LV=3,MYO=2", "--labels")
+    {'LV': 3, 'MYO': 2}
 
     Raises:
       Refused: it does not read like that, or names a structure twice.

@@ -10,9 +10,9 @@ import traceback
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from configs import acdc
+from configs import ARGUMENTS, acdc
 from msl_jax import machine
 from msl_jax.checks import Refused
 from msl_jax.signals import Interrupted
@@ -45,6 +45,21 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except OSError as error:
         said = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
         _end(f"{' '.join(said.split())}; check the path, its permissions and the space there, then go on.", 2)
+
+
+flags.disclaim_key_flags()  # so that --help lists --config among the flags of the command
+
+
+def define_config(what: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
+    """The flag --config of every command that opens an experiment; what it says in --help begins with `what`."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"{what}: configs/NAME.py, or configs/NAME.py:KEY=VALUE,... with KEY one of {', '.join(ARGUMENTS)}. Every "
+        "setting in the file has a flag as well, --config.GROUP.KEY=VALUE: configs/nifti.py and configs/acdc.py say "
+        "what each does.",
+        lock_config=True,
+    )
 
 
 def _end(said: str, code: int) -> NoReturn:

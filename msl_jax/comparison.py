@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from msl_jax import journal
+from msl_jax import atomic, journal, tables
 from msl_jax.checks import Refused
 
 BASELINE = "lower_bound"
@@ -26,7 +26,6 @@ COLUMNS = (
     *("method", "strong", "branch", "structure", "seeds", "dice_mean", "dice_std", "hd95", "assd", "empty"),
     *(f"minus_{other}_{key}" for other in ("baseline", "teacher") for key in DIFFERENCE),
 )
-DICE = "validation_dice_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +183,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
     """The comparison as a table to read, Dice and its differences in percent points, and what it lacks."""
     header = ["strong", "method", "branch", "structure", "seeds", "Dice %", f"HD95 {units}", f"ASSD {units}", "empty"]
     header += [f"minus {BASELINE}", "minus teacher"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    table = []
     for row in rows:
         spread = "" if row["dice_std"] is None else f" ± {100 * row['dice_std']:.1f}"
         cells = [named(row["strong"]), row["method"], row["branch"], row["structure"], row["seeds"]]
@@ -197,16 +196,16 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
                 for other in ("baseline", "teacher")
             ),
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += [
-        "",
+        table.append(cells)
+    note = (
         "Means over seeds of the means over test cases; ± is the standard deviation over seeds. Differences are of "
         "Dice in points, paired by patient over the seeds that both have: mean [95 % interval, Student's t over "
         f"patients], patients it is better in / all. `all` is compared with the {BASELINE} of the fewest strong "
         "patients. Cases that lack the structure in prediction or reference are counted as empty and left out of the "
-        "mean distances.",
-    ]
+        "mean distances."
+    )
     absent = ", ".join(str(run.folder) for run in missing)
+    lines = [tables.markdown(header, table), "", note]
     return "\n".join([*lines, *(["", f"Missing, not trained or failed: {absent}."] if absent else []), ""])
 
 
@@ -214,7 +213,7 @@ def write(sweep: pathlib.Path, finished: Sequence[Finished], missing: Iterable[R
     """Writes table.md, table.csv, cases.csv and runs.csv of at least one finished run; returns the Markdown."""
     rows = compare(finished)
     text = markdown(rows, units_of(finished), missing)
-    journal.replace_text(sweep / "table.md", text)
+    atomic.write_text(sweep / "table.md", text)
     _write_csv(sweep / "table.csv", [{**row, "strong": named(row["strong"])} for row in rows])
     _write_csv(sweep / "cases.csv", [_key(f) | case for f in finished for case in f.cases])
     _write_csv(sweep / "runs.csv", [row for f in finished for row in _run_rows(f)])
@@ -277,7 +276,7 @@ def _run_rows(finished: Finished) -> list[dict[str, Any]]:
     for branch, structures in finished.results["branches"].items():
         dice = {f"{name}_test_dice": values["dice"]["mean"] for name, values in structures.items()}
         row = _key(finished) | {"branch": branch, "steps": int(last["step"])}
-        rows.append(row | {"validation_dice": last[DICE + branch]} | dice | weights)
+        rows.append(row | {"validation_dice": last[journal.DICE + branch]} | dice | weights)
     return rows
 
 
@@ -289,4 +288,4 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     table = [["" if row.get(column) is None else row[column] for column in columns] for row in rows]
-    journal.replace_text(path, journal.csv_text([columns, *table]))
+    atomic.write_text(path, tables.csv_text([columns, *table]))

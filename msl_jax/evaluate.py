@@ -16,10 +16,9 @@ from typing import Any
 from absl import flags
 from etils import epath
 import jax
-from ml_collections import config_flags
 import numpy as np
 
-from msl_jax import calibration, charts, command, inference, journal, metrics, plots
+from msl_jax import atomic, calibration, charts, command, inference, journal, metrics, plots, tables
 from msl_jax.checks import Refused, parse_labels
 from msl_jax.data import volumes
 from msl_jax.data.builder import Entry
@@ -63,26 +62,24 @@ def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
     for row in rows:
         values = [row["scores"][name][metric] for name in structures for metric in metrics.METRICS]
         table.append([row["case"], row["patient"], row["branch"], *("" if np.isnan(v) else v for v in values)])
-    journal.replace_text(path, journal.csv_text(table))
+    atomic.write_text(path, tables.csv_text(table))
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The results as a table to read: Dice in percent, distances in the results' units."""
-    lines = [
-        f"| branch | structure | Dice % | HD95 {summary['units']} | ASSD {summary['units']} | empty |",
-        "|---|---|---|---|---|---|",
-    ]
+    units = summary["units"]
+    header = ["branch", "structure", "Dice %", f"HD95 {units}", f"ASSD {units}", "empty"]
+    rows = []
     for branch, structures in summary["branches"].items():
         for name, values in structures.items():
             cells = [_cell(values["dice"], 100, 1), _cell(values["hd95"], 1, 2), _cell(values["assd"], 1, 2)]
-            lines.append(f"| {branch} | {name} | {' | '.join(cells)} | {values['empty']} |")
-    lines.append("")
-    lines.append(
+            rows.append([branch, name, *cells, values["empty"]])
+    note = (
         f"{summary['cases']} cases of {summary['patients']} patients, mean ± standard deviation over cases. "
         "A case whose prediction or reference lacks the structure has no distances: it is counted as empty and left "
         "out of their mean; its Dice is 0, or 1 where both lack it."
     )
-    return "\n".join(lines)
+    return f"{tables.markdown(header, rows)}\n\n{note}"
 
 
 def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Segmenter, inference.Variables]:
@@ -173,7 +170,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
             case = case_to_score(experiment, entries[index], segmenter.preparation.size)
             picture = _overlay(segmenter, variables, case, labels, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
-        journal.replace_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
     return summary
 
@@ -291,17 +288,21 @@ def main(_) -> None:
         raise Refused(f"{wrong}; give --{', --'.join(FOLDERS)}, or else --{' and --'.join(RUN)}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
-    journal.replace_text(output, json.dumps(summary, indent=2) + "\n")
+    atomic.write_text(output, json.dumps(summary, indent=2) + "\n")
     print(markdown(summary))
 
 
 if __name__ == "__main__":
-    PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of predicted label maps.")
-    REFERENCES = flags.DEFINE_string("references", None, "Folder of reference label maps.")
-    LABELS = flags.DEFINE_string("labels", None, "Structures and their values: LV=3,MYO=2.")
-    OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; a CSV of the cases goes beside it.")
+    PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of predicted label maps, searched through.")
+    REFERENCES = flags.DEFINE_string(
+        "references", None, "Folder of reference label maps, searched through; files pair by name."
+    )
+    LABELS = flags.DEFINE_string("labels", None, "Structures to score and their values in the files: LV=3,MYO=2.")
+    OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results; a CSV of the cases goes beside it.")
     SUFFIX = flags.DEFINE_string("reference_suffix", "", "What a reference's name has behind its prediction's: _gt.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, in place of predictions.")
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment whose test split it is scored on.")
+    WORKDIR = flags.DEFINE_string(
+        "workdir", None, "Folder of a run to score with --config, in place of --predictions, --references and --labels."
+    )
+    CONFIG = command.define_config("The experiment whose test split the run is scored on")
     flags.mark_flag_as_required("output")
     command.run(main)

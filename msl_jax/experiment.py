@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from msl_jax import methods
+from msl_jax import atomic, methods
 from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels, refuse_all
 from msl_jax.data import builder, splits
 from msl_jax.data.case import Source
@@ -18,7 +18,6 @@ from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.data.pipeline import DRAWN, Preparation, Weakening
 from msl_jax.data.table import TRAIN, Table, read_table
 from msl_jax.data.weak_labels import RECIPES, Style
-from msl_jax.journal import replace_text
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
 from msl_jax.protocols import PROTOCOLS
 
@@ -81,11 +80,11 @@ class Experiment:
             )
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            replace_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
-            replace_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
+            atomic.write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+            atomic.write_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
 
     def training_sets(self, method: methods.Method) -> dict[str, list[builder.Entry]]:
-        """ "strong" and "weak" -> cases, those that a method uses."""
+        """The sets that a method uses: "strong", "weak" -> cases."""
         patients = {"strong": self.strong, "weak": self.weak()}
         if "weak" in method.sets() and not self.weak():
             all_strong = f"method '{self.config.method.name}'" if method.all_strong else "config.data.strong"

@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import safetensors.numpy
 
-from msl_jax import command, experiment, inference, journal
+from msl_jax import atomic, command, experiment, inference
 from msl_jax.checks import Refused
 
 KEY = "msl_jax"
@@ -120,9 +120,9 @@ def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool =
     shape = (*segmenter.preparation.size, config.data.channels)
     contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, said)
     output.parent.mkdir(parents=True, exist_ok=True)
-    journal.replace_bytes(output, contents)
+    atomic.write_bytes(output, contents)
     for path in beside:
-        journal.replace_text(path, said + "\n")
+        atomic.write_text(path, said + "\n")
     print(f"{output}: {', '.join(segmenter.branches)} of step {step}, {len(contents) / 1e6:.1f} MB")
 
 
@@ -135,8 +135,10 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-    FORMAT = flags.DEFINE_enum("format", None, list(FORMATS), "What to write.")
+    FORMAT = flags.DEFINE_enum(
+        "format", None, list(FORMATS), "What to write: a program of XLA, a model for onnxruntime, or the arrays alone."
+    )
     OUTPUT = flags.DEFINE_string("output", None, "File to write; RUN/export/model.FORMAT unless given.")
-    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.")
+    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there already.")
     flags.mark_flags_as_required(["workdir", "format"])
     command.run(main)

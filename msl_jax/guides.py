@@ -20,7 +20,8 @@ class Ask(Protocol):
     In training mode (`train`) batch norm takes the statistics of these images, and dropout is a function of the key.
     """
 
-    def __call__(self, images: jax.Array, key: jax.Array, train: bool) -> jax.Array: ...
+    def __call__(self, images: jax.Array, key: jax.Array, train: bool) -> jax.Array:
+        """Logits of these images."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from configs import acdc
-from msl_jax import checkpoints, command, experiment, inference, journal, lock
+from msl_jax import atomic, checkpoints, command, experiment, inference, lock
 from msl_jax.checks import Refused, check_config, parse_labels, refuse_all
 from msl_jax.data.builder import READERS
 from msl_jax.data.intensity import NORMALIZATIONS
@@ -186,7 +186,7 @@ def import_weights(
         checkpoints.save(manager, 0, to_variables(entries, DEPTH), {"step": jnp.zeros((), jnp.int32)}, None)
         checkpoints.finish(manager)
         manager.close()
-        journal.replace_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+        atomic.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
     structures = ", ".join(labels)
     print(f"{workdir}: {len(names(DEPTH))} arrays of {weights}, structures {structures}, images of {size} x {size}.")
 
@@ -205,9 +205,11 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     WEIGHTS = flags.DEFINE_string("weights", None, "PyTorch's file of a state dict, or one that ends in .safetensors.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder to make.")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that is made of them.")
     SIZE = flags.DEFINE_integer("size", 256, "Side of the images that the network takes.")
-    NORMALIZE = flags.DEFINE_enum("normalize", "minmax", list(NORMALIZATIONS), "What intensities become 0 and 1.")
+    NORMALIZE = flags.DEFINE_enum(
+        "normalize", "minmax", list(NORMALIZATIONS), "How a volume's intensities become [0, 1]."
+    )
     LABELS = flags.DEFINE_string("labels", "LV=3", "The network's structures and their values in label maps.")
     LAYOUT = flags.DEFINE_enum("layout", "acdc", list(READERS), "How the folders look in which images are found.")
     flags.mark_flags_as_required(["weights", "workdir"])

@@ -3,19 +3,26 @@
 from collections.abc import Mapping, Sequence
 import csv
 import io
-import os
 import time
 
 from etils import epath
 import jax
 
+from msl_jax import atomic
+from msl_jax.tables import csv_text
+
+DICE = "validation_dice_"
+"""What the columns of metrics.csv for validation Dice begin with; a branch follows, and a structure of several."""
 SKIPPED = "skipped"
 """Column of metrics.csv: how many steps since the last report had no finite loss and gradient; empty for none."""
+HEADER_EVERY, WIDTH = 20, 8
+"""Lines of the terminal from header to header, and the least characters of a column."""
 
 
 class Table:
-    """metrics.csv: a row a report, empty where a column was not measured; no clock times, so that equal runs write
-    equal bytes. Written by the first host alone.
+    """The file metrics.csv: a row a report, empty where a column was not measured.
+
+    It holds no clock times, so that equal runs write equal bytes. Written by the first host alone.
 
     Attributes:
       reported: the last step whose losses are there; 0 without one.
@@ -38,7 +45,7 @@ class Table:
 
     def _write(self) -> None:
         if jax.process_index() == 0:
-            replace_text(self.path, self.text)
+            atomic.write_text(self.path, self.text)
 
 
 def read(path: epath.PathLike) -> list[dict[str, float | None]]:
@@ -55,39 +62,39 @@ def last_step(path: epath.PathLike) -> int:
 
 
 class Clock:
-    """Prints one line a report, with speed and the time that is left."""
+    """Prints one line a report below a header, with speed and the time that is left. On the first host alone."""
 
-    def __init__(self, start: int, steps: int):
-        self.steps, self.step, self.time = steps, start, time.monotonic()
+    def __init__(self, start: int, steps: int, columns: Sequence[str]):
+        """Begins to count at step `start` of `steps`; `columns` are those of metrics.csv."""
+        self.steps, self.step, self.time, self.lines = steps, start, time.monotonic(), 0
+        self.columns = [column for column in columns if column not in ("step", "learning_rate")]
 
     def say(self, step: int, row: Mapping[str, float]) -> None:
         """Prints where the run is; speed is that since the last line, validation included."""
         now = time.monotonic()
         speed = (step - self.step) / (now - self.time)
-        left = (self.steps - step) / speed
+        left = (self.steps - step) / speed / 60
         self.step, self.time = step, now
-        values = "  ".join(f"{name.replace('validation_dice', 'val dice')} {value:.4g}" for name, value in row.items())
+        cells = {"step": f"{step}/{self.steps}", "steps/s": f"{speed:.2f}", "min left": f"{left:.1f}"}
+        cells |= {_heading(column): _cell(column, row.get(column)) for column in self.columns}
         if jax.process_index() == 0:
-            print(f"step {step:>6}/{self.steps}  {speed:6.2f} steps/s  {left / 60:5.1f} min left  {values}", flush=True)
+            for line in [cells] * (self.lines % HEADER_EVERY == 0) + [cells.values()]:
+                aligned = (text.rjust(max(len(heading), WIDTH)) for heading, text in zip(cells, line, strict=True))
+                print("  ".join(aligned).rstrip(), flush=True)
+        self.lines += 1
 
 
-def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a text file whole or not at all: beside, then renamed."""
-    replace_bytes(path, text.encode())
+def _heading(column: str) -> str:
+    """How a column of metrics.csv is called in the terminal.
+
+    >>> _heading("validation_dice_student"), _heading("validation_dice_student_LV"), _heading("kd")
+    ('student Dice %', 'student LV %', 'kd')
+    """
+    branch, _, structure = column.removeprefix(DICE).partition("_")
+    return f"{branch} {structure or 'Dice'} %" if column.startswith(DICE) else column
 
 
-def replace_bytes(path: epath.Path, contents: bytes) -> None:
-    """Writes a file whole or not at all: beside, then renamed."""
-    beside = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        beside.write_bytes(contents)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def csv_text(rows: Sequence[Sequence]) -> str:
-    """Rows as CSV."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if column.startswith(DICE) else f"{value:.0f}" if column == SKIPPED else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Trains the experiment of a config and evaluates it on the test split: flags, hosts and devices, then hand over.
+"""Trains the experiment of a config, then evaluates it on the test split; the same command again goes on.
 
 python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KEY=VALUE ...]
 """
@@ -11,7 +11,6 @@ if __name__ == "__main__":
 from absl import flags
 from etils import epath
 import jax
-from ml_collections import config_flags
 
 from msl_jax import command, evaluate, experiment, lock, train, transfer
 
@@ -30,8 +29,12 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same command again goes on with it.")
-    DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes: a TPU pod's, or Slurm's.")
+    CONFIG = command.define_config()
+    WORKDIR = flags.DEFINE_string(
+        "workdir", None, "Folder of the run, made if need be; the same command again goes on with it."
+    )
+    DISTRIBUTED = flags.DEFINE_bool(
+        "distributed", False, "This is one of several processes, on a TPU pod or under Slurm; start it on every host."
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     command.run(main)

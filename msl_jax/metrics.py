@@ -55,6 +55,9 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
     Raises:
         ValueError: the masks are not boolean volumes of one shape.
+
+    >>> dice(np.array([[[True, True, False]]]), np.array([[[False, True, False]]]))
+    0.6666666666666666
     """
     _check_masks(prediction, reference)
     if not (prediction.any() or reference.any()):

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 import numpy as np
 
-from msl_jax import journal
+from msl_jax import atomic
 
 MAX_SLICES, MAX_SLICES_BESIDE = 6, 4
 PANEL, SMALL_PANEL, GAP, MARGIN = 2.1, 1.25, 0.06, 0.8  # inches
@@ -38,7 +38,7 @@ def png(figure: Figure) -> bytes:
 
 def save(figure: Figure, path: epath.PathLike) -> None:
     """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
-    journal.replace_bytes(epath.Path(path), png(figure))
+    atomic.write_bytes(epath.Path(path), png(figure))
 
 
 def _panels(
@@ -182,8 +182,15 @@ def methods(
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One slice of a case: float image (y, x), int mask (y, x), int weak labels of any size or None; classes, of which
-    255 is drawn as nothing; the case's name, and the voxel's size along (slice, y, x)."""
+    """One slice of a case, with its labels.
+
+    Attributes:
+      name: the case's.
+      image: float (y, x).
+      mask: int classes (y, x), of which 255 is drawn as nothing.
+      weak: int classes of any size, or None where there are none.
+      spacing: the voxel's size along (slice, y, x).
+    """
 
     name: str
     image: np.ndarray
@@ -216,8 +223,15 @@ def samples(rows: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> Fig
 
 @dataclasses.dataclass(frozen=True)
 class Segmented:
-    """One slice of a case: float image (y, x), branch -> label map (y, x), float entropy (y, x) as a share of the most;
-    the case's name, and the voxel's size along (slice, y, x)."""
+    """One slice of a case, with what a run makes of it.
+
+    Attributes:
+      name: the case's.
+      image: float (y, x).
+      predictions: branch -> label map, int (y, x).
+      entropy: float (y, x), as a share of the most.
+      spacing: the voxel's size along (slice, y, x).
+    """
 
     name: str
     image: np.ndarray

@@ -165,12 +165,24 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_list("workdir", None, "Folder of the run, or of several, joined by commas.")
-    INPUT = flags.DEFINE_string("input", None, "An image, or a folder that is searched through.")
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps.")
-    BRANCH = flags.DEFINE_enum("branch", None, ["student", "teacher"], "The student where there is one, unless given.")
-    SAVE_PROBABILITIES = flags.DEFINE_bool("save_probabilities", False, "Also write NAME_prob.")
-    LARGEST_COMPONENT = flags.DEFINE_bool("largest_component", False, "Keep that of each structure alone.")
-    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.")
+    WORKDIR = flags.DEFINE_list(
+        "workdir", None, "Folder of the run; of several, joined by commas, the mean of their probabilities is taken."
+    )
+    INPUT = flags.DEFINE_string(
+        "input",
+        None,
+        "An image, or a folder that is searched through, laid out as the run's data set or with images alone.",
+    )
+    OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps, which are called as the images are.")
+    BRANCH = flags.DEFINE_enum(
+        "branch", None, ["student", "teacher"], "Whose label maps; the student's where there is one, unless given."
+    )
+    SAVE_PROBABILITIES = flags.DEFINE_bool(
+        "save_probabilities", False, "Also write NAME_prob: a probability for each class, background first."
+    )
+    LARGEST_COMPONENT = flags.DEFINE_bool(
+        "largest_component", False, "Keep the largest connected component of each structure alone."
+    )
+    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace label maps that are there already.")
     flags.mark_flags_as_required(["workdir", "input", "output"])
     command.run(main)

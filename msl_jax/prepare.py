@@ -10,14 +10,12 @@ import pathlib
 from absl import flags
 from etils import epath
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 import numpy as np
 
-from msl_jax import command, plots
+from msl_jax import atomic, command, plots
 from msl_jax.checks import Refused, check_output
 from msl_jax.data.case import ROLES, UNLABELED
 from msl_jax.experiment import Experiment, open_experiment, preparation_of
-from msl_jax.journal import replace_text
 from msl_jax.survey import Finding, oddities, report, survey, weak_labels_of
 
 CASES_A_ROLE = 4
@@ -53,18 +51,22 @@ def main(_) -> None:
     try:
         experiment = open_experiment(CONFIG.value)
     except Refused as refused:
-        replace_text(output / "report.txt", "".join(f"error: {problem}\n" for problem in str(refused).splitlines()))
+        atomic.write_text(
+            output / "report.txt", "".join(f"error: {problem}\n" for problem in str(refused).splitlines())
+        )
         raise
     findings = survey(experiment)
     text = "\n".join([report(experiment, findings), *(f"warning: {odd}" for odd in oddities(experiment, findings))])
     print(text)
-    replace_text(output / "report.txt", text + "\n")
+    atomic.write_text(output / "report.txt", text + "\n")
     plots.save(page(experiment, findings), output / "cases.png")
     print(f"\nWritten to {output}")
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
-    OUTPUT = flags.DEFINE_string("output", "runs/prepare", "Folder for the report and a page of pictures.")
+    CONFIG = command.define_config()
+    OUTPUT = flags.DEFINE_string(
+        "output", "runs/prepare", "Folder for what it finds, report.txt, and a page of pictures, cases.png."
+    )
     flags.mark_flags_as_required(["config"])
     command.run(main)

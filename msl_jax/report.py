@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from msl_jax import charts, command, comparison, journal, plots
+from msl_jax import atomic, charts, command, comparison, plots
 from msl_jax.checks import Refused, flat
 from msl_jax.comparison import Finished
 from msl_jax.metrics import METRICS
@@ -34,6 +34,7 @@ class Cell:
     share: float | None = None
 
     def __str__(self) -> str:
+        """The cell in HTML."""
         number = isinstance(self.value, float)
         kinds = ["number"] * number + ["bar"] * (self.share is not None)
         bar = "" if self.share is None else f' style="--share: {self.share:.1%}"'
@@ -204,7 +205,7 @@ def write(workdirs: Sequence[pathlib.Path], output: epath.Path) -> None:
     runs = {folder.relative_to(above).as_posix(): read(folder) for folder in folders}
     text = page(runs, folders)
     output.parent.mkdir(parents=True, exist_ok=True)
-    journal.replace_text(output, text)
+    atomic.write_text(output, text)
     print(f"{output}: {len(text) / 1e6:.1f} MB")
 
 

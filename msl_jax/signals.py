@@ -14,6 +14,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, message: str, number: int):
+        """Carries the sentence and the signal's number."""
         super().__init__(message)
         self.number = number
 

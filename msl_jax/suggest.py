@@ -20,7 +20,7 @@ from etils import epath
 import numpy as np
 from scipy import special
 
-from msl_jax import command, experiment, inference, journal, metrics, plots
+from msl_jax import atomic, command, experiment, inference, metrics, plots, tables
 from msl_jax.checks import Refused, check_output
 from msl_jax.data import builder, volumes
 from msl_jax.data.case import spacing_across
@@ -130,7 +130,7 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
         )
         shown = {first: shown[first] for first, _ in ranked[:SHOWN] if first in shown}
     output.mkdir(parents=True, exist_ok=True)
-    journal.replace_text(epath.Path(output / "suggest.csv"), journal.csv_text([COLUMNS, *_rows(ranked)]))
+    atomic.write_text(epath.Path(output / "suggest.csv"), tables.csv_text([COLUMNS, *_rows(ranked)]))
     plots.save(plots.entropies(list(shown.values()), "to annotate first"), output / "suggest.png")
     return ranked
 
@@ -151,10 +151,7 @@ def main(_) -> None:
     """Ranks what --input holds."""
     output = pathlib.Path(OUTPUT.value).expanduser()
     ranked = suggest(epath.Path(WORKDIR.value).expanduser(), pathlib.Path(INPUT.value).expanduser(), output)
-    lines = [[str(cell) for cell in row] for row in (COLUMNS, *_rows(ranked)[:LISTED])]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(tables.markdown(COLUMNS, _rows(ranked)[:LISTED]))
     print(
         f"\n{len(ranked)} cases ranked in {output / 'suggest.csv'}, the first {min(SHOWN, len(ranked))} drawn beside it"
     )
@@ -163,6 +160,8 @@ def main(_) -> None:
 if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
     INPUT = flags.DEFINE_string("input", None, "Folder that is searched through for images without annotation.")
-    OUTPUT = flags.DEFINE_string("output", "runs/suggest", "Folder for the ranking and a picture.")
+    OUTPUT = flags.DEFINE_string(
+        "output", "runs/suggest", "Folder for the ranking, suggest.csv, and the first cases drawn, suggest.png."
+    )
     flags.mark_flags_as_required(["workdir", "input"])
     command.run(main)

@@ -56,7 +56,7 @@ def survey(experiment: Experiment) -> list[Finding]:
 
 
 def weak_labels_of(experiment: Experiment, entry: Entry, case: Case) -> np.ndarray:
-    """int (slice, y, x): what the student learns from of a case, at the network's size, before augmentation."""
+    """What the student learns from of a case, int (slice, y, x), at the network's size, before augmentation."""
     preparation, weakening = preparation_of(experiment.config), experiment.weakening()
     nothing = np.full(case.image.shape[:3], UNLABELED)
     mask, annotation = (

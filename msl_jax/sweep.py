@@ -1,6 +1,6 @@
-"""Trains and evaluates methods x numbers of strong patients x seeds, and compares them in one table.
+r"""Trains and evaluates methods x numbers of strong patients x seeds, and compares them in one table.
 
-python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl_ent --strong=3,5,10 --seeds=0,1,2 \\
+python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl_ent --strong=3,5,10 --seeds=0,1,2 \
     --workdir=SWEEP [--config.KEY=VALUE ...]
 
 Every run is a process of `msl_jax.main` in a folder of its own, SWEEP/METHOD/strongN/seedS, or SWEEP/METHOD/all/seedS
@@ -316,12 +316,14 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].", lock_config=True)
+    CONFIG = command.define_config("The experiment that the runs share")
     NAMES = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
     STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients that give their full masks.")
     SEEDS = flags.DEFINE_list("seeds", None, "Seeds of weights, batches and the draw of the strong patients.")
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on with it.")
-    PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at once, each on its share of this machine.", lower_bound=1)
+    PARALLEL = flags.DEFINE_integer(
+        "parallel", 1, "Runs at once, each on its share of the CPU cores and of the NVIDIA GPUs.", lower_bound=1
+    )
     SHARE = flags.DEFINE_string("share", "1/1", "I/N: of N hosts that share the folder, this is the I-th.")
     flags.mark_flags_as_required(["config", "methods", "strong", "seeds", "workdir"])
     command.run(main)

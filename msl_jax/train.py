@@ -105,7 +105,9 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     total = config.train.steps * len(stages)
     if done < total and jax.process_index() == 0:  # of a run that is made longer: they are no results of this one
         (workdir / "results" / "test.json").unlink(missing_ok=True)
-    clock = journal.Clock(done, total)
+    if jax.process_index() == 0:
+        print(_begun(experiment, done, total), flush=True)
+    clock = journal.Clock(done, total, columns)
     writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
     for stage, method in enumerate(stages):
         begin, end = stage * config.train.steps, (stage + 1) * config.train.steps
@@ -149,7 +151,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
                     clock.say(step, row)
                 if step % config.train.checkpoint_every == 0 or last or stopping:
                     final = method is stages[-1]
-                    dice = row.get(f"validation_dice_{list(branches)[-1]}") if final else None
+                    dice = row.get(journal.DICE + list(branches)[-1]) if final else None
                     checkpoints.save(manager, step, state.network(), state.training(), dice)
                 if stopping:
                     checkpoints.finish(manager)
@@ -162,6 +164,15 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     checkpoints.finish(manager)
     manager.close()
     return state
+
+
+def _begun(experiment: Experiment, done: int, total: int) -> str:
+    config = experiment.config
+    roles = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
+    patients = ", ".join(f"{len(roles[role])} {role}" for role in ("strong", "weak", "validation", "test"))
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    structures = ", ".join(config.data.classes)
+    return f"{config.method.name} on {structures}: {patients} patients; steps {done} to {total} on {devices}"
 
 
 def _signals() -> contextlib.AbstractContextManager[list[int]]:
@@ -243,7 +254,7 @@ def _batches(experiment: Experiment, method: Method, start: int, stop: int, shar
 def _dice_columns(config: ConfigDict, branch: str) -> list[str]:
     """Of the mean over structures and, where there are several, of each: a mean hides one that is given up."""
     structures = list(config.data.classes)
-    mean = f"validation_dice_{branch}"
+    mean = journal.DICE + branch
     return [mean, *(f"{mean}_{name}" for name in structures if len(structures) > 1)]
 
 

@@ -6,16 +6,14 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
 
 from etils import epath
 import pytest
 
+from browser import asked, needs_chromium
 from msl_jax import evaluate, journal, report
 from msl_jax.checks import Refused
 from msl_jax.experiment import open_experiment
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -83,26 +81,20 @@ def test_the_difference_from_the_first_run_is_the_comparisons(page, runs):
     assert f">{100 * mean:+.1f} [" in page.read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package)")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_it_and_has_nothing_to_complain_about(page, tmp_path, width):
-    """A script at the end of a copy sorts a table, and says of every picture whether it is shown, in the title."""
-    probe = """<script>
+    probe = """
       const table = document.querySelector("details table.sorts"), head = table.tHead.rows[0].cells[3];
       head.click();
       const values = [...table.tBodies[0].rows].map(row => Number(row.cells[3].dataset.value));
-      const sorted = values.every((value, i) => !i || values[i - 1] <= value);
-      const shown = [...document.images].every(image => image.complete && image.naturalWidth > 0);
-      const fits = document.documentElement.scrollWidth <= window.innerWidth;
-      document.title = JSON.stringify({sorted, shown, fits, rows: values.length});
-    </script>"""
-    copy = tmp_path / "page.html"
-    copy.write_text(page.read_text().replace("</body>", f"{probe}</body>"))
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "CONSOLE" not in done.stderr
-    said = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
+      said = {
+        sorted: values.every((value, i) => !i || values[i - 1] <= value),
+        shown: [...document.images].every(image => image.complete && image.naturalWidth > 0),
+        fits: document.documentElement.scrollWidth <= window.innerWidth,
+        rows: values.length,
+      }"""
+    said = asked(page.read_text(), probe, tmp_path, width)
     assert said == {"sorted": True, "shown": True, "fits": True, "rows": 8}
 
 

@@ -121,6 +121,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, source: Source, name: str, **kwargs: Any):
+        """Builds from `source` into the folder of the config `name`; the rest is TFDS's."""
         self._source = source
         super().__init__(config=name, **kwargs)
 

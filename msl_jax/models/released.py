@@ -30,6 +30,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Applies the block; with `train` by the batch's statistics, which move the running ones."""
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), padding="VALID", kernel_init=he_normal, dtype=self.dtype)(x)
@@ -52,6 +53,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """Encodes images of a size that `wrong_size` finds nothing wrong with."""
         skips = []
         for level in range(self.depth - 1):
             x = unet.remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
@@ -73,6 +75,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
+        """Decodes what the encoder returned: skips, finest first, then the centre."""
         *skips, x = levels
         for i, skip in enumerate(reversed(skips)):
             x = jnp.concatenate([x, skip], axis=-1)

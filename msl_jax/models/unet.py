@@ -21,6 +21,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Applies the block; with `train` by the batch's statistics, which move the running ones."""
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype)(x)
             x = BatchNorm(dtype=self.dtype)(x, train)
@@ -45,6 +46,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Doubles rows and columns of `x`."""
         n, h, w, _ = x.shape
         x = nn.DenseGeneral((2, 2, self.features), use_bias=False, dtype=self.dtype)(x)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -75,6 +77,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """Encodes images whose sides are multiples of 2^(depth - 1)."""
         levels = []
         for level in range(self.depth):
             x = halve(x) if level else x
@@ -97,6 +100,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
+        """Decodes what the encoder returned, finest level first."""
         *skips, x = levels
         for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]

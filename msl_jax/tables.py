@@ -1,0 +1,29 @@
+"""Rows as text: CSV for programs, and tables that are Markdown and line up in a terminal as well."""
+
+from collections.abc import Sequence
+import csv
+import io
+
+
+def csv_text(rows: Sequence[Sequence]) -> str:
+    """Rows as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A table of Markdown, every column as wide as its widest cell.
+
+    >>> print(markdown(["branch", "Dice %"], [["teacher", 80.9], ["student", 83.0]]))
+    | branch  | Dice % |
+    |---------|--------|
+    | teacher | 80.9   |
+    | student | 83.0   |
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    first, *rest = (
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells
+    )
+    return "\n".join([first, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *rest])
