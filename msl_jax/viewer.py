@@ -6,6 +6,7 @@ VS Code without an extension, and in a notebook that was saved as a page.
 
 import base64
 from collections.abc import Mapping, Sequence
+import dataclasses
 import hashlib
 import html
 import io
@@ -23,11 +24,14 @@ TEMPLATE = string.Template((pathlib.Path(__file__).parent / "viewer.html").read_
 OPACITY = 0.55
 
 
-class Viewer(str):
-    """HTML that a notebook shows as such where a cell ends in it."""
+@dataclasses.dataclass(frozen=True)
+class Viewer:
+    """What a notebook shows where a cell ends in it: `html`."""
+
+    html: str = dataclasses.field(repr=False)
 
     def _repr_html_(self) -> str:
-        return str(self)
+        return self.html
 
 
 def scroll(

@@ -1,7 +1,6 @@
 """What a viewer's slices show, and that its slider turns them."""
 
 import base64
-import html.parser
 import io
 import json
 import re
@@ -29,7 +28,7 @@ def volume():
 
 def slices_of(shown):
     """The slices' colours, (slice, y, 3 x, 3)."""
-    files = json.loads(re.search(r"slices = (\[.*?\])", str(shown))[1])
+    files = json.loads(re.search(r"slices = (\[.*?\])", shown.html)[1])
     return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(file)))) for file in files])
 
 
@@ -49,10 +48,15 @@ def test_slices_show_the_image_and_every_label_map_beside_it(volume):
 
 
 def test_it_begins_where_most_structure_is_and_keeps_the_voxels_shape(volume):
-    shown = viewer.scroll(*volume, CLASSES, (8, 1.5, 1), title="anna & <i>bert")
+    viewed = viewer.scroll(*volume, CLASSES, (8, 1.5, 1), title="anna & <i>bert")
+    shown = viewed.html
     assert 'min="1" max="3" value="2"' in shown and "aspect-ratio: 15 / 6" in shown
     assert "anna &amp; &lt;i&gt;bert" in shown and "&lt;b&gt;MYO" in shown and "<b>MYO" not in shown
-    assert shown._repr_html_() == shown and not re.search(r"https?://|src=\"(?!data:)", shown)
+    assert (
+        viewed._repr_html_() == shown
+        and repr(viewed) == "Viewer()"
+        and not re.search(r"https?://|src=\"(?!data:)", shown)
+    )
     parser = html.parser.HTMLParser()
     parser.feed(shown)
 
@@ -75,7 +79,7 @@ def test_the_slider_turns_the_slices(volume, tmp_path):
       range.dispatchEvent(new Event("input"));
       said = {third: at(first), said: first.querySelector("output").textContent, untouched: at(second) === before};
     """
-    said = asked(f"<html><body>{viewers[0]}{viewers[1]}</body></html>", probe, tmp_path)
+    said = asked(f"<html><body>{viewers[0].html}{viewers[1].html}</body></html>", probe, tmp_path)
     third = np.asarray(Image.open(io.BytesIO(base64.b64decode(said.pop("third")))))
     np.testing.assert_array_equal(third, slices_of(viewers[0])[2])
     assert said == {"said": "3", "untouched": True}
