@@ -52,13 +52,8 @@ def test_it_begins_where_most_structure_is_and_keeps_the_voxels_shape(volume):
     shown = viewed.html
     assert 'min="1" max="3" value="2"' in shown and "aspect-ratio: 15 / 6" in shown
     assert "anna &amp; &lt;i&gt;bert" in shown and "&lt;b&gt;MYO" in shown and "<b>MYO" not in shown
-    assert (
-        viewed._repr_html_() == shown
-        and repr(viewed) == "Viewer()"
-        and not re.search(r"https?://|src=\"(?!data:)", shown)
-    )
-    parser = html.parser.HTMLParser()
-    parser.feed(shown)
+    assert viewed._repr_html_() == shown and repr(viewed) == "Viewer()"
+    assert not re.search(r"https?://|src=\"(?!data:)", shown)
 
 
 def test_a_label_map_of_another_shape_or_none_is_an_error(volume):
