@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         method=dict(
             name="kl_ent",
             # What is given below takes the place of the method's own (msl_jax/methods.py).
+            weak_weight=config_dict.placeholder(float),  # of the cross-entropy with weak labels, of any method with one
             terms={term: config_dict.placeholder(float) for term in TERMS},  # weights
             rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until a weight is reached
             kd_on=config_dict.placeholder(str),  # strong, weak or both: where the student follows the teacher

@@ -65,7 +65,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.method.name = "kl"
     # How much the labelled pixels of weak images count: 1 where background is labelled as well, as scribbles do; 0.05
     # where structures alone are, which would else be overdone.
-    config.method.terms.w = 1.0
+    config.method.weak_weight = 1.0
 
     # Width 8 at size 96 trains in minutes on a laptop, 64 at 256 in hours on a GPU.
     config.model.width = 16

@@ -13,13 +13,17 @@ from configs import acdc_cpu
 
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    """acdc_cpu.py on 40 phantoms, shorter."""
+    """acdc_cpu.py on 40 phantoms: all structures, scribbles of them and of background, and 600 steps."""
     config = acdc_cpu.get_config().unlock()
     config.data.layout = "phantom"
     config.data.source = "patients=40,seed=0"
     config.data.split_sizes = ((25, 5, 10),)
+    config.data.classes = "all"
+    config.data.strong = 1
+    config.data.weak, config.data.weak_background = "scribble", True
+    config.method.weak_weight = 1.0
     config.optimizer.learning_rate = 4e-3
-    config.train.steps = 800
+    config.train.steps = 600
     config.train.report_every = 50
     config.train.checkpoint_every = config.train.validate_every = 200
     return configs.apply(config, arg)

@@ -50,6 +50,7 @@ LATER = {
     "data.normalization": "percentiles",
     "data.window": (-160.0, 240.0),
     "data.channels": 1,
+    "method.weak_weight": None,
     "model.name": "unet",
     "eval.protocol": "native",
     "method.terms.dice": 0.0,

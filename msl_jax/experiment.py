@@ -263,6 +263,7 @@ def filled_in(
     filled["data"]["classes"] = {name: value for name, value in labels.items() if name in names}
     filled["data"] |= {"channels": channels, "contents": contents}
     filled["method"] |= {
+        "weak_weight": None,  # it has gone into the terms
         "terms": {term: method.terms.get(term, 0.0) for term in methods.TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in methods.TERMS},
         **{key: getattr(method, key) if method.reads(key) else None for key in methods.CHOICES},

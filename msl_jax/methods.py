@@ -254,7 +254,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
     """The method a config names, with what the config gives in place of the table's values.
 
     Args:
-      settings: config.method as a dictionary: "name", a key of METHODS; "terms", term -> weight, 0 leaving it out;
+      settings: config.method as a dictionary: "name", a key of METHODS; "weak_weight", that of the cross-entropy with
+        weak labels, of whichever branch the method trains with them; "terms", term -> weight, 0 leaving it out;
         "rampup", term -> steps; "kd_on", "w_on", "w_mean", "batch_norm", "ema_decay", "noise", "passes". None is
         the table's own.
       dropout: config.model.dropout; None for the method's own.
@@ -268,7 +269,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
         raise Refused(f"config.method.name: there is no '{name}'; there are {', '.join(METHODS)}.")
     row = METHODS[name]
     given = {key: value for key, value in settings.items() if value is not None}
-    weights = _merged(row.terms, settings["terms"], "terms")
+    weights = _merged(row.terms | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
     terms = {term: weight for term, weight in weights.items() if weight}
     rampup = {term: min(length, steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()}
     if "s" not in terms:
@@ -308,6 +309,12 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
     if not method.guided():
         return dataclasses.replace(method, guide=None, after=None, **dict.fromkeys(LIMITS))
     return method
+
+
+def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str, float]:
+    if weight is not None and not 0 < weight < float("inf"):
+        raise Refused(f"config.method.weak_weight: is {weight}; give a number above 0.")
+    return {} if weight is None else {term: weight for term in terms if TERMS[term].labels == "weak_label"}
 
 
 def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: str) -> dict[str, float]:

@@ -42,12 +42,14 @@ def phantoms(cache) -> builder.Built:
 
 @pytest.fixture(scope="session")
 def tiny_config(cache, phantoms):
-    """The phantom experiment shrunk to seconds: make(arg) -> unlocked config."""
+    """The papers' experiment on phantoms, shrunk to seconds: make(arg) -> unlocked config."""
 
-    def make(arg: str | None = None):
-        config = phantom_config.get_config(arg).unlock()
+    def make(arg: str = ""):
+        config = phantom_config.get_config(f"strong=3,classes=LV,{arg}".rstrip(",")).unlock()
         config.data.source, config.data.cache = "patients=8,seed=0", cache
         config.data.split_sizes = ((5, 1, 2),)
+        config.data.weak, config.data.weak_background = "erosion", False
+        config.method.weak_weight = None
         config.data.size = 32
         config.model.width, config.model.depth = 2, 3
         config.train.steps = 4
@@ -61,7 +63,7 @@ def tiny_config(cache, phantoms):
 @pytest.fixture(scope="session")
 def tiny_flags(cache, phantoms) -> list[str]:
     """What shrinks the phantom experiment to seconds, as flags of a command."""
-    values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32}
+    values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32, "classes": "LV"}
     return [*(f"--config.data.{key}={value}" for key, value in values.items()), "--config.model.width=2"]
 
 

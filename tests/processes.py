@@ -16,15 +16,15 @@ def start(name, *argv):
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, **pipes)
 
 
-def finished(process):
+def finished(process, timeout=300):
     """Its exit code and what it said, once it has ended."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run(name, *argv):
-    """What a command that succeeds says."""
-    done = finished(start(name, *argv))
+def run(name, *argv, timeout=300):
+    """What a command that succeeds says, within so many seconds."""
+    done = finished(start(name, *argv), timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

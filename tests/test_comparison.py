@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from documents import cells
 from msl_jax import comparison
 from msl_jax.checks import Refused
 from msl_jax.comparison import Run
@@ -194,7 +195,7 @@ def test_undefined_distances_are_left_out(tmp_path):
     assert (row["hd95"], row["assd"], row["empty"]) == (6.0, 4.0, 1)
     (row,) = comparison.compare([one])
     assert (row["hd95"], row["assd"], row["empty"]) == (None, None, 1)
-    assert "| 0.0 | - | - | 1 |" in comparison.markdown([row], "mm", [])
+    assert cells(comparison.markdown([row], "mm", []).splitlines()[2])[5:9] == ["0.0", "-", "-", "1"]
 
 
 def test_units_are_not_mixed(tmp_path, finished):
@@ -225,8 +226,10 @@ def test_the_fewest_strong(finished):
 def test_files_hold_the_comparison(tmp_path, finished):
     text = comparison.write(tmp_path, finished, [Run("kl", 5, 2), Run("upper_bound", None, 2)])
     assert (tmp_path / "table.md").read_text() == text
-    assert "| 3 | kl_ent | student | LV | 2 | 51.2 ± 1.8 | 8.00 | 2.00 | 0 | +20.0 [-4.8, +44.8], 3/3 |" in text
-    assert "| all | upper_bound | teacher | LV | 1 | 90.0 | 8.00 | 2.00 | 0 | +50.0 [+0.3, +99.7], 3/3 | - |" in text
+    lines = [" | ".join(cells(line)) for line in text.splitlines()]
+    kl_ent = "3 | kl_ent | student | LV | 2 | 51.2 ± 1.8 | 8.00 | 2.00 | 0 | +20.0 [-4.8, +44.8], 3/3 |"
+    assert any(line.startswith(kl_ent) for line in lines)
+    assert "all | upper_bound | teacher | LV | 1 | 90.0 | 8.00 | 2.00 | 0 | +50.0 [+0.3, +99.7], 3/3 | -" in lines
     assert "Missing" in text and "kl/strong5/seed2, upper_bound/all/seed2" in text
     assert "Missing" not in comparison.write(tmp_path, finished, [])
     rows = table(tmp_path / "table.csv")

@@ -21,7 +21,9 @@ from msl_jax import inference
 ROOT = pathlib.Path(__file__).parents[1]
 PLACES = {"one": (1, 1), "four": (1, 4), "eight": (1, 8), "two_by_two": (2, 2)}
 """Name -> processes, devices of each."""
-OTHERS = pytest.mark.parametrize("place", ["four", pytest.param("eight", marks=pytest.mark.soak), "two_by_two"])
+OTHERS = pytest.mark.parametrize(
+    "place", ["two_by_two", *(pytest.param(place, marks=pytest.mark.soak) for place in ("four", "eight"))]
+)
 RATE = 1e-3
 """How far a step of Adam moves a parameter, about. Devices sum a batch in different orders; where rounding then passes
 a kink of ReLU or of max pooling, a gradient jumps, and Adam makes more of it where it is small. So losses are the same

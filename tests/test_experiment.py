@@ -16,7 +16,7 @@ from msl_jax.methods import METHODS, TERMS
 def opened(tiny_config):
     """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
 
-    def make(arg=None, **settings):
+    def make(arg="", **settings):
         config = tiny_config(arg)
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
         return open_experiment(config)

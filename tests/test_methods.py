@@ -20,7 +20,8 @@ STEPS = 100
 
 def resolved(name, terms=None, dropout=None, **settings):
     """What a config of 100 steps with these settings names."""
-    return resolve({"name": name, "terms": terms or {}, "rampup": {}, **settings}, dropout, STEPS)
+    given = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
+    return resolve(given | settings, dropout, STEPS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -46,6 +47,14 @@ def test_given_values_replace_the_tables_own():
     method = resolved("kl_ent", {"ent": 17.0, "w": None}, kd_on="strong")
     assert method.terms == {**table.terms, "ent": 17.0} and method.kd_on == "strong"
     assert METHODS["kl_ent"] is table and table.terms["ent"] != 17.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_weight_of_weak_labels_is_that_of_the_methods_that_learn_them_alone(name):
+    table, weak = METHODS[name].terms, {"w", "teacher_w"}
+    assert resolved(name, weak_weight=0.7).terms == {t: 0.7 if t in weak else w for t, w in table.items()}
+    for term in weak & set(table):
+        assert resolved(name, {term: 0.3}, weak_weight=0.7).terms == {**table, term: 0.3}
 
 
 def test_a_weight_of_0_drops_the_term():
@@ -100,6 +109,7 @@ def test_stages_follow_one_another():
         ("kl", {"kd": math.nan}, {}, ["config.method.terms.kd", "nan"]),
         ("kl", {"kd": math.inf}, {}, ["config.method.terms.kd", "inf"]),
         ("kl", {"s": 0.0}, {}, ["config.method.terms.s"]),
+        ("lower_bound", {}, {"weak_weight": 0.0}, ["config.method.weak_weight", "0.0", "above 0"]),
         ("kl", {"consistency": 1.0}, {}, ["config.method.terms.consistency", "'kl'", "mean_teacher", "ua_mt"]),
         ("single", {"teacher_cross": 1.0}, {}, ["config.method.terms.teacher_cross", "student", "'single'"]),
         ("mean_teacher", {"proposal": 1.0}, {}, ["config.method.terms.proposal", "proposals"]),

@@ -115,16 +115,13 @@ def test_rows_of_sets():
 def shrunk(config, tiny):
     """A config's own method and settings on the phantom, at the size of the tiny one."""
     config = config.unlock()
-    for key in ("layout", "source", "cache", "split_sizes", "strong", "size", "classes"):
+    for key in ("layout", "source", "cache", "split_sizes", "strong", "size"):
         config.data[key] = tiny.data[key]
     config.model.width, config.model.depth = tiny.model.width, tiny.model.depth
     return config
 
 
-FOUR_CLASSES = [f"{name},classes=all" for name in ("kl_ent", "ua_mt")]
-
-
-@pytest.mark.parametrize("source", [*METHODS, *FOUR_CLASSES, *(f"configs/{name}.py" for name in CONFIGS)])
+@pytest.mark.parametrize("source", [*METHODS, *(f"configs/{name}.py" for name in CONFIGS)])
 def test_one_step_moves_every_parameter(tiny_config, runs, source):
     if not source.startswith("configs/"):
         config = tiny_config(f"method={source}")

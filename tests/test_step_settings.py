@@ -99,6 +99,7 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts,
         np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_in_a_loop_parts_need_less_memory(batch, backend):
     """As compiled: what a step needs beside its arguments, of four parts against one."""

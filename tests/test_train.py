@@ -59,15 +59,13 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory, cache, phantoms, compiled_programs):
+def loop(tmp_path_factory, tiny_config, compiled_programs):
     """go(name, ...) -> a run of steps with dropout, going on where one of that name broke off."""
-    from configs import phantom
 
     def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2, settings=()):
-        config = phantom.get_config(f"method={method},steps={steps}").unlock()
-        config.data.source, config.data.cache, config.data.split_sizes = "patients=8,seed=0", cache, ((5, 1, 2),)
-        config.data.size, config.model.width, config.model.depth, config.model.dropout = 32, 2, 3, 0.3
-        config.train.report_every = report_every
+        config = tiny_config(f"method={method}")
+        config.model.dropout = 0.3
+        config.train.steps, config.train.report_every = steps, report_every
         config.train.checkpoint_every = config.train.validate_every = checkpoint_every
         config.update_from_flattened_dict(dict(settings))
         experiment, workdir = open_experiment(config), epath.Path(folder) / name

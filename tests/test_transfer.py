@@ -18,7 +18,7 @@ from trees import paths, unequal
 def opened(tiny_config, compiled_programs):
     """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
 
-    def make(arg=None, **settings):
+    def make(arg="", **settings):
         config = tiny_config(arg)
         config.model.depth = 2
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
