@@ -117,6 +117,7 @@ def test_in_a_loop_parts_need_less_memory(batch, backend):
     assert needed(4) < 0.5 * needed(1)
 
 
+@pytest.mark.soak
 def test_rematerialisation_changes_no_gradient_and_no_name():
     images = jax.random.normal(jax.random.key(1), (1, 4, *SIZE, 1))
     plain = DualBranchUNet(width=2, depth=3)

@@ -74,7 +74,7 @@ def test_a_folder_without_bare_images_is_refused(tmp_path):
         suggest.unannotated(tmp_path, "folder")
 
 
-@pytest.mark.parametrize("method", ["kl_ent", "single"])
+@pytest.mark.parametrize("method", ["kl_ent", pytest.param("single", marks=pytest.mark.soak)])
 def test_the_case_of_the_highest_score_comes_first(untrained, phantoms, tmp_path, method):
     folder = untrained(f"method={method}")
     names = [f"case{number}" for number in range(suggest.SHOWN + 2)]

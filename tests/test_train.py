@@ -253,7 +253,7 @@ def proposals(loop):
     return loop("proposals", **TWO_STAGES)
 
 
-@pytest.mark.parametrize("at", [3, 4])
+@pytest.mark.parametrize("at", [3, pytest.param(4, marks=pytest.mark.soak)])
 def test_stages_go_on_bit_for_bit(loop, proposals, at):
     """Broken off with the end of the first stage on disk, and with the second begun."""
     resumed = broken_off(loop, at, f"proposals_{at}", **TWO_STAGES)

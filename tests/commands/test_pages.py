@@ -3,6 +3,7 @@
 Whoever adds a command to a page says in RUN where it is run.
 """
 
+import json
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from processes import ROOT, run
 
 SHORT, LONG, SHORTENED = "make test", "make soak", "make soak, in 20 steps"
 RUN = {
-    "README.md": {"prepare": SHORT, "main": SHORT, "predict": SHORT, "suggest": SHORT},
+    "README.md": {"sweep": LONG, "prepare": SHORT, "main": SHORT, "predict": SHORT, "suggest": SHORT},
     "msl_jax/README.md": {
         "predict": SHORT,
         "evaluate": SHORT,
@@ -109,6 +110,17 @@ def test_the_commands_on_a_run(command, workdir, hospital, tmp_path):
 
 
 @pytest.mark.soak
+def test_the_demo_ends_as_the_page_says(tmp_path):
+    """The command of `make demo`, the student above its teacher in every structure; and the sweep beside it."""
+    print(run("main", "--config=configs/phantom.py", f"--workdir={tmp_path / 'phantom'}", timeout=3600))
+    for name, *argv in of_page("README.md", LONG):
+        print(run(name, *with_stand_ins(argv, tmp_path, {}), timeout=3600))
+    branches = json.loads((tmp_path / "phantom" / "results" / "test.json").read_text())["branches"]
+    for structure, values in branches["student"].items():
+        assert values["dice"]["mean"] > branches["teacher"][structure]["dice"]["mean"]
+
+
+@pytest.mark.soak
 def test_the_commands_on_acdc_as_they_stand(acdc_folder, tmp_path):
     for name, *argv in of_page("msl_jax/data/README.md", LONG, without="FOLDER"):
         output = [f"--output={tmp_path / 'prepare'}"] if name == "prepare" else []
@@ -130,7 +142,6 @@ def test_sweeps_begin_as_the_page_says(name, argv, acdc_folder, hippocampus_fold
     stand_ins = {
         "ACDC": acdc_folder,
         "Task04": hippocampus_folder,
-        "SWEEP2": tmp_path / "sweep",
         "SWEEP": tmp_path / "sweep",
         "=RUN": f"={tmp_path / 'run'}",
     }
