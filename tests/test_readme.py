@@ -40,6 +40,12 @@ def test_files_and_modules_that_are_named_exist(page):
             assert (ROOT / words[1]).exists() or (page.parent / words[1]).exists(), words
 
 
+def test_every_file_has_its_line():
+    listed = (ROOT / "msl_jax" / "README.md").read_text().split("## The files")[1]
+    modules = {path.name for path in (ROOT / "msl_jax").glob("*.py")} - {"__init__.py"}
+    assert modules <= set(re.findall(r"\w+\.py", listed))
+
+
 def test_one_address_in_badges_and_notebooks():
     address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     owner = address.removeprefix("https://github.com/")

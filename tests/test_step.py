@@ -128,6 +128,7 @@ def test_one_step_moves_every_parameter(tiny_config, runs, source):
     else:
         module = importlib.import_module(source.removesuffix(".py").replace("/", "."))
         config = shrunk(module.get_config(), tiny_config())
+    config.model.depth = 2
     experiment = open_experiment(config)
     run = runs(experiment)
     method = experiment.method
