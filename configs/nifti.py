@@ -52,15 +52,15 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     # Side of the network's images, to which slices are resized: a multiple of 2^(model.depth - 1).
     config.data.size = 256
-    # What becomes 0 and 1: percentiles of a volume (MRI), a fixed window of intensities (CT, Hounsfield units), or
-    # zscore, three standard deviations around a volume's mean.
+    # What becomes 0 and 1: percentiles of a volume (MRI); window, fixed intensities (CT, Hounsfield units); zscore,
+    # three standard deviations around a volume's mean; or minmax, its least and greatest value.
     config.data.normalization = "percentiles"
     config.data.percentiles = (1.0, 99.0)
     config.data.window = (-160.0, 240.0)
     # Mirroring helps unless left and right, or front and back, are structures of their own. Degrees; shares of 1.
     config.data.augment = dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2)
 
-    # Any of the README's table. kl_ent gains most where its entropy suits the data, and may lose a structure where it
+    # Any of the README's methods. kl_ent gains most where its entropy suits the data, and may lose a structure where it
     # does not: look at the validation Dice of its student.
     config.method.name = "kl"
     # How much the labelled pixels of weak images count: 1 where background is labelled as well, as scribbles do; 0.05

@@ -70,7 +70,7 @@ def to_onnx(function: Function, variables: inference.Variables, shape: tuple[int
     try:
         import jax2onnx
     except ImportError as error:
-        raise Refused("--format=onnx: needs jax2onnx; install it by pip install 'msl_jax[onnx]'.") from error
+        raise Refused("--format=onnx: needs jax2onnx; install it by pip install -e '.[onnx]'.") from error
     branches = tuple(jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32)))
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it is doing
         logging.disable(logging.WARNING)

@@ -109,7 +109,7 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise Refused(
-            "--weights: a file of PyTorch needs PyTorch to be read; install it by pip install 'msl_jax[torch]', or "
+            "--weights: a file of PyTorch needs PyTorch to be read; install it by pip install -e '.[torch]', or "
             "save the weights as FILE.safetensors."
         ) from error
     return torch

@@ -1,6 +1,6 @@
 """What depends on the machine and not on the method: memory pages, XLA's CPU kernels and loops, its cache.
 
-Measured on 2 cores (AMD EPYC with AVX-512, jaxlib 0.10.2) with tests/benchmarks/train_step.py; see README, Speed.
+Measured on 2 cores (AMD EPYC with AVX-512, jaxlib 0.10.2) with tests/benchmarks/train_step.py; see its README.
 """
 
 from collections.abc import Callable

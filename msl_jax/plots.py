@@ -176,7 +176,7 @@ def methods(
                 _outline(left, label_map[index][window], OUTLINES[branch], 0.9)
             _probability(right, probabilities[name][index][window], aspect)
             _outline(right, reference[index][window], OUTLINES["reference"], 0.6)
-    _probability_bar(axes[0, -1], "probability")
+    _probability_bar(axes[0, -1], "probability of structure")
     return figure
 
 

@@ -151,7 +151,7 @@ def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Bui
         foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
     reference = np.where(np.isin(case.mask, values), case.mask, 0)
     strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
-    title = f"{name}, {strong} strong patients, seed {finished[0].run.seed}, Dice %"
+    title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
     return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
 
 

@@ -3,7 +3,8 @@
 XLA sums over the leading axes of NHWC channel by channel, striding through memory (1.0 ms for 8 x 128 x 128 x 16 on 2
 cores). Sums here go over rows of pixels first, whose values lie together, and then over the few sums within a row (0.1
 ms); so do those of the gradient, which autodiff makes from `spread`. A training step at 128 x 128 takes 0.26 s in place
-of 0.28 s at width 16 and 0.75 s in place of 0.81 s at width 32 (train_step.py, machine as in README, Speed).
+of 0.28 s at width 16 and 0.75 s in place of 0.81 s at width 32 (tests/benchmarks/train_step.py, machine as its README
+says).
 """
 
 from typing import Any
