@@ -138,7 +138,8 @@ def check_entries(path: pathlib.Path, entries: Mapping[str, np.ndarray], model: 
 def _shapes(model: DualBranchUNet, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name of every entry and the shape that it needs, in PyTorch's order of axes."""
     branches = tuple(BRANCHES.values())
-    variables = flatten_dict(jax.eval_shape(lambda: inference.init_variables(model, (size, size), branches, seed=0)))
+    draw = inference.initializer(model, (size, size), branches)
+    variables = flatten_dict(jax.eval_shape(draw, jax.random.key(0)))
     for name, path in names(model.depth).items():
         shape = variables[path].shape
         if len(shape) == 4:

@@ -1,6 +1,6 @@
 """From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 import numpy as np
 
-from msl_jax import checkpoints, experiment
+from msl_jax import checkpoints, experiment, machine
 from msl_jax.checks import Refused
 from msl_jax.data import builder, intensity, transforms, volumes
 from msl_jax.data.case import across
@@ -102,7 +102,7 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     )
     manager = checkpoints.open_manager(workdir)
     size, channels = segmenter.preparation.size, config.data.channels
-    abstract = jax.eval_shape(lambda: init_variables(segmenter.model, size, trained, seed=0, channels=channels))
+    abstract = jax.eval_shape(initializer(segmenter.model, size, trained, channels), jax.random.key(0))
     here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
     step, items = checkpoints.load(manager, which, network=abstract)
@@ -132,13 +132,20 @@ def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volu
     return image, across(image.voxels, config.data.axis)
 
 
+def initializer(
+    model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], channels: int = 1
+) -> Callable[[jax.Array], Variables]:
+    """A function of a random key: freshly drawn parameters and batch statistics of a model with these branches."""
+    images = jnp.zeros((1, 1, *size, channels), jnp.float32)
+    rows = {branch: slice(None) for branch in branches}
+    return lambda key: model.init(key, images, rows, train=False)
+
+
 def init_variables(
     model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int, channels: int = 1
 ) -> Variables:
-    """Freshly drawn parameters and batch statistics of a model with these branches."""
-    images = jnp.zeros((1, 1, *size, channels), jnp.float32)
-    rows = {branch: slice(None) for branch in branches}
-    return jax.jit(lambda key: model.init(key, images, rows, train=False))(jax.random.key(seed))
+    """What `initializer` draws from a seed."""
+    return machine.jit_once(initializer(model, size, branches, channels))(jax.random.key(seed))
 
 
 _softmax = jax.jit(Segmenter.softmax, static_argnums=0)

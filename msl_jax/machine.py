@@ -22,6 +22,11 @@ CPU_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type="}
 A flag that a jaxlib does not know ends the process, so there is a row for each release that was measured.
 """
 
+FEW_PASSES = {"xla_backend_optimization_level": "1"}
+"""What XLA compiles so is ready sooner and runs slower: the drawing of acdc_cpu's network takes 9 s of CPU time in
+place of 38 (on a slower machine of the same kind), and ends in the same bits.
+"""
+
 
 def restart_on_huge_pages() -> None:
     """Starts this process anew with huge pages, which glibc looks for at the very start; what the user set stays.
@@ -47,6 +52,11 @@ def set_up() -> None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "msl_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` of a function that is called once, and whose compilation on CPU would take longer than its call."""
+    return jax.jit(function, compiler_options=FEW_PASSES if jax.default_backend() == "cpu" else None)
 
 
 def fold(add: Callable[[Any, Any], Any], start: Any, items: Any) -> Any:

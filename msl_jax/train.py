@@ -21,7 +21,7 @@ from msl_jax.data import pipeline
 from msl_jax.data.builder import Entry
 from msl_jax.data.case import UNLABELED
 from msl_jax.experiment import Experiment, model_of, preparation_of
-from msl_jax.inference import Segmenter, init_variables
+from msl_jax.inference import Segmenter, init_variables, initializer
 from msl_jax.methods import Method
 from msl_jax.step import Batch, TrainState, make_train_step
 
@@ -47,7 +47,10 @@ def init_state(
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
-    variables = transfer.put(taken, variables) if taken else variables
+    return _state_of(method, optimizer, transfer.put(taken, variables) if taken else variables, before)
+
+
+def _state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, before: Any) -> TrainState:
     guide = before if method.after else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -212,10 +215,15 @@ def _start(config, stages, optimizer, manager, workdir, sharding) -> tuple[int, 
         taken = transfer.load(config, tuple(stages[0].branches()))
         return 0, jax.device_put(init_state(config, stages[0], optimizer, taken=taken), sharding)
 
+    def drawn(method: Method) -> Any:
+        model, size = model_of(config), preparation_of(config).size
+        draw = initializer(model, size, tuple(method.branches()), config.data.channels)
+        return jax.eval_shape(draw, jax.random.key(config.seed))
+
     def abstract_of(step: int) -> dict[str, Any]:
         stage = (step - 1) // config.train.steps
-        before = jax.eval_shape(lambda: init_state(config, stages[max(stage - 1, 0)], optimizer).network())
-        state = jax.eval_shape(lambda network: init_state(config, stages[stage], optimizer, network), before)
+        variables, before = drawn(stages[stage]), drawn(stages[max(stage - 1, 0)])
+        state = jax.eval_shape(lambda *networks: _state_of(stages[stage], optimizer, *networks), variables, before)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}
 

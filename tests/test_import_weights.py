@@ -63,7 +63,7 @@ def test_logits_are_those_of_the_authors_code(golden, image):
 def test_every_array_of_the_model_comes_from_one_entry():
     entries = entries_of(SMALL, 44)
     variables = to_variables(entries, SMALL.depth)
-    drawn = jax.eval_shape(lambda: inference.init_variables(SMALL, (44, 44), tuple(ROWS), seed=0))
+    drawn = jax.eval_shape(inference.initializer(SMALL, (44, 44), tuple(ROWS)), jax.random.key(0))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, drawn)
     assert len(flatten_dict(variables)) == len(entries)
 
@@ -157,5 +157,5 @@ def test_a_pytorch_file_is_read_and_one_that_would_run_code_is_not(weights, tmp_
 def test_without_pytorch_its_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "weights.pth").write_bytes(b"\x80")
-    with pytest.raises(Refused, match=r"install it by pip install 'msl_jax\[torch\]'"):
+    with pytest.raises(Refused, match=r"install it by pip install -e '.\[torch\]'"):
         import_weights.read_state_dict(tmp_path / "weights.pth")

@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import optax
 
-from msl_jax.inference import init_variables
+from msl_jax.inference import initializer
 from msl_jax.methods import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.step import TrainState, make_train_step
@@ -48,7 +48,7 @@ def count(a: argparse.Namespace, parts: int, remat: bool) -> dict:
     model = DualBranchUNet(width=a.width, remat=remat, dtype=a.dtype)
 
     def start():
-        variables = init_variables(model, (a.size, a.size), tuple(method.branches()), seed=0)
+        variables = initializer(model, (a.size, a.size), tuple(method.branches()))(jax.random.key(0))
         sums = {name: jax.numpy.zeros(()) for name in ("loss", "steps", *method.terms)}
         opt_state = optimizer.init(variables["params"])
         return TrainState(step=jax.numpy.zeros((), "int32"), **variables, opt_state=opt_state, sums=sums)

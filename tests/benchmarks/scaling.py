@@ -45,7 +45,7 @@ def count(a: argparse.Namespace) -> None:
     import optax
 
     from msl_jax import train
-    from msl_jax.inference import init_variables
+    from msl_jax.inference import initializer
     from msl_jax.methods import METHODS
     from msl_jax.models.dual_branch import DualBranchUNet
     from msl_jax.step import TrainState, make_train_step
@@ -54,7 +54,7 @@ def count(a: argparse.Namespace) -> None:
     model, method, optimizer = DualBranchUNet(width=a.width, dtype="bfloat16"), METHODS["kl_ent"], optax.adam(1e-3)
 
     def start():
-        variables = init_variables(model, (a.size, a.size), tuple(method.branches()), seed=0)
+        variables = initializer(model, (a.size, a.size), tuple(method.branches()))(jax.random.key(0))
         sums = {name: jax.numpy.zeros(()) for name in ("loss", "steps", *method.terms)}
         return TrainState(
             jax.numpy.zeros((), jax.numpy.int32), **variables, opt_state=optimizer.init(variables["params"]), sums=sums
