@@ -5,13 +5,14 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
+from collections.abc import Callable
+import fcntl
 import functools
 import pathlib
 
 from etils import epath
 import hypothesis
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import pytest
 
@@ -21,6 +22,7 @@ from msl_jax.data import builder
 from msl_jax.data.case import Source
 from msl_jax.experiment import model_of, open_experiment, preparation_of
 
+PHANTOMS = Source("phantom", "patients=8,seed=0")
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,15 +31,52 @@ hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> str:
-    """A TFDS folder of this session."""
-    return str(tmp_path_factory.mktemp("tfds"))
+def common(tmp_path_factory) -> pathlib.Path:
+    """A folder of this session, the same for all of pytest-xdist's workers, whose own lie within it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def once(common):
+    """once(name, make) -> the folder common/name, which the first worker to ask for it makes by make(folder)."""
+
+    def get(name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+        done = common / f"{name}.done"
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(common / name)
+                done.touch()
+        return common / name
+
+    return get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(common):
+    """Programs compiled by this session and its processes are kept, since many a run ends in the same one."""
+    settings = {
+        "jax_compilation_cache_dir": str(common / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture(scope="session")
+def cache(once) -> str:
+    """A TFDS folder of this session, which holds the eight phantom patients."""
+    return str(once("tfds", lambda folder: builder.build(PHANTOMS, folder)))
 
 
 @pytest.fixture(scope="session")
 def phantoms(cache) -> builder.Built:
     """Eight phantom patients, built."""
-    return builder.build(Source("phantom", "patients=8,seed=0"), cache)
+    return builder.build(PHANTOMS, cache)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +90,7 @@ def tiny_config(cache, phantoms):
         config.data.weak, config.data.weak_background = "erosion", False
         config.method.weak_weight = None
         config.data.size = 32
-        config.model.width, config.model.depth = 2, 3
+        config.model.width, config.model.depth = 2, 2
         config.train.steps = 4
         config.train.report_every = 1
         config.train.checkpoint_every = config.train.validate_every = 2
@@ -64,7 +103,11 @@ def tiny_config(cache, phantoms):
 def tiny_flags(cache, phantoms) -> list[str]:
     """What shrinks the phantom experiment to seconds, as flags of a command."""
     values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32, "classes": "LV"}
-    return [*(f"--config.data.{key}={value}" for key, value in values.items()), "--config.model.width=2"]
+    return [
+        *(f"--config.data.{key}={value}" for key, value in values.items()),
+        "--config.model.width=2",
+        "--config.model.depth=2",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -109,26 +152,3 @@ def hippocampus_folder() -> pathlib.Path:
 def prostate_folder() -> pathlib.Path:
     """One T2 volume with true voxel sizes, its mask and a scribble, where they lie beside the repository."""
     return _real("prostate")
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory) -> str:
-    """A folder of this session for compiled programs."""
-    return str(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
-def compiled_programs(programs):
-    """Programs compiled meanwhile are kept, since many a run ends in the same one."""
-    settings = {
-        "jax_compilation_cache_dir": programs,
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()

@@ -16,7 +16,7 @@ SETTINGS = [
     ("data.unlabeled", 256, ["256", "0 to 255"]),
     ("data.patient", "(", ["no regular expression"]),
     ("data.split_sizes", ((5, 1, 0),), ["(5, 1, 0)", "data.fold"]),
-    ("data.size", 33, ["33", "model.depth=3", "multiple of 4"]),
+    ("data.size", 33, ["33", "model.depth=2", "multiple of 2"]),
     ("model.width", 0, ["from 1 up"]),
     ("model.depth", 0, ["from 1 up"]),
     ("model.depth", 7, ["data.size", "32", "multiple of 64"]),

@@ -35,7 +35,6 @@ to rounding in the first steps, and parameters to one step after ten.
 def settings(tiny_flags):
     """Flags of a run of seconds, whose batch eight devices can share."""
     values = {
-        "model.depth": 2,
         "train.strong_batch": 8,
         "train.weak_batch": 8,
         "optimizer.learning_rate": RATE,
@@ -50,7 +49,7 @@ def settings(tiny_flags):
 
 
 @pytest.fixture(scope="module")
-def start(settings, programs):
+def start(settings):
     """start(workdir, processes, devices, steps) -> the running processes; none is left behind."""
     started = []
 
@@ -61,8 +60,6 @@ def start(settings, programs):
             **os.environ,
             "PYTHONUNBUFFERED": "1",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(programs),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
             "JAX_COORDINATOR_PORT": str(free_port()),
         }

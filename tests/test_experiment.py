@@ -253,7 +253,7 @@ def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
 
 def test_the_network_is_that_of_the_config(opened):
     model = model_of(opened(model__dtype="bfloat16", model__dropout=0.5, model__width=3).config)
-    assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 3, 2, 0.5, "bfloat16")
+    assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 2, 2, 0.5, "bfloat16")
     assert preparation_of(opened().config).size == (32, 32)
 
 

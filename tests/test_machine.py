@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+
+from msl_jax import machine
 
 SHOW = "import jax, os; print(os.environ['XLA_FLAGS'], jax.config.jax_compilation_cache_dir)"
 
@@ -84,3 +87,10 @@ def test_the_chosen_kernels_give_the_gradient_of_xlas_own(tmp_path):
         gradients.append(np.load(path))
     assert np.abs(gradients[1]).max() > 1
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3 * np.abs(gradients[1]).max())
+
+
+def test_what_is_called_once_has_the_bits_of_any_other_program():
+    def draw(key):
+        return jax.random.truncated_normal(key, -2, 2, (3, 3, 8, 8))
+
+    np.testing.assert_array_equal(machine.jit_once(draw)(jax.random.key(0)), jax.jit(draw)(jax.random.key(0)))

@@ -75,7 +75,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def runs(compiled_programs):
+def runs():
     """get(experiment, ...) -> Run, one for each program: settings that end in the same program share it."""
     made = {}
 
@@ -128,7 +128,6 @@ def test_one_step_moves_every_parameter(tiny_config, runs, source):
     else:
         module = importlib.import_module(source.removesuffix(".py").replace("/", "."))
         config = shrunk(module.get_config(), tiny_config())
-    config.model.depth = 2
     experiment = open_experiment(config)
     run = runs(experiment)
     method = experiment.method

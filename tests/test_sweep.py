@@ -222,16 +222,14 @@ def test_a_run_that_another_process_trains_is_refused(main, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_flags, programs):
+def start(tiny_flags):
     """start(*flags) -> the process of a sweep of two methods that takes seconds."""
     assert jax.device_count() == 4  # those of this process are settled before its environment changes
     command = [sys.executable, "-m", "msl_jax.sweep", "--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags]
-    command += [f"--config.{key}=2" for key in ("model.depth", "train.checkpoint_every", "train.validate_every")]
+    command += [f"--config.{key}=2" for key in ("train.checkpoint_every", "train.validate_every")]
     command += ["--methods=lower_bound,kl_ent", "--strong=2", "--seeds=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XLA_FLAGS")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         yield lambda *more: subprocess.Popen([*command, *more], cwd=ROOT, **pipes)
 

@@ -59,12 +59,12 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory, tiny_config, compiled_programs):
+def loop(tmp_path_factory, tiny_config):
     """go(name, ...) -> a run of steps with dropout, going on where one of that name broke off."""
 
     def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2, settings=()):
         config = tiny_config(f"method={method}")
-        config.model.depth, config.model.dropout = 2, 0.3
+        config.model.dropout = 0.3
         config.train.steps, config.train.report_every = steps, report_every
         config.train.checkpoint_every = config.train.validate_every = checkpoint_every
         config.update_from_flattened_dict(dict(settings))

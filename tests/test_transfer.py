@@ -15,12 +15,11 @@ from trees import paths, unequal
 
 
 @pytest.fixture
-def opened(tiny_config, compiled_programs):
+def opened(tiny_config):
     """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
 
     def make(arg="", **settings):
         config = tiny_config(arg)
-        config.model.depth = 2
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
         return open_experiment(config)
 

@@ -14,20 +14,10 @@ from msl_jax import machine
 from processes import ROOT, run
 
 
-@pytest.fixture(scope="session", autouse=True)
-def environment(programs):
-    """What the processes inherit: the programs that an earlier one compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
-
-
 @pytest.fixture(scope="session")
 def settings(tiny_flags):
     """Flags of a run of seconds on phantoms."""
     values = {
-        "model.depth": 3,
         "train.steps": 12,
         "train.report_every": 3,
         "train.checkpoint_every": 2,
@@ -43,11 +33,9 @@ def settings(tiny_flags):
 
 
 @pytest.fixture(scope="session")
-def workdir(tmp_path_factory, settings):
+def workdir(once, settings):
     """A run that was trained and evaluated."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    run("main", *settings, f"--workdir={folder}")
-    return folder
+    return once("run", lambda folder: run("main", *settings, f"--workdir={folder}"))
 
 
 @pytest.fixture(scope="session")
