@@ -75,7 +75,8 @@ class Clock:
         speed = (step - self.step) / (now - self.time)
         left = (self.steps - step) / speed / 60
         self.step, self.time = step, now
-        cells = {"step": f"{step}/{self.steps}", "steps/s": f"{speed:.2f}", "min left": f"{left:.1f}"}
+        place = f"{step}/{self.steps}".rjust(len(f"{self.steps}/{self.steps}"))
+        cells = {"step".rjust(len(place)): place, "steps/s": f"{speed:.2f}", "min left": f"{left:.1f}"}
         cells |= {_heading(column): _cell(column, row.get(column)) for column in self.columns}
         if jax.process_index() == 0:
             for line in [cells] * (self.lines % HEADER_EVERY == 0) + [cells.values()]:
