@@ -74,8 +74,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
         for name, values in structures.items():
             cells = [_cell(values["dice"], 100, 1), _cell(values["hd95"], 1, 2), _cell(values["assd"], 1, 2)]
             rows.append([branch, name, *cells, values["empty"]])
+    cases, patients = (tables.counted(summary[f"{noun}s"], noun) for noun in ("case", "patient"))
     note = (
-        f"{summary['cases']} cases of {summary['patients']} patients, mean ± standard deviation over cases. "
+        f"{cases} of {patients}, mean ± standard deviation over cases. "
         "A case whose prediction or reference lacks the structure has no distances: it is counted as empty and left "
         "out of their mean; its Dice is 0, or 1 where both lack it."
     )

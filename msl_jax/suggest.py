@@ -93,7 +93,7 @@ def unannotated(folder: pathlib.Path, layout: str) -> dict[str, tuple[pathlib.Pa
     if not bare:
         raise Refused(f"{folder}: of its {len(cases)} images none is without annotation; give a folder of such images.")
     if len(bare) < len(cases):
-        print(f"Passing over {len(cases) - len(bare)} images with a mask or annotation.")
+        print(f"Passing over {tables.counted(len(cases) - len(bare), 'image')} with a mask or annotation.")
     return bare
 
 
@@ -152,9 +152,8 @@ def main(_) -> None:
     output = pathlib.Path(OUTPUT.value).expanduser()
     ranked = suggest(epath.Path(WORKDIR.value).expanduser(), pathlib.Path(INPUT.value).expanduser(), output)
     print(tables.markdown(COLUMNS, _rows(ranked)[:LISTED]))
-    print(
-        f"\n{len(ranked)} cases ranked in {output / 'suggest.csv'}, the first {min(SHOWN, len(ranked))} drawn beside it"
-    )
+    cases, drawn = tables.counted(len(ranked), "case"), min(SHOWN, len(ranked))
+    print(f"\n{cases} ranked in {output / 'suggest.csv'}, the first {drawn} drawn beside it")
 
 
 if __name__ == "__main__":

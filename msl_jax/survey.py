@@ -15,6 +15,7 @@ from msl_jax.data.builder import Entry
 from msl_jax.data.case import ROLES, UNLABELED, Case
 from msl_jax.data.pipeline import DRAWN
 from msl_jax.experiment import Experiment, preparation_of
+from msl_jax.tables import counted
 
 COARSER = 2.0
 """How many times larger than across the slices a voxel may be in the plane before that looks odd."""
@@ -118,8 +119,9 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
     names = {value: name for name, value in data.labels.items()} | {0: "background", UNLABELED: "open"}
     trained = ["background", *config.data.classes]
     lines = [
-        f"{len(entries)} cases of {len(data.groups())} patients, {sum(entry.slices for entry in entries)} slices, "
-        f"{data.channels} channels, {sum(entry.full for entry in entries)} cases with a full mask, "
+        f"{counted(len(entries), 'case')} of {counted(len(data.groups()), 'patient')}, "
+        f"{counted(sum(entry.slices for entry in entries), 'slice')}, {counted(data.channels, 'channel')}, "
+        f"{counted(sum(entry.full for entry in entries), 'case')} with a full mask, "
         f"{sum(entry.masked and not entry.full for entry in entries)} with one that leaves voxels open, "
         f"{sum(entry.annotated for entry in entries)} with a drawn annotation",
         f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",

@@ -1,8 +1,17 @@
-"""Rows as text: CSV for programs, and tables that are Markdown and line up in a terminal as well."""
+"""Numbers and rows as text: CSV for programs, and tables that are Markdown and line up in a terminal as well."""
 
 from collections.abc import Sequence
 import csv
 import io
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "patient"), counted(2, "case")
+    ('1 patient', '2 cases')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def csv_text(rows: Sequence[Sequence]) -> str:
