@@ -102,3 +102,19 @@ def test_halving_equals_max_pooling_and_so_does_its_gradient_after_a_relu():
     plain, pull_plain = jax.vjp(lambda x: nn.max_pool(nn.relu(x), (2, 2), (2, 2)), x)
     np.testing.assert_array_equal(ours, plain)
     np.testing.assert_array_equal(pull(g)[0], pull_plain(g)[0])
+
+
+def test_the_gradient_does_not_hang_on_how_xla_rounds_what_it_computes_anew():
+    """Without optimisations it computes features anew with other roundings than those that it took the maximum of."""
+    encoder, x = Encoder(width=2, depth=2), jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
+    variables = encoder.init(jax.random.key(1), x, train=False)
+
+    def loss(params):
+        levels, _ = encoder.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sin(levels[-1]).sum()
+
+    plain, optimised = (
+        jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": level})(variables["params"])
+        for level in ("0", "3")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, optimised)
