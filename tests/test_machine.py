@@ -93,4 +93,5 @@ def test_what_is_called_once_has_the_bits_of_any_other_program():
     def draw(key):
         return jax.random.truncated_normal(key, -2, 2, (3, 3, 8, 8))
 
-    np.testing.assert_array_equal(machine.jit_once(draw)(jax.random.key(0)), jax.jit(draw)(jax.random.key(0)))
+    plain = jax.jit(draw, compiler_options={"xla_backend_optimization_level": "3"})
+    np.testing.assert_array_equal(machine.jit_once(draw)(jax.random.key(0)), plain(jax.random.key(0)))
