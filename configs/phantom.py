@@ -2,9 +2,9 @@
 
 Source: msl_jax/data/phantom.py.
 Cost: 3 minutes of 2 CPU cores, building and evaluation included.
-Result: Dice of RV, MYO and LV in percent, 10 test patients, seed 0: student 68.3, 84.2, 90.1, teacher 64.6, 77.0, 89.1;
-  on one core student 70.3, 83.4, 89.1, teacher 60.9, 67.4, 78.3, lower_bound 46.8, 56.1, 72.5. upper_bound does not
-  learn the right ventricle in so few steps.
+Result: Dice of RV, MYO and LV in percent, 10 test patients, seed 0: student 68.8, 84.6, 91.1, teacher 65.3, 78.6, 89.4;
+  on one core, before max pooling was written anew, student 70.3, 83.4, 89.1, teacher 60.9, 67.4, 78.3, lower_bound
+  46.8, 56.1, 72.5. upper_bound does not learn the right ventricle in so few steps.
 Command: make demo
 """
 
