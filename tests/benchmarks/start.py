@@ -28,7 +28,7 @@ def seconds_to_first_step(flags: list[str], cache: pathlib.Path) -> float:
         with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
             try:
                 for line in process.stdout:
-                    if line.startswith("step") and line.split()[1].startswith("1/"):
+                    if line.lstrip().startswith("1/"):
                         return time.perf_counter() - start
             finally:
                 process.kill()
