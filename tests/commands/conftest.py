@@ -18,7 +18,7 @@ from processes import ROOT, run
 def settings(tiny_flags):
     """Flags of a run of seconds on phantoms."""
     values = {
-        "model.depth": 3,
+        "model.depth": 3,  # of which a dozen steps teach the student something
         "train.steps": 12,
         "train.report_every": 3,
         "train.checkpoint_every": 2,
