@@ -158,6 +158,7 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     """What may be meant and may be a mistake, a sentence each, with what to do."""
     said = []
     used = [finding for finding in findings if finding.role]
+    said += dict.fromkeys(remark for finding in used for remark in finding.entry.remarks)
     clashing = [finding for finding in used if finding.contradicted]
     if clashing:
         worst = max(clashing, key=lambda finding: finding.contradicted)

@@ -55,6 +55,7 @@ class Entry:
     spacing: tuple[float, float, float]
     units: str
     orientation: str
+    remarks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +113,7 @@ class Built:
             phase=entry.phase,
             frame=entry.frame,
             role=entry.role,
+            remarks=entry.remarks,
         )
 
 
@@ -173,6 +175,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 spacing=case.spacing,
                 units=case.units,
                 orientation=case.orientation,
+                remarks=case.remarks,
             )
             self.info.metadata["channels"] = case.image.shape[-1]
             self.info.metadata["entries"].append(dataclasses.asdict(entry))
@@ -209,7 +212,10 @@ def build(source: Source, cache: str | None = None) -> Built:
             builder.download_and_prepare()
     except FileExistsError:  # another process was building the same and came first
         builder = opened()
-    entries = tuple(Entry(**{**e, "spacing": tuple(e["spacing"])}) for e in builder.info.metadata["entries"])
+    entries = tuple(
+        Entry(**{**e, "spacing": tuple(e["spacing"]), "remarks": tuple(e["remarks"])})
+        for e in builder.info.metadata["entries"]
+    )
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return Built(
         labels=READERS[layout].labels(source),

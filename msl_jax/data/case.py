@@ -67,6 +67,7 @@ class Case:
       phase: "ED", "ES", or "" where the data set knows no phases.
       frame: number of the frame within the patient's series, 0 where there is none.
       role: what the data set's own layout says the patient is for, one of ROLES; "" where it says nothing.
+      remarks: what looks odd about its files and does not stop them from being read, a sentence each.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Case:
     phase: str = ""
     frame: int = 0
     role: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def across(volume: np.ndarray, axis: int) -> np.ndarray:

@@ -125,4 +125,5 @@ def of_image(image: volumes.Volume) -> dict[str, Any]:
         "spacing": image.spacing,
         "units": image.units,
         "orientation": image.orientation,
+        "remarks": image.remarks,
     }

@@ -33,6 +33,7 @@ class Volume:
       affine: float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1).
       oriented: whether the file says so, or the affine's directions are made up.
       file: what the format keeps of the file to write another on its grid.
+      remarks: what looks odd about the file and does not stop it from being read, a sentence each.
     """
 
     path: pathlib.Path
@@ -42,6 +43,7 @@ class Volume:
     affine: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(4))
     oriented: bool = False
     file: Any = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def orientation(self) -> str:
