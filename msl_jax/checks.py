@@ -1,6 +1,6 @@
 """What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import copy
 import functools
 import json
@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 from typing import Any
+import warnings
 
 from ml_collections import ConfigDict
 
@@ -20,6 +21,16 @@ class Refused(Exception):
 
     The commands print it and exit with a code other than 0, without a traceback.
     """
+
+
+class OddInput(UserWarning):
+    """Input that works and may be a mistake, said in one sentence; the commands print it on standard error."""
+
+
+def warn_all(remarks: Iterable[str]) -> None:
+    """Warns of each, once."""
+    for remark in remarks:
+        warnings.warn(remark, OddInput, stacklevel=1)  # of one line, so that Python says each sentence once
 
 
 def refuse_all(problems: Sequence[str]) -> None:
@@ -37,6 +48,8 @@ MAY_DIFFER_ON_RESUME = (
     *("train.keep", "train.report_every", "train.checkpoint_every", "train.validate_every"),
 )
 """Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
+DERIVED = ("data.directions",)
+"""Settings that follow from data.contents and data.axis, and that older runs lack."""
 LATER = {
     "init_from": None,
     "data.labels": "",
@@ -50,6 +63,7 @@ LATER = {
     "data.normalization": "percentiles",
     "data.window": (-160.0, 240.0),
     "data.channels": 1,
+    "data.directions": None,
     "method.weak_weight": None,
     "model.name": "unet",
     "eval.protocol": "native",
@@ -210,7 +224,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(MAY_DIFFER_ON_RESUME)
+        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED))
         if not (longer and key == "train.steps" and int(new[key]) > int(old[key]))
     ]
     if changed:

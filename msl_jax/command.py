@@ -8,13 +8,14 @@ import sys
 import textwrap
 import traceback
 from typing import NoReturn
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import ARGUMENTS, acdc
 from msl_jax import machine
-from msl_jax.checks import Refused
+from msl_jax.checks import OddInput, Refused
 from msl_jax.signals import Interrupted
 
 TRACEBACK = "MSL_JAX_TRACEBACK"
@@ -31,6 +32,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     number.
     """
     machine.set_up()
+    warnings.showwarning = _show_warning
     try:
         app.run(main, flags_parser=_parse_flags)
     except Refused as refused:
@@ -60,6 +62,14 @@ def define_config(what: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
         "what each does.",
         lock_config=True,
     )
+
+
+def _show_warning(message, category, *place, shown=warnings.showwarning) -> None:
+    """Ours as a sentence, others as Python shows them."""
+    if issubclass(category, OddInput):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    else:
+        shown(message, category, *place)
 
 
 def _end(said: str, code: int) -> NoReturn:

@@ -6,7 +6,7 @@ python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=
 python -m msl_jax.evaluate --workdir=RUN --config=configs/acdc.py [--config.KEY=VALUE ...] --output=RESULTS.json
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -19,12 +19,14 @@ import jax
 import numpy as np
 
 from msl_jax import atomic, calibration, charts, command, inference, journal, metrics, plots, tables
-from msl_jax.checks import Refused, parse_labels
-from msl_jax.data import volumes
+from msl_jax.checks import Refused, parse_labels, warn_all
+from msl_jax.data import orientation, volumes
 from msl_jax.data.builder import Entry
-from msl_jax.data.case import UNLABELED, Case
-from msl_jax.experiment import Experiment, open_experiment, read_config
+from msl_jax.data.case import UNLABELED, Case, shared_unit, turned
+from msl_jax.data.orientation import UNTURNED, Turn
+from msl_jax.experiment import Experiment, directions_of, open_experiment, read_config
 from msl_jax.protocols import PROTOCOLS
+from msl_jax.tables import counted, few
 
 FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
 """Flags that go together."""
@@ -74,7 +76,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         for name, values in structures.items():
             cells = [_cell(values["dice"], 100, 1), _cell(values["hd95"], 1, 2), _cell(values["assd"], 1, 2)]
             rows.append([branch, name, *cells, values["empty"]])
-    cases, patients = (tables.counted(summary[f"{noun}s"], noun) for noun in ("case", "patient"))
+    cases, patients = (counted(summary[f"{noun}s"], noun) for noun in ("case", "patient"))
     note = (
         f"{cases} of {patients}, mean ± standard deviation over cases. "
         "A case whose prediction or reference lacks the structure has no distances: it is counted as empty and left "
@@ -83,13 +85,18 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return f"{tables.markdown(header, rows)}\n\n{note}"
 
 
-def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Segmenter, inference.Variables]:
-    """A run's network, giving the label values of an experiment that may be another than the run's.
+def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Segmenter, inference.Variables, Turn]:
+    """A run's network for an experiment that may be another than the run's.
+
+    Returns:
+      The segmenter, giving the experiment's label values, its variables, and how the experiment's volumes are turned
+      for it.
 
     Raises:
       Refused: there is no network that can be read, or it segments other structures or other images.
     """
-    there, here = read_config(workdir).data, experiment.config.data
+    config = read_config(workdir)
+    there, here = config.data, experiment.config.data
     for key, ours, its in (
         ("classes", list(here.classes), list(there.classes)),
         ("channels", here.channels, there.channels),
@@ -99,18 +106,29 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Seg
     segmenter, variables, _ = inference.load(workdir, experiment.config.eval.checkpoint)
     values = (0, *here.classes.values())
     preparation = dataclasses.replace(segmenter.preparation, values=values)
-    return dataclasses.replace(segmenter, preparation=preparation), variables
+    turn = UNTURNED
+    if here.directions is not None and there.directions is not None:
+        turn, angle = orientation.nearest(directions_of(experiment.config), directions_of(config))
+        if angle > orientation.FAR:
+            warn_all([f"{workdir}: its images lay {angle:.0f} degrees off these, which no permutation of axes mends."])
+    return dataclasses.replace(segmenter, preparation=preparation), variables, turn
 
 
-def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int]) -> Case:
-    """A case as config.eval.protocol wants it, for a network that takes images of `size`."""
-    return PROTOCOLS[experiment.config.eval.protocol](experiment.data.case(entry), size)
+def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int], turn: Turn = UNTURNED) -> Case:
+    """A case, turned, as config.eval.protocol wants it, for a network that takes images of `size`."""
+    return PROTOCOLS[experiment.config.eval.protocol](turned(experiment.data.case(entry), turn), size)
 
 
 def score_test(
-    experiment: Experiment, segmenter: inference.Segmenter, variables: inference.Variables
+    experiment: Experiment, segmenter: inference.Segmenter, variables: inference.Variables, turn: Turn = UNTURNED
 ) -> tuple[dict[str, Any], list[Row]]:
-    """Scores a network on the test split, over the voxels whose label is known.
+    """Scores a network on the test split, over the voxels whose label is known and the structures that cases have.
+
+    Args:
+      experiment: whose test split it is.
+      segmenter: the network.
+      variables: of it.
+      turn: of the experiment's volumes for the network.
 
     Returns:
       The content of test.json: that of `results`, under "protocol" that of config.eval, and under "calibration"
@@ -119,24 +137,25 @@ def score_test(
     Raises:
       Refused: the network gives no finite probabilities.
     """
-    labels = experiment.config.data.classes.to_dict()
+    structures = experiment.structures(experiment.split["test"])
     class_of_value = segmenter.preparation.class_of_value()
     rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
     for entry in experiment.entries(experiment.split["test"]):
-        case = case_to_score(experiment, entry, segmenter.preparation.size)
+        case = case_to_score(experiment, entry, segmenter.preparation.size, turn)
         units.add(case.units)
-        reference, known = _reference(case, labels), case.mask != UNLABELED
+        known = case.mask != UNLABELED
+        reference = np.where(known, class_of_value[case.mask], 0)
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():
                 raise Refused(
                     f"config.optimizer.learning_rate: the {branch} gives no finite probabilities for {case.name}, the "
                     "training has diverged; train anew with a lower one."
                 )
-            prediction = np.where(known, segmenter.label_map(probabilities), 0)
-            scores = score(prediction, reference, labels, case.spacing)
+            prediction = np.where(known, probabilities.argmax(-1), 0)
+            scores = score(prediction, reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
-            sums[branch].append(calibration.measure(probabilities[known], class_of_value[reference[known]]))
-    summary = results(rows, _one_unit(units), experiment.config.eval.checkpoint)
+            sums[branch].append(calibration.measure(probabilities[known], reference[known]))
+    summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
     summary["protocol"] = experiment.config.eval.protocol
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
@@ -177,46 +196,88 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
 
 
 def evaluate_folders(
-    predictions: pathlib.Path, references: pathlib.Path, labels: Mapping[str, int], suffix: str
+    predictions: pathlib.Path,
+    references: pathlib.Path,
+    labels: Mapping[str, int],
+    suffix: str = "",
+    unlabeled: int | None = None,
 ) -> tuple[dict[str, Any], list[Row]]:
     """Scores every prediction against the reference of the same name + `suffix`, wherever below the folders they lie.
 
-    References without a prediction are left out. A patient is what a name says before its frame
-    (patient001_frame01 is one of patient001); a name without a frame is a patient of its own.
+    References without a prediction are left out, with a warning that names them, and so are probabilities beside the
+    label map they are of. A patient is what a name says before its frame (patient001_frame01 is one of patient001); a
+    name without a frame is a patient of its own.
+
+    Args:
+      predictions: folder of label maps.
+      references: folder of label maps.
+      labels: name -> value of every structure to score.
+      suffix: of the references' names.
+      unlabeled: value of voxels that a reference leaves open, which are not scored; None for UNLABELED, unless a
+        structure has it.
 
     Raises:
       Refused: a folder is missing or empty, a prediction has no reference or two, or they lie on different grids.
     """
+    if unlabeled is None:
+        unlabeled = None if UNLABELED in labels.values() else UNLABELED
+    elif unlabeled in labels.values():
+        raise Refused(
+            f"--labels: {unlabeled} is a structure and the value of voxels that references leave open; give another "
+            "value as --unlabeled."
+        )
     found = {}
     for path in _files(references):
         found.setdefault(volumes.stem(path), []).append(path)
-    rows, units, present = [], set(), set()
+    given: dict[str, pathlib.Path] = {}
     for path in _files(predictions):
         name = volumes.stem(path)
-        if name.endswith("_prob"):
-            continue
-        if name in {row["case"] for row in rows}:
+        if name in given:
             raise Refused(f"{path}: is the second prediction named {name} below {predictions}; one is needed.")
+        given[name] = path
+    rows, measured, present = [], [], set()
+    for name, path in given.items():
+        if name.endswith("_prob") and name.removesuffix("_prob") in given:
+            continue
         matches = found.get(name + suffix, [])
         if len(matches) != 1:
             raise Refused(
                 f"{path}: has {len(matches)} references named {name}{suffix} below {references}; one is needed."
             )
-        prediction, reference = volumes.read_labels(path), volumes.read_labels(matches[0])
+        reference = volumes.read_labels(matches[0])
+        prediction = volumes.read_labels(path)
         volumes.check_same_grid(reference, prediction)
-        units.add(reference.units)
+        known = reference.voxels != unlabeled
+        measured.append(dataclasses.replace(reference, voxels=None))
         present.update(np.unique(reference.voxels).tolist())
-        scores = score(prediction.voxels, reference.voxels, labels, reference.spacing)
+        scores = score(
+            np.where(known, prediction.voxels, 0), np.where(known, reference.voxels, 0), labels, reference.spacing
+        )
         patient = re.sub(r"_frame\d+$", "", name)
         rows.append({"case": name, "patient": patient, "branch": "prediction", "scores": scores})
-    if not rows:
-        raise Refused(f"{predictions}: holds no label maps, only probabilities; give the folder that predict wrote.")
     for structure, value in labels.items():
         if value not in present:
             raise Refused(
                 f"--labels: no reference below {references} has the value {value} of {structure}; correct it."
             )
-    return results(rows, _one_unit(units), None), rows
+    warn_all(_unscored(found, rows, suffix, present - {0, unlabeled, *labels.values()}))
+    return results(rows, shared_unit(measured), None), rows
+
+
+def _unscored(references: Collection[str], rows: Sequence[Row], suffix: str, others: Collection[int]) -> Iterator[str]:
+    """What of the references is not scored, a sentence each."""
+    scored = {row["case"] + suffix for row in rows}
+    missing = sorted(name for name in references if name.endswith(suffix) and name not in scored)
+    if missing:
+        yield (
+            f"{counted(len(missing), 'reference')} without a prediction, which the means leave out: "
+            f"{few(missing)}; predict these, too, to score them."
+        )
+    if others:
+        yield (
+            f"The references also hold the values {sorted(others)}, which count as background; give them by --labels, "
+            "or the one of open voxels by --unlabeled."
+        )
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -226,14 +287,6 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not files:
         raise Refused(f"{folder}: holds no volumes; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
     return files
-
-
-def _one_unit(units: set[str]) -> str:
-    if len(units) > 1:
-        raise Refused(
-            "Some cases have voxel sizes and some have none, so no mean distance exists; evaluate them apart."
-        )
-    return units.pop()
 
 
 def _reference(case: Case, labels: Mapping[str, int]) -> np.ndarray:
@@ -277,11 +330,12 @@ def main(_) -> None:
     given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
     if given == set(FOLDERS):
         folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
-        summary, rows = evaluate_folders(*folders, parse_labels(LABELS.value, "--labels"), SUFFIX.value)
+        labels = parse_labels(LABELS.value, "--labels")
+        summary, rows = evaluate_folders(*folders, labels, SUFFIX.value, OPEN.value)
     elif given == set(RUN):
         opened = open_experiment(CONFIG.value)
-        segmenter, variables = load_for(opened, epath.Path(WORKDIR.value).expanduser())
-        summary, rows = score_test(opened, segmenter, variables)
+        network = load_for(opened, epath.Path(WORKDIR.value).expanduser())
+        summary, rows = score_test(opened, *network)
     else:
         wanted = RUN if given and given <= set(RUN) else FOLDERS
         missing = [name for name in wanted if name not in given]
@@ -301,6 +355,13 @@ if __name__ == "__main__":
     LABELS = flags.DEFINE_string("labels", None, "Structures to score and their values in the files: LV=3,MYO=2.")
     OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results; a CSV of the cases goes beside it.")
     SUFFIX = flags.DEFINE_string("reference_suffix", "", "What a reference's name has behind its prediction's: _gt.")
+    OPEN = flags.DEFINE_integer(
+        "unlabeled",
+        None,
+        "The value of voxels that references leave open, which are not scored; 255, unless a structure has it.",
+        lower_bound=0,
+        upper_bound=255,
+    )
     WORKDIR = flags.DEFINE_string(
         "workdir", None, "Folder of a run to score with --config, in place of --predictions, --references and --labels."
     )

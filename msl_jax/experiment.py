@@ -9,17 +9,19 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from msl_jax import atomic, methods
 from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels, refuse_all
 from msl_jax.data import builder, splits
-from msl_jax.data.case import Source
+from msl_jax.data.case import UNLABELED, Source, shared_unit
 from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.data.pipeline import DRAWN, Preparation, Weakening
 from msl_jax.data.table import TRAIN, Table, read_table
 from msl_jax.data.weak_labels import RECIPES, Style
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
 from msl_jax.protocols import PROTOCOLS
+from msl_jax.tables import few
 
 CHOICES = {
     "data.axis": (0, 1, 2),
@@ -59,6 +61,12 @@ class Experiment:
     def entries(self, patients: list[str]) -> list[builder.Entry]:
         """The cases of these patients."""
         return self.data.of_patients(patients)
+
+    def structures(self, patients: list[str]) -> dict[str, int]:
+        """Name -> class of every trained structure that a mask of these patients holds."""
+        class_of_value = preparation_of(self.config).class_of_value()
+        held = {int(class_of_value[value]) for entry in self.entries(patients) for value in entry.values}
+        return {name: c for c, name in enumerate(self.config.data.classes, start=1) if c in held}
 
     def weakening(self) -> Weakening:
         """Where the weak labels of the training patients come from."""
@@ -108,17 +116,13 @@ def open_experiment(config: ConfigDict) -> Experiment:
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     split, strong = _roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
-    filled = filled_in(config, method, data.labels, data.channels, data.contents)
+    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
     experiment = Experiment(filled, data, split, strong, recipes, method)
     _check_masks(experiment)
-    units = {entry.units for entry in experiment.entries(split["test"])}
-    if len(units) > 1:
-        raise Refused(
-            "The test split: some cases have voxel sizes and some none, no mean distance covers both; give all of them "
-            "sizes."
-        )
-    if not split["validation"] and config.eval.checkpoint == "best":
-        raise Refused("config.eval.checkpoint: is best, and no patient is there for validation; give last.")
+    _check_structures(experiment)
+    shared_unit(experiment.entries(split["test"]))
+    if not experiment.structures(split["validation"]) and config.eval.checkpoint == "best":
+        raise Refused("config.eval.checkpoint: is best, and no validation case has a trained structure; give last.")
     for name in experiment.training_sets(method):
         size = config.train[f"{name}_batch"]
         if size % (jax.device_count() * config.train.accumulate):
@@ -189,6 +193,22 @@ def _check_masks(experiment: Experiment) -> None:
     )
 
 
+def _check_structures(experiment: Experiment) -> None:
+    """Refuses where there is nothing to learn or nothing to test."""
+    config = experiment.config
+    trained = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
+    problems = []
+    for role, patients in (("strong", experiment.strong), ("test", experiment.split["test"])):
+        if not experiment.structures(patients):
+            held = sorted({value for entry in experiment.entries(patients) for value in entry.values})
+            values = ", ".join("unlabelled" if value == UNLABELED else str(value) for value in held)
+            problems.append(
+                f"{few(patients)}: no mask of the {role} cases holds a voxel of {trained}, only {values}; correct "
+                f"config.data.labels or config.data.unlabeled={config.data.unlabeled}, or choose other cases."
+            )
+    refuse_all(problems)
+
+
 def method_of(config: ConfigDict) -> methods.Method:
     """The method a config names, with the settings it gives."""
     method = methods.resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
@@ -206,6 +226,11 @@ def preparation_of(config: ConfigDict) -> Preparation:
         window=tuple(config.data.window),
         values=(0, *config.data.classes.values()),
     )
+
+
+def directions_of(config: ConfigDict) -> np.ndarray | None:
+    """Which way the slices lie that a filled-in config's network takes, as orientation.py has it; None if unknown."""
+    return None if config.data.directions is None else np.asarray(config.data.directions)
 
 
 def model_of(config: ConfigDict) -> DualBranchUNet:
@@ -241,7 +266,12 @@ def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
 
 
 def filled_in(
-    config: ConfigDict, method: methods.Method, labels: Mapping[str, int], channels: int, contents: str
+    config: ConfigDict,
+    method: methods.Method,
+    labels: Mapping[str, int],
+    channels: int,
+    contents: str,
+    directions: np.ndarray | None,
 ) -> ConfigDict:
     """A config with every default in its place.
 
@@ -251,6 +281,7 @@ def filled_in(
       labels: name -> value of every structure of the data set.
       channels: of its images.
       contents: a text that changes whenever the data do.
+      directions: which way its slices lie, as orientation.py has it; None where that is not known.
 
     Raises:
       Refused: a structure or a class weight is of no structure there is.
@@ -262,6 +293,7 @@ def filled_in(
     filled = json.loads(config.to_json())
     filled["data"]["classes"] = {name: value for name, value in labels.items() if name in names}
     filled["data"] |= {"channels": channels, "contents": contents}
+    filled["data"]["directions"] = None if directions is None else directions.tolist()
     filled["method"] |= {
         "weak_weight": None,  # it has gone into the terms
         "terms": {term: method.terms.get(term, 0.0) for term in methods.TERMS},

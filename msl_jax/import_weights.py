@@ -176,7 +176,7 @@ def import_weights(
     config.data.layout = layout
     check_config(config)
     method = experiment.method_of(config)
-    config = experiment.filled_in(config, method, labels, channels=1, contents="")
+    config = experiment.filled_in(config, method, labels, channels=1, contents="", directions=None)
     model = experiment.model_of(config)
     entries = read_state_dict(weights)
     check_entries(weights, entries, model, size)

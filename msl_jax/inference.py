@@ -14,8 +14,7 @@ import numpy as np
 
 from msl_jax import checkpoints, experiment, machine
 from msl_jax.checks import Refused
-from msl_jax.data import builder, intensity, transforms, volumes
-from msl_jax.data.case import across
+from msl_jax.data import builder, intensity, orientation, transforms, volumes
 from msl_jax.data.pipeline import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
 
@@ -109,15 +108,12 @@ def load(workdir: epath.Path, which: str = "last", branch: str | None = None) ->
     return segmenter, items["network"], step
 
 
-def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volumes.Volume, np.ndarray]:
-    """An image as a run takes it.
+def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Volume:
+    """An image for a run, on its own grid.
 
     Args:
       config: of the run.
       files: of the image, as the layout's reader finds them.
-
-    Returns:
-      The image on its own grid, and float32 (slice, y, x, channel) cut across config.data.axis.
 
     Raises:
       Refused: a file is no image, or there are other channels than in training.
@@ -129,7 +125,34 @@ def read_volume(config: ConfigDict, files: Sequence[pathlib.Path]) -> tuple[volu
             f"{files[0]}: has {channels} channels, the run was trained on {config.data.channels}; give images of the "
             "same kind."
         )
-    return image, across(image.voxels, config.data.axis)
+    return image
+
+
+def turn_of(config: ConfigDict, image: volumes.Volume) -> tuple[orientation.Turn, float | None]:
+    """How an image is turned to lie like the slices that a run was trained on, as `orientation.turn_of` returns it."""
+    return orientation.turn_of(image.directions, experiment.directions_of(config), config.data.axis)
+
+
+def remarks(config: ConfigDict, image: volumes.Volume) -> list[str]:
+    """What looks odd about an image for a run, a sentence each."""
+    angle = turn_of(config, image)[1]
+    found = list(image.remarks)
+    if config.data.directions is None:
+        found.append(
+            "The run does not know which way its training images lay, so images are segmented as they are stored: they "
+            "must lie like those."
+        )
+    elif image.directions is None:
+        found.append(
+            f"{image.path}: does not say which way it lies, so it is segmented as it is stored; if the result is poor, "
+            "reorient it like the training images."
+        )
+    elif angle > orientation.FAR:
+        found.append(
+            f"{image.path}: lies {angle:.0f} degrees off the training images, which no permutation of its axes mends; "
+            "look at the result, or resample the image."
+        )
+    return found
 
 
 def initializer(

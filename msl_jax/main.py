@@ -13,6 +13,8 @@ from etils import epath
 import jax
 
 from msl_jax import command, evaluate, experiment, lock, train, transfer
+from msl_jax.cautions import cautions
+from msl_jax.checks import warn_all
 
 
 def main(_) -> None:
@@ -24,6 +26,7 @@ def main(_) -> None:
     transfer.check(opened.config, workdir)
     with lock.held(workdir):
         opened.claim(workdir)
+        warn_all(cautions(opened))
         train.train(opened, workdir)
         evaluate.evaluate_test(opened, workdir)
 

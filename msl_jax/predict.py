@@ -13,11 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from msl_jax import command, experiment, inference
-from msl_jax.checks import Refused, check_output
-from msl_jax.data import builder, volumes
-from msl_jax.data.case import back
+from msl_jax.checks import Refused, check_output, refuse_all, warn_all
+from msl_jax.data import builder, orientation, volumes
+from msl_jax.tables import counted
 
-AGREE = ("layout", "classes", "channels", "axis")
+AGREE = ("layout", "classes", "channels")
 """Keys of config.data in which runs must agree to segment together."""
 PLAIN = ".nii.gz"
 """Ending of the label maps of images that are no volumes' files, as PNG slices are not."""
@@ -34,8 +34,11 @@ def predict(
     save_probabilities: bool = False,
     largest_component: bool = False,
     overwrite: bool = False,
+    skip_existing: bool = False,
 ) -> list[pathlib.Path]:
     """Writes a label map for each image, and probabilities on request, one volume at a time.
+
+    An image that cannot be segmented stops none of the others; what looks odd is said on standard error.
 
     Args:
       workdirs: the folders of runs (seeds, folds); the mean of their probabilities decides.
@@ -46,13 +49,15 @@ def predict(
         first.
       largest_component: keep the largest connected component of each structure alone.
       overwrite: replace what is there.
+      skip_existing: pass over images whose label maps are there.
 
     Returns:
-      The label maps' paths.
+      The paths of the label maps that were written.
 
     Raises:
-      Refused: there is nothing to segment, a file is no image or has other channels, an output exists or cannot have
-        its name, or the runs do not segment the same structures of the same kind of images.
+      Refused: there is nothing to segment, an output exists or cannot have its name, or the runs do not segment the
+        same structures of the same kind of images; or, once all others are written, what is wrong with each file that
+        is no image or has other channels.
     """
     configs = _agreeing(workdirs)
     config = configs[0]
@@ -64,25 +69,51 @@ def predict(
     label_map_of = trained[0][0].label_map
     check_output(output)
     targets = _targets(source, output, builder.READERS[config.data.layout].images)
-    _check_outputs(targets, save_probabilities, overwrite)
+    _check_outputs(targets, save_probabilities, overwrite or skip_existing)
+    if skip_existing:
+        targets = _not_there(targets, save_probabilities)
+    structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
+    written, problems = [], []
     for label_file, files in targets.items():
-        image, volume = inference.read_volume(config, files)
+        try:
+            image = inference.read_image(config, files)
+        except Refused as refused:
+            problems.append(str(refused))
+            continue
+        warn_all(remark for run_config in configs for remark in inference.remarks(run_config, image))
         probabilities = np.mean(
             [
-                segmenter.probabilities(variables, volume)[branch]
-                for (segmenter, variables, _), branch in zip(trained, branches, strict=True)
+                _probabilities(run_config, network, branch, image)
+                for run_config, network, branch in zip(configs, trained, branches, strict=True)
             ],
             axis=0,
         )
         label_map = label_map_of(probabilities)
         if largest_component:
             label_map = largest_components(label_map)
-        volumes.write(label_file, back(label_map, config.data.axis), image)
+        volumes.write(label_file, label_map, image)
         if save_probabilities:
-            volumes.write(_probability_file(label_file), back(probabilities, config.data.axis), image)
-        structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
-        print(f"{label_file}  {', '.join(dict.fromkeys(branches))}, {structures}", flush=True)
-    return list(targets)
+            volumes.write(_probability_file(label_file), probabilities, image)
+        turned = inference.turn_of(config, image)[0] != orientation.across(config.data.axis)
+        notes = [*dict.fromkeys(branches), structures, *(["turned to lie as in training"] if turned else [])]
+        print(f"{label_file}  {', '.join(notes)}", flush=True)
+        written.append(label_file)
+    if problems and written:
+        problems.append(f"{output}: the other {counted(len(written), 'image')} of {source} are segmented.")
+    refuse_all(problems)
+    return written
+
+
+def _probabilities(
+    config: ConfigDict,
+    network: tuple[inference.Segmenter, inference.Variables, int],
+    branch: str,
+    image: volumes.Volume,
+) -> np.ndarray:
+    """float32 (slice, y, x, classes) on the image's own grid, by a run's network."""
+    segmenter, variables, _ = network
+    turn, _ = inference.turn_of(config, image)
+    return turn.undo(segmenter.probabilities(variables, turn.apply(image.voxels))[branch])
 
 
 def largest_components(label_map: np.ndarray) -> np.ndarray:
@@ -126,8 +157,21 @@ def _targets(
     return {output / (name + (volumes.ending(files[0]) or PLAIN)): files for name, files in cases.items()}
 
 
+def _not_there(
+    targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool
+) -> dict[pathlib.Path, tuple[pathlib.Path, ...]]:
+    """The targets of which not all files are there; says how many are passed over."""
+    missing = {
+        path: files
+        for path, files in targets.items()
+        if not path.exists() or (save_probabilities and not _probability_file(path).exists())
+    }
+    print(f"Passing over {counted(len(targets) - len(missing), 'image')} whose label maps are there.")
+    return missing
+
+
 def _check_outputs(
-    targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool, overwrite: bool
+    targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool, may_exist: bool
 ) -> None:
     """Raises Refused where a file to write is an image, has been named before, exists, or has too long a name."""
     inputs = {path.resolve() for files in targets.values() for path in files}
@@ -140,8 +184,8 @@ def _check_outputs(
             raise Refused(f"{path}: is one of the images; give an --output apart from --input.")
         if path in seen:
             raise Refused(f"{path}: would be a label map and probabilities; rename the image of that name.")
-        if path.exists() and not overwrite:
-            raise Refused(f"{path}: exists; give another --output, or --overwrite.")
+        if path.exists() and not may_exist:
+            raise Refused(f"{path}: exists; give another --output, --overwrite or --skip_existing.")
         seen.add(path)
 
 
@@ -153,6 +197,8 @@ def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
 
 def main(_) -> None:
     """Segments what --input names."""
+    if OVERWRITE.value and SKIP_EXISTING.value:
+        raise Refused("--overwrite: goes against --skip_existing; give one of them.")
     predict(
         [epath.Path(workdir).expanduser() for workdir in WORKDIR.value],
         pathlib.Path(INPUT.value).expanduser(),
@@ -161,6 +207,7 @@ def main(_) -> None:
         save_probabilities=SAVE_PROBABILITIES.value,
         largest_component=LARGEST_COMPONENT.value,
         overwrite=OVERWRITE.value,
+        skip_existing=SKIP_EXISTING.value,
     )
 
 
@@ -184,5 +231,8 @@ if __name__ == "__main__":
         "largest_component", False, "Keep the largest connected component of each structure alone."
     )
     OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace label maps that are there already.")
+    SKIP_EXISTING = flags.DEFINE_bool(
+        "skip_existing", False, "Go on with a folder: pass over images whose label maps are there already."
+    )
     flags.mark_flags_as_required(["workdir", "input", "output"])
     command.run(main)

@@ -21,9 +21,8 @@ import numpy as np
 from scipy import special
 
 from msl_jax import atomic, command, experiment, inference, metrics, plots, tables
-from msl_jax.checks import Refused, check_output
+from msl_jax.checks import Refused, check_output, warn_all
 from msl_jax.data import builder, volumes
-from msl_jax.data.case import spacing_across
 
 SHOWN = 6
 """How many cases are drawn."""
@@ -117,7 +116,10 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
     ranked: list[tuple[str, Doubt]] = []
     shown: dict[str, plots.Segmented] = {}
     for name, files in cases.items():
-        image, volume = inference.read_volume(config, files)
+        image = inference.read_image(config, files)
+        warn_all(inference.remarks(config, image))
+        turn, _ = inference.turn_of(config, image)
+        volume = turn.apply(image.voxels)
         probabilities = segmenter.probabilities(variables, volume)
         found = doubt(probabilities)
         ranked = sorted([*ranked, (name, found)], key=lambda pair: (-pair[1].score, pair[0]))
@@ -126,7 +128,7 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
             image=volume[found.slice, ..., 0],
             predictions={branch: p[found.slice].argmax(-1) for branch, p in probabilities.items()},
             entropy=found.of_slice,
-            spacing=spacing_across(image.spacing, config.data.axis),
+            spacing=turn.spacing(image.spacing),
         )
         shown = {first: shown[first] for first, _ in ranked[:SHOWN] if first in shown}
     output.mkdir(parents=True, exist_ok=True)

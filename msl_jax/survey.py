@@ -10,12 +10,13 @@ import hashlib
 
 import numpy as np
 
+from msl_jax.cautions import cautions
 from msl_jax.data import weak_labels
 from msl_jax.data.builder import Entry
 from msl_jax.data.case import ROLES, UNLABELED, Case
 from msl_jax.data.pipeline import DRAWN
 from msl_jax.experiment import Experiment, preparation_of
-from msl_jax.tables import counted
+from msl_jax.tables import counted, few
 
 COARSER = 2.0
 """How many times larger than across the slices a voxel may be in the plane before that looks odd."""
@@ -127,7 +128,7 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
         f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",
         f"spacing (slice, y, x)  {_range([entry.spacing for entry in entries])} "
         f"{', '.join(sorted({entry.units for entry in entries}))}",
-        f"orientation            {_listed(_orientations(findings))}",
+        f"orientation            {_listed(Counter(entry.stored or 'unknown' for entry in entries))}",
     ]
     intensities = np.stack([finding.intensities for finding in findings])
     for channel in range(data.channels):
@@ -156,9 +157,8 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
 
 def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     """What may be meant and may be a mistake, a sentence each, with what to do."""
-    said = []
+    said = cautions(experiment)
     used = [finding for finding in findings if finding.role]
-    said += dict.fromkeys(remark for finding in used for remark in finding.entry.remarks)
     clashing = [finding for finding in used if finding.contradicted]
     if clashing:
         worst = max(clashing, key=lambda finding: finding.contradicted)
@@ -168,7 +168,7 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
         )
     empty = [f.entry.name for f in used if f.entry.masked and not set(f.values) - {0, UNLABELED}]
     if empty:
-        said.append(f"{_few(empty)}: the mask holds no structure; leave it out, or fill it.")
+        said.append(f"{few(empty)}: the mask holds no structure; leave it out, or fill it.")
     weak = [finding for finding in findings if finding.role == "weak"]
     if weak and not set(_sum(weak, "labelled")) - {UNLABELED} and experiment.config.data.weak != "none":
         said.append("No weak case has a single annotated pixel; put annotations where the layout wants them.")
@@ -176,15 +176,10 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     for name, value in experiment.config.data.classes.items():
         if not strong[value]:
             said.append(f"No strong case holds {name}={value}; choose other strong cases, or leave the structure out.")
-    orientations = _orientations(used)
-    if len(orientations) > 1:
-        odd = min(orientations, key=orientations.get)
-        cases = [f.entry.name for f in used if (f.entry.orientation or "unknown") == odd]
-        said.append(f"Orientations are mixed ({_listed(orientations)}), {odd} {_few(cases)}; reorient the files alike.")
     thick = [f.entry.name for f in used if max(f.entry.spacing[1:]) > COARSER * f.entry.spacing[0]]
     if thick:
         said.append(
-            f"{_few(thick)}: voxels are more than {COARSER:g} times larger in the slices' plane than across it; "
+            f"{few(thick)}: voxels are more than {COARSER:g} times larger in the slices' plane than across it; "
             f"try another config.data.axis than {experiment.config.data.axis}."
         )
     by_image = defaultdict(list)
@@ -192,7 +187,7 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
         by_image[finding.image].append(finding.entry)
     for twins in by_image.values():
         if len({entry.patient for entry in twins}) > 1:
-            said.append(f"{_few([entry.name for entry in twins])}: are one and the same image; keep one of them.")
+            said.append(f"{few([entry.name for entry in twins])}: are one and the same image; keep one of them.")
     if not experiment.split["validation"]:
         said.append(
             "No case is there for validation, so no best step can be chosen; with no masks to spare, train "
@@ -201,16 +196,8 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     return said
 
 
-def _orientations(findings: Iterable[Finding]) -> Counter:
-    return Counter(finding.entry.orientation or "unknown" for finding in findings)
-
-
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _range(values: Sequence[Sequence[float]]) -> str:

@@ -259,42 +259,48 @@ def _batches(experiment: Experiment, method: Method, start: int, stop: int, shar
         yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def _dice_columns(config: ConfigDict, branch: str) -> list[str]:
-    """Of the mean over structures and, where there are several, of each: a mean hides one that is given up."""
-    structures = list(config.data.classes)
-    mean = journal.DICE + branch
-    return [mean, *(f"{mean}_{name}" for name in structures if len(structures) > 1)]
+def _dice_columns(config: ConfigDict, branch: str) -> dict[str, str | None]:
+    """Column -> structure, None for the mean, which of several may hide one that is given up."""
+    mean, several = journal.DICE + branch, len(config.data.classes) > 1
+    return {mean: None, **{f"{mean}_{name}": name for name in config.data.classes if several}}
 
 
 def _validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any, int], dict[str, float]]:
-    """Mean Dice over validation cases, as `_dice_columns` names them; warns where a branch knows but one class."""
+    """Mean Dice over validation cases, as `_dice_columns` names them; warns where a branch knows but one class.
+
+    A structure that no validation case has is left out: nothing found where nothing is would be a Dice of 1.
+    """
     config = experiment.config
     entries = experiment.entries(experiment.split["validation"])
+    structures = experiment.structures(experiment.split["validation"])
+    class_of_value = preparation_of(config).class_of_value()
     segmenter = Segmenter(model_of(config), preparation_of(config), branches, config.eval.batch)
 
     def validate(variables, step):
         dice = {branch: [] for branch in segmenter.branches}
         found = {branch: set() for branch in segmenter.branches}
         for case in map(experiment.data.case, entries):
+            reference = class_of_value[case.mask]
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-                label_map = segmenter.label_map(probabilities)
-                labels = np.where(case.mask == UNLABELED, UNLABELED, label_map)
-                dice[branch].append([metrics.dice(labels == v, case.mask == v) for v in config.data.classes.values()])
-                found[branch].update(np.unique(label_map).tolist())
-        for branch, values in found.items():
-            if len(values) == 1 and jax.process_index() == 0:
-                print(_collapsed(config, branch, step, *values), file=sys.stderr, flush=True)
+                classes = probabilities.argmax(-1)
+                labels = np.where(reference == UNLABELED, UNLABELED, classes)
+                dice[branch].append([metrics.dice(labels == c, reference == c) for c in structures.values()])
+                found[branch].update(np.unique(classes).tolist())
+        for branch, classes in found.items():
+            if len(classes) == 1 and jax.process_index() == 0:
+                print(_collapsed(config, branch, step, *classes), file=sys.stderr, flush=True)
         row = {}
-        for branch, of_cases in dice.items():
-            means = [np.mean(of_cases), *np.mean(of_cases, axis=0)]
-            row |= dict(zip(_dice_columns(config, branch), map(float, means), strict=False))
+        for branch, of_cases in dice.items() if structures else ():
+            means = {None: np.mean(of_cases), **dict(zip(structures, np.mean(of_cases, axis=0), strict=True))}
+            columns = _dice_columns(config, branch).items()
+            row |= {column: float(means[name]) for column, name in columns if name in means}
         return row
 
     return validate
 
 
-def _collapsed(config: ConfigDict, branch: str, step: int, value: int) -> str:
-    name = {value: name for name, value in config.data.classes.items()}.get(value, "background")
+def _collapsed(config: ConfigDict, branch: str, step: int, only: int) -> str:
+    name = ("background", *config.data.classes)[only]
     entropy = config.method.terms.ent
     cure = f"lower config.method.terms.ent, which is {entropy:g}" if entropy else "train longer, or weigh the classes"
     return f"warning: at step {step} the {branch} takes every voxel of the validation cases for {name}; {cure}."

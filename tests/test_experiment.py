@@ -142,7 +142,7 @@ def test_masks_that_are_not_there_are_refused(opened, half_masked, table):
 
 
 def test_without_validation_there_is_no_best_step(opened):
-    with pytest.raises(Refused, match=r"config.eval.checkpoint: is best, and no patient"):
+    with pytest.raises(Refused, match=r"config.eval.checkpoint: is best, and no validation case"):
         opened(data__split_sizes=((None, 0, 2),), eval__checkpoint="best")
 
 

@@ -3,12 +3,14 @@ import shutil
 
 from etils import epath
 import nibabel as nib
+from nibabel.orientations import axcodes2ornt, ornt_transform
 import numpy as np
 from PIL import Image
 import pytest
+from scipy.spatial.transform import Rotation
 
 from msl_jax import inference, predict
-from msl_jax.checks import Refused
+from msl_jax.checks import OddInput, Refused
 from msl_jax.data import volumes
 
 
@@ -78,7 +80,7 @@ def test_several_runs_segment_by_the_mean_of_their_probabilities(runs, image, tm
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize(("key", "value"), [("axis", 1), ("channels", 2), ("classes", {"RV": 1})])
+@pytest.mark.parametrize(("key", "value"), [("channels", 2), ("classes", {"RV": 1})])
 def test_runs_that_do_not_fit_are_refused(runs, altered, image, tmp_path, key, value):
     with pytest.raises(Refused, match=rf"--workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
         predict.predict([runs[0], altered(key, value)], image, tmp_path / "out")
@@ -92,6 +94,90 @@ def test_slices_lie_across_the_axis_of_the_run(altered, image, tmp_path):
     volume = volumes.read_image(image).voxels
     expected = segmenter.probabilities(variables, np.moveaxis(volume, 2, 0))["student"]
     np.testing.assert_allclose(found, np.moveaxis(expected, 0, 2), atol=1e-6)
+
+
+def test_runs_of_other_axes_segment_together_on_the_grid_of_the_file(runs, altered, image, tmp_path):
+    along = altered("axis", 0)
+    one, two, both = (probabilities(image, tmp_path / "out", *some) for some in ([runs[0]], [along], [runs[0], along]))
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+
+
+LPS = [[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]]
+"""Directions of (slice, y, x)."""
+STORED = ("LPS", "RAS", "SPL", "PSR", "IAR")
+
+
+def as_stored(image, codes, path):
+    """The same anatomy with its axes permuted and flipped."""
+    change = ornt_transform(nib.io_orientation(image.affine), axcodes2ornt(codes))
+    nib.save(image.as_reoriented(change), path)
+
+
+@pytest.mark.parametrize("codes", STORED)
+def test_however_an_image_is_stored_it_is_segmented_as_the_run_was_trained(altered, image, tmp_path, capfd, codes):
+    """The same anatomy has the same probabilities, on the grid of its own file."""
+    workdir = altered("directions", LPS)
+    lps = nib.Nifti1Image(np.asarray(nib.load(image).dataobj), np.diag([-1.5, -1.5, 8, 1]))
+    (tmp_path / "in").mkdir()
+    for name in STORED[0], codes:
+        as_stored(lps, name, tmp_path / "in" / f"{name}.nii.gz")
+    predict.predict([workdir], tmp_path / "in", tmp_path / "out", save_probabilities=True)
+    expected, found = (nib.load(tmp_path / "out" / f"{name}_prob.nii.gz") for name in (STORED[0], codes))
+    stored = nib.load(tmp_path / "in" / f"{codes}.nii.gz")
+    assert found.shape == (*stored.shape, 2) and np.array_equal(found.affine, stored.affine)
+    back = found.as_reoriented(ornt_transform(axcodes2ornt(codes), axcodes2ornt("LPS")))
+    np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(expected.dataobj))
+    assert np.ptp(np.asarray(expected.dataobj)[..., 1]) > 0.01
+    assert ("turned to lie as in training" in capfd.readouterr().out) == (codes != "LPS")
+
+
+def test_a_file_that_does_not_say_how_it_lies_is_segmented_as_stored_and_told(altered, image, tmp_path):
+    workdir = altered("directions", LPS)
+    bare = nib.Nifti1Image(np.asarray(nib.load(image).dataobj), None)
+    nib.save(bare, tmp_path / "bare.nii")
+    with pytest.warns(OddInput, match=r"bare.nii: does not say which way it lies"):
+        predict.predict([workdir], tmp_path / "bare.nii", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("degrees", "told"), [(15, False), (40, True), (65, False)])
+def test_what_no_permutation_mends_is_told(altered, image, tmp_path, recwarn, degrees, told):
+    """65 degrees are 25 once the axes are permuted."""
+    turn = Rotation.from_rotvec([0, 0, np.radians(degrees)]).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1.5, -1.5, 8])
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj), affine), tmp_path / "oblique.nii")
+    predict.predict([altered("directions", LPS)], tmp_path / "oblique.nii", tmp_path / "out")
+    said = [str(one.message) for one in recwarn if issubclass(one.category, OddInput)]
+    assert len(said) == told and all(f"lies {degrees} degrees off the training images" in one for one in said)
+
+
+def test_one_damaged_file_stops_none_of_the_others(runs, image, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abc":
+        shutil.copy(image, folder / f"{name}.nii")
+    (folder / "b.nii").write_bytes((folder / "b.nii").read_bytes()[:5000])
+    with pytest.raises(Refused) as refusal:
+        predict.predict(runs[:1], folder, tmp_path / "out")
+    first, last = str(refusal.value).splitlines()
+    assert "b.nii: its header promises" in first and last.endswith(
+        "the other 2 images of " + f"{folder} are segmented."
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "c.nii"]
+
+
+def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(image, folder / "a.nii")
+    predict.predict(runs[:1], folder, tmp_path / "out")
+    before = (tmp_path / "out" / "a.nii").stat().st_mtime_ns
+    shutil.copy(image, folder / "b.nii")
+    written = predict.predict(runs[:1], folder, tmp_path / "out", skip_existing=True)
+    assert written == [tmp_path / "out" / "b.nii"]
+    assert (tmp_path / "out" / "a.nii").stat().st_mtime_ns == before
+    assert "Passing over 1 image whose label maps are there." in capfd.readouterr().out
+    assert predict.predict(runs[:1], folder, tmp_path / "out", skip_existing=True) == []
 
 
 def test_images_of_other_channels_are_refused(runs, image, tmp_path):

@@ -34,8 +34,8 @@ def test_a_run_is_scored_by_the_protocol_that_is_asked_for(tiny_config, run):
     config = tiny_config(ARG)
     config.eval.protocol = "papers"
     experiment = open_experiment(config)
-    segmenter, variables = evaluate.load_for(experiment, run)
-    summary, rows = evaluate.score_test(experiment, segmenter, variables)
+    segmenter, variables, turn = evaluate.load_for(experiment, run)
+    summary, rows = evaluate.score_test(experiment, segmenter, variables, turn)
     assert (summary["protocol"], summary["units"], summary["cases"]) == ("papers", "voxel", len(rows) / 2)
     case = evaluate.case_to_score(experiment, experiment.entries(experiment.split["test"])[0], (32, 32))
     prediction = segmenter.label_map(segmenter.probabilities(variables, case.image)["student"])
@@ -50,7 +50,7 @@ def test_a_run_of_other_label_values_gives_those_of_the_experiment(tiny_config, 
     config = json.loads((other / "config.json").read_text())
     config["data"]["classes"] = {"LV": 7}
     (other / "config.json").write_text(json.dumps(config))
-    segmenter, _ = evaluate.load_for(open_experiment(tiny_config(ARG)), other)
+    segmenter, *_ = evaluate.load_for(open_experiment(tiny_config(ARG)), other)
     assert segmenter.preparation.values == (0, 3)
     with pytest.raises(Refused, match=r"has classes \['LV'\], the experiment \['RV', 'MYO', 'LV'\]"):
         evaluate.load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)

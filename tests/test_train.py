@@ -363,7 +363,7 @@ def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, singles, monk
     with config.unlocked():
         config.method.terms.ent = 0.0
     assert "takes every voxel of the validation cases for LV; train longer" in training._collapsed(
-        config, "student", 2, 3
+        config, "student", 2, 1
     )
 
 

@@ -110,4 +110,4 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
     return volumes.single_files(folder, NOT_IMAGES)
 
 
-READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=images)
+READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=images, oriented=True)

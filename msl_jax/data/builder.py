@@ -18,7 +18,21 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from msl_jax.checks import Refused
-from msl_jax.data import acdc, folder, intensity, itk, layouts, msd, nifti, nnunet, phantom, png_tree, volumes, wsl4mis
+from msl_jax.data import (
+    acdc,
+    folder,
+    intensity,
+    itk,
+    layouts,
+    msd,
+    nifti,
+    nnunet,
+    orientation,
+    phantom,
+    png_tree,
+    volumes,
+    wsl4mis,
+)
 from msl_jax.data import case as case_lib
 from msl_jax.data.case import UNLABELED, Case, Reader, Source
 
@@ -38,7 +52,9 @@ SPLIT = "slices"
 class Entry:
     """Where the slices of one case lie: records `first` to `first + slices - 1`, in the volume's order.
 
-    It is `masked` where it has a mask, `full` where that leaves no voxel open.
+    It is `masked` where it has a mask, `full` where that leaves no voxel open; `values` are those of the mask. The axes
+    (x, y, z) of its file point to `stored`, like "LPS", "" where that is not known; it is `turned` where they were
+    permuted or flipped to lie like the other cases', and then has these `directions`, as orientation.py has them.
     """
 
     name: str
@@ -51,10 +67,13 @@ class Entry:
     slices: int
     masked: bool
     full: bool
+    values: tuple[int, ...]
     annotated: bool
     spacing: tuple[float, float, float]
     units: str
-    orientation: str
+    stored: str
+    turned: bool
+    directions: tuple[tuple[float, ...], ...] | None
     remarks: tuple[str, ...]
 
 
@@ -66,6 +85,7 @@ class Built:
       labels: name -> value of every structure.
       channels: of every image.
       contents: a hash of what the source held; equal wherever it lies.
+      directions: which way the slices of all cases lie, as orientation.py has it; None where no file says.
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
       features: the TFDS features that parse a record, in eager and in graph mode.
@@ -74,6 +94,7 @@ class Built:
     labels: Mapping[str, int]
     channels: int
     contents: str
+    directions: np.ndarray | None
     entries: tuple[Entry, ...]
     records: Any
     features: tfds.features.FeaturesDict
@@ -108,7 +129,7 @@ class Built:
             annotation=volumes["annotation"] if entry.annotated else None,
             spacing=entry.spacing,
             units=entry.units,
-            orientation=entry.orientation,
+            directions=None if entry.directions is None else np.asarray(entry.directions),
             group=entry.group,
             phase=entry.phase,
             frame=entry.frame,
@@ -149,16 +170,19 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(entries=[], channels=0),
+            metadata=tfds.core.MetadataDict(entries=[], channels=0, directions=None),
         )
 
     def _split_generators(self, dl_manager):
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        first = 0
-        for case in case_lib.load_all(READERS[self._source.layout].read(self._source)):
-            case = case_lib.cut(case, self._source.axis)
+        reader, axis, first = READERS[self._source.layout], self._source.axis, 0
+        directions = _common_directions(reader, self._source)
+        self.info.metadata["directions"] = None if directions is None else directions.tolist()
+        for stored in case_lib.load_all(reader.read(self._source)):
+            turn, _ = orientation.turn_of(stored.directions, directions, axis)
+            case = case_lib.turned(stored, turn)
             yield from ((first + z, example) for z, example in enumerate(_slices(case)))
             entry = Entry(
                 name=case.name,
@@ -171,10 +195,13 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 slices=len(case.image),
                 masked=case.mask is not None,
                 full=case.mask is not None and not np.any(case.mask == UNLABELED),
+                values=() if case.mask is None else tuple(np.unique(case.mask).tolist()),
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,
-                orientation=case.orientation,
+                stored="" if stored.directions is None else orientation.codes(stored.directions),
+                turned=turn != orientation.across(axis),
+                directions=None if case.directions is None else case.directions.tolist(),
                 remarks=case.remarks,
             )
             self.info.metadata["channels"] = case.image.shape[-1]
@@ -212,19 +239,31 @@ def build(source: Source, cache: str | None = None) -> Built:
             builder.download_and_prepare()
     except FileExistsError:  # another process was building the same and came first
         builder = opened()
-    entries = tuple(
-        Entry(**{**e, "spacing": tuple(e["spacing"]), "remarks": tuple(e["remarks"])})
-        for e in builder.info.metadata["entries"]
-    )
+    metadata = builder.info.metadata
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return Built(
         labels=READERS[layout].labels(source),
-        channels=builder.info.metadata["channels"],
+        channels=metadata["channels"],
         contents=contents,
-        entries=entries,
+        directions=None if metadata["directions"] is None else np.asarray(metadata["directions"]),
+        entries=tuple(Entry(**{key: _tuple(value) for key, value in entry.items()}) for entry in metadata["entries"]),
         records=records,
         features=builder.info.features,
     )
+
+
+def _common_directions(reader: Reader, source: Source) -> np.ndarray | None:
+    """Which way the slices of most cases lie; None where no file says. Reads every case once."""
+    if not reader.oriented:
+        return None
+    cases = case_lib.load_all(reader.read(source))
+    found = orientation.commonest(case.directions for case in cases if case.directions is not None)
+    return None if found is None else orientation.across(source.axis).directions(found)
+
+
+def _tuple(value: Any) -> Any:
+    """JSON's lists as tuples, at every depth."""
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
@@ -241,7 +280,7 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
-    shared = (sys.modules[__name__], case_lib, intensity, itk, layouts, nifti, volumes)
+    shared = (sys.modules[__name__], case_lib, intensity, itk, layouts, nifti, orientation, volumes)
     modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
     return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
 

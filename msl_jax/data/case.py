@@ -5,11 +5,13 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+from typing import Any, Protocol
 
 import numpy as np
 
 from msl_jax.checks import Refused, refuse_all
 from msl_jax.data import volumes
+from msl_jax.data.orientation import Turn
 
 UNLABELED = 255
 """A pixel nobody annotated, in every label map of this package."""
@@ -50,6 +52,13 @@ class Source:
         return found[1]
 
 
+class Measured(Protocol):
+    """What has voxels of a size: a case, its entry in the data set, a volume."""
+
+    units: str
+    directions: Any
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One volume of one patient.
@@ -62,7 +71,7 @@ class Case:
       annotation: uint8 (slice, y, x), label values or UNLABELED, as drawn by a person; None without one.
       spacing: size of a voxel along (slice, y, x), in `units`.
       units: "mm", or "voxel" where the file's header says nothing.
-      orientation: where the files' axes (x, y, z) point to, like "LPS"; "" where that is not known.
+      directions: which way it lies, as orientation.py has it; None where that is not known.
       group: stratum of the patient (in ACDC the disease); splits are drawn within groups.
       phase: "ED", "ES", or "" where the data set knows no phases.
       frame: number of the frame within the patient's series, 0 where there is none.
@@ -77,7 +86,7 @@ class Case:
     annotation: np.ndarray | None
     spacing: tuple[float, float, float]
     units: str
-    orientation: str = ""
+    directions: np.ndarray | None = None
     group: str = ""
     phase: str = ""
     frame: int = 0
@@ -85,30 +94,33 @@ class Case:
     remarks: tuple[str, ...] = ()
 
 
-def across(volume: np.ndarray, axis: int) -> np.ndarray:
-    """(z, y, x, ...) of a file with axes (x, y, z) -> (slice, row, column, ...), slices being across `axis`."""
-    return np.moveaxis(volume, 2 - axis, 0)
-
-
-def back(volume: np.ndarray, axis: int) -> np.ndarray:
-    """The inverse of `across`."""
-    return np.moveaxis(volume, 0, 2 - axis)
-
-
-def spacing_across(spacing: Sequence[float], axis: int) -> tuple[float, ...]:
-    """Size of a voxel along (z, y, x) of a file -> along (slice, row, column), slices being across `axis`."""
-    first = 2 - axis
-    return (spacing[first], *spacing[:first], *spacing[first + 1 :])
-
-
-def cut(case: Case, axis: int) -> Case:
-    """A case that was read along its files' last axis, cut across another."""
+def turned(case: Case, turn: Turn) -> Case:
+    """A case whose axes are permuted and flipped."""
     planes = {"image": case.image, "mask": case.mask, "annotation": case.annotation}
     return dataclasses.replace(
         case,
-        spacing=spacing_across(case.spacing, axis),
-        **{name: None if volume is None else across(volume, axis) for name, volume in planes.items()},
+        spacing=turn.spacing(case.spacing),
+        directions=None if case.directions is None else turn.directions(case.directions),
+        **{name: None if volume is None else turn.apply(volume) for name, volume in planes.items()},
     )
+
+
+def shared_unit(measured: Iterable[Measured]) -> str:
+    """The unit in which the distances of some cases have a mean.
+
+    A file without a unit whose voxels have size 1 and that says which way it lies is in mm where the others are.
+
+    Raises:
+      Refused: some have voxel sizes and some have none.
+    """
+    measured = list(measured)
+    units = {one.units for one in measured}
+    if len(units) > 1 and any(one.units == "voxel" and one.directions is None for one in measured):
+        raise Refused(
+            "Some cases have voxel sizes and some have none, so no mean distance exists; give all of them sizes, or "
+            "evaluate them apart."
+        )
+    return "mm" if "mm" in units else "voxel"
 
 
 Load = Callable[[], Case]
@@ -150,6 +162,7 @@ class Reader:
       images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
         each channel or one for all.
       read_image: those files -> the image, on the grid that a label map is to be written on.
+      oriented: whether its files may say which way they lie.
     """
 
     labels: Callable[[Source], Mapping[str, int]]
@@ -157,6 +170,7 @@ class Reader:
     read: Callable[[Source], Iterator[Load]]
     images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
     read_image: Callable[[Sequence[pathlib.Path]], volumes.Volume] = volumes.read_channels
+    oriented: bool = False
 
 
 def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:

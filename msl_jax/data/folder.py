@@ -68,4 +68,4 @@ def _files(source: Source) -> tuple[dict[str, pathlib.Path], ...]:
     return images, *others
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images)
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)

@@ -124,6 +124,6 @@ def of_image(image: volumes.Volume) -> dict[str, Any]:
         "image": image.voxels,
         "spacing": image.spacing,
         "units": image.units,
-        "orientation": image.orientation,
+        "directions": image.directions,
         "remarks": image.remarks,
     }

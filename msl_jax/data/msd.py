@@ -109,4 +109,4 @@ def _inside(root: pathlib.Path, name: Any) -> pathlib.Path:
     return root / path
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images)
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)

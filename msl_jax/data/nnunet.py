@@ -120,4 +120,4 @@ def _grouped(files: Mapping[str, pathlib.Path]) -> dict[str, tuple[pathlib.Path,
     return {name: tuple(numbered.values()) for name, numbered in channels.items()}
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images)
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)

@@ -48,6 +48,9 @@ class Turn:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
 
+UNTURNED = Turn()
+
+
 def across(axis: int) -> Turn:
     """(z, y, x) of a file with axes (x, y, z) -> (slice, row, column), slices being across `axis` of the file."""
     first = 2 - axis
@@ -84,6 +87,22 @@ def nearest(directions: np.ndarray, target: np.ndarray) -> tuple[Turn, float]:
     return Turn(tuple(axes.tolist()), tuple((matched < 0).tolist())), float(angle)
 
 
+def turn_of(directions: np.ndarray | None, target: np.ndarray | None, axis: int) -> tuple[Turn, float | None]:
+    """How a file (slice, y, x) is turned for a network.
+
+    Args:
+      directions: of the file; None where they are not known.
+      target: of the slices that the network was trained on.
+      axis: of the file's (x, y, z), across which slices are cut where either is not known.
+
+    Returns:
+      The turn, and the largest angle in degrees that is left between axes; None where either is not known.
+    """
+    if directions is None or target is None:
+        return across(axis), None
+    return nearest(directions, target)
+
+
 def commonest(directions: Iterable[np.ndarray]) -> np.ndarray | None:
     """The directions of the first of the largest group of volumes that lie alike; None where there are none.
 
@@ -91,7 +110,7 @@ def commonest(directions: Iterable[np.ndarray]) -> np.ndarray | None:
     """
     groups: list[list[np.ndarray]] = []
     for found in directions:
-        group = next((group for group in groups if nearest(found, group[0])[0] == Turn()), None)
+        group = next((group for group in groups if nearest(found, group[0])[0] == UNTURNED), None)
         if group is None:
             groups.append([found])
         else:

@@ -371,7 +371,7 @@ def _patient(seed, number):
         image = _acquire(rng, _paint_heart(rng, body, view, heart, tissue), shading, scale, noise)
         mask = _mask(heart, view)
         case = f"{name}_frame{frame:02d}"
-        yield Case(case, name, image[..., None], mask, None, view.spacing, "mm", "", group, phase, frame)
+        yield Case(case, name, image[..., None], mask, None, view.spacing, "mm", group=group, phase=phase, frame=frame)
 
 
 def _parse(source):

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from msl_jax.data import transforms, weak_labels
+from msl_jax.data import intensity, transforms, weak_labels
 from msl_jax.data.builder import Built, Entry
 from msl_jax.data.case import UNLABELED
-from msl_jax.data.intensity import NORMALIZATIONS, Statistics
+from msl_jax.data.intensity import Statistics
 from msl_jax.data.weak_labels import RECIPES, Style, Where
 
 STREAMS = {"strong": 0, "weak": 1}
@@ -42,7 +42,7 @@ class Preparation:
 
     def normalize(self, image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
         """float32 (..., y, x, channel): intensities as stored -> [0, 1], by the statistics of their volume."""
-        low, high = NORMALIZATIONS[self.normalization](statistics, dataclasses.asdict(self))
+        low, high = intensity.limits(self.normalization, statistics, dataclasses.asdict(self))
         return transforms.normalize(image, low, high)
 
     def class_of_value(self) -> np.ndarray:

@@ -10,11 +10,10 @@ import os
 import pathlib
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from msl_jax.checks import Refused
-from msl_jax.data import itk, nifti
+from msl_jax.data import itk, nifti, orientation
 
 FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
 """Ending of a file's name -> what reads and writes it."""
@@ -46,11 +45,9 @@ class Volume:
     remarks: tuple[str, ...] = ()
 
     @property
-    def orientation(self) -> str:
-        """Where the axes (x, y, slice) point to, like "LPS"; "" where that is not known."""
-        known = self.oriented and np.isfinite(self.affine).all()
-        codes = nib.aff2axcodes(self.affine) if known else (None,)
-        return "" if None in codes else "".join(codes)
+    def directions(self) -> np.ndarray | None:
+        """Which way it lies, as orientation.py has it; None where that is not known."""
+        return orientation.directions_of(self.affine) if self.oriented else None
 
 
 def ending(path: os.PathLike) -> str:

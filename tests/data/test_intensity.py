@@ -38,3 +38,80 @@ def test_statistics_stand_for_the_volume(name):
     image = np.random.default_rng(0).normal(100, 30, (3, 5, 7, 2)).astype(np.float32)
     out = normalized(name, image)
     assert out.shape == image.shape and out.dtype == np.float32 and 0 <= out.min() <= out.max() <= 1
+
+
+SPARSE = np.concatenate([np.zeros(1990), np.linspace(300, 400, 10)]).astype(np.float32).reshape(1, 20, 100, 1)
+"""Half of a per cent holds something."""
+SETTINGS = {"percentiles": (1.0, 99.0), "window": (-160.0, 240.0)}
+
+
+def collapsed(name, image, **settings):
+    return intensity.collapse(name, intensity.measure(image), SETTINGS | settings).numpy().tolist()
+
+
+def limits(name, image, **settings):
+    return [bound.numpy().tolist() for bound in intensity.limits(name, intensity.measure(image), SETTINGS | settings)]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [SPARSE, SPARSE + np.random.default_rng(0).random(SPARSE.shape, np.float32), -SPARSE],
+    ids=["zeros", "noise", "negative"],
+)
+def test_percentiles_that_hold_next_to_nothing_are_widened_to_all_but_the_outermost_thousandth(image):
+    assert collapsed("percentiles", image) == [True]
+    quantiles = np.quantile(image, (0.001, 0.999))
+    np.testing.assert_allclose(np.ravel(limits("percentiles", image)), quantiles, rtol=1e-5, atol=1e-5)
+
+
+def test_where_all_but_a_thousandth_is_one_value_the_whole_range_is_taken():
+    image = np.zeros((1, 100, 100, 1), np.float32)
+    image[0, 0, :3, 0] = 5, 6, 7
+    assert limits("percentiles", image) == [[0.0], [7.0]]
+
+
+def test_a_window_beside_what_the_volume_holds_is_widened_to_that():
+    ramp = np.linspace(0, 1, 1001, dtype=np.float32).reshape(1, 7, 11, 13, 1)[0]
+    for image in (ramp, ramp + 500, ramp - 1000):
+        assert collapsed("window", image) == [True]
+        low, high = np.ravel(limits("window", image))
+        assert image.min() <= low < high <= image.max() and high - low == pytest.approx(0.998, abs=1e-3)
+
+
+def test_each_channel_is_asked_for_itself():
+    both = np.concatenate([SPARSE, np.linspace(0, 1, SPARSE.size, dtype=np.float32).reshape(SPARSE.shape)], -1)
+    assert collapsed("percentiles", both) == [True, False]
+    low, high = limits("percentiles", both)
+    assert (low[0], low[1]) == (0.0, pytest.approx(0.01, abs=1e-3)) and high[1] == pytest.approx(0.99, abs=1e-3)
+
+
+HOT = np.random.default_rng(0).normal(100, 30, (1, 40, 50, 1)).astype(np.float32)
+HOT[0, 0, 0, 0] = 1e6
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "settings"),
+    [
+        ("percentiles", RAMP, {}),
+        ("percentiles", HOT, {}),
+        ("percentiles", np.float32(RAMP > 50), {"percentiles": (0.0, 100.0)}),
+        ("window", RAMP[..., :1], {"window": (30.0, 35.0)}),
+        ("window", np.where(SPARSE > 0, 40, -1000).astype(np.float32), {}),
+        ("zscore", SPARSE, {}),
+        ("minmax", SPARSE, {}),
+    ],
+    ids=["a ramp", "one hot pixel", "two values", "a narrow window", "air and an organ", "zscore", "minmax"],
+)
+def test_a_range_that_tells_apart_stays_to_the_bit(name, image, settings):
+    assert not any(collapsed(name, image, **settings))
+    settings = SETTINGS | settings
+    statistics = intensity.measure(image)
+    wanted = intensity.NORMALIZATIONS[name].limits(statistics, settings)
+    for bound, given in zip(intensity.limits(name, statistics, settings), wanted, strict=True):
+        np.testing.assert_array_equal(np.broadcast_to(bound, np.shape(bound)), np.broadcast_to(given, np.shape(bound)))
+
+
+@pytest.mark.parametrize("name", intensity.NORMALIZATIONS)
+def test_a_sparse_volume_is_not_made_one_value(name):
+    out = normalized(name, np.where(SPARSE > 0, SPARSE, np.float32(0)))
+    assert np.ptp(out) > 0.5

@@ -4,6 +4,7 @@ import SimpleITK as sitk
 
 from files import refused, save
 from msl_jax.data import volumes
+from msl_jax.data.orientation import codes
 
 COUNT = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 every_pair = pytest.mark.parametrize("one, other", [(a, b) for a in volumes.ENDINGS for b in volumes.ENDINGS])
@@ -36,13 +37,13 @@ def test_every_format_gives_back_what_was_written(tmp_path, ending):
 
 
 @every
-def test_an_orientation_is_where_axes_point_to(tmp_path, ending):
+def test_directions_are_where_axes_point_to(tmp_path, ending):
     path = tmp_path / f"a{ending}"
-    assert volumes.read_image(save(path, COUNT)).orientation == "RAS"
+    assert codes(volumes.read_image(save(path, COUNT)).directions) == "RAS"
     made = sitk.GetImageFromArray(COUNT)
     made.SetDirection((0, 1, 0, 0, 0, -1, 1, 0, 0))  # columns: x to the head, y to the left, slices to the front
     sitk.WriteImage(made, str(path))
-    assert volumes.read_labels(path).orientation == "SLA"
+    assert codes(volumes.read_labels(path).directions) == "SLA"
 
 
 UNSAID = {
@@ -53,11 +54,11 @@ UNSAID = {
 
 
 @pytest.mark.parametrize("ending", UNSAID)
-def test_what_a_file_does_not_say_is_no_orientation(tmp_path, ending):
+def test_what_a_file_does_not_say_is_no_direction(tmp_path, ending):
     path = save(tmp_path / f"a{ending}", COUNT)
     good = path.read_bytes()
     path.write_bytes(UNSAID[ending](good))
-    assert path.read_bytes() != good and volumes.read_labels(path).orientation == ""
+    assert path.read_bytes() != good and volumes.read_labels(path).directions is None
 
 
 @every
