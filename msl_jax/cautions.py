@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 import re
 
+import numpy as np
+
 from msl_jax.data import orientation
 from msl_jax.data.builder import Entry
 from msl_jax.experiment import Experiment
@@ -45,7 +47,8 @@ def _lie(experiment: Experiment, used: Sequence[Entry]) -> Iterator[str]:
     far = {
         entry.name: angle
         for entry in used
-        if entry.directions and (angle := orientation.nearest(entry.directions, common)[1]) > orientation.FAR
+        if entry.directions
+        and (angle := orientation.nearest(np.asarray(entry.directions), common)[1]) > orientation.FAR
     }
     if far:
         yield (

@@ -1,6 +1,6 @@
 """From a config to everything it stands for: the data set, who is in which split, the method, the network."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 import dataclasses
 import json
 from typing import Any
@@ -64,9 +64,7 @@ class Experiment:
 
     def structures(self, patients: list[str]) -> dict[str, int]:
         """Name -> class of every trained structure that a mask of these patients holds."""
-        class_of_value = preparation_of(self.config).class_of_value()
-        held = {int(class_of_value[value]) for entry in self.entries(patients) for value in entry.values}
-        return {name: c for c, name in enumerate(self.config.data.classes, start=1) if c in held}
+        return structures_of(self.config, self.entries(patients))
 
     def weakening(self) -> Weakening:
         """Where the weak labels of the training patients come from."""
@@ -114,12 +112,13 @@ def open_experiment(config: ConfigDict) -> Experiment:
     method = method_of(config)
     data = builder.build(source_of(config), config.data.cache)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
+    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
+    _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     split, strong = _roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
-    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
     experiment = Experiment(filled, data, split, strong, recipes, method)
     _check_masks(experiment)
-    _check_structures(experiment)
+    _check_structures(filled, {"strong ": experiment.entries(strong), "test ": experiment.entries(split["test"])})
     shared_unit(experiment.entries(split["test"]))
     if not experiment.structures(split["validation"]) and config.eval.checkpoint == "best":
         raise Refused("config.eval.checkpoint: is best, and no validation case has a trained structure; give last.")
@@ -193,18 +192,25 @@ def _check_masks(experiment: Experiment) -> None:
     )
 
 
-def _check_structures(experiment: Experiment) -> None:
-    """Refuses where there is nothing to learn or nothing to test."""
-    config = experiment.config
+def structures_of(config: ConfigDict, entries: Iterable[builder.Entry]) -> dict[str, int]:
+    """Name -> class of every structure of a filled-in config that a mask of these cases holds."""
+    class_of_value = preparation_of(config).class_of_value()
+    held = {int(class_of_value[value]) for entry in entries for value in entry.values}
+    return {name: c for c, name in enumerate(config.data.classes, start=1) if c in held}
+
+
+def _check_structures(config: ConfigDict, cases: Mapping[str, Sequence[builder.Entry]]) -> None:
+    """Refuses where there is nothing to learn or to test; cases by what they are called in the sentence."""
     trained = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
     problems = []
-    for role, patients in (("strong", experiment.strong), ("test", experiment.split["test"])):
-        if not experiment.structures(patients):
-            held = sorted({value for entry in experiment.entries(patients) for value in entry.values})
+    for kind, entries in cases.items():
+        if not structures_of(config, entries):
+            held = sorted({value for entry in entries for value in entry.values})
             values = ", ".join("unlabelled" if value == UNLABELED else str(value) for value in held)
             problems.append(
-                f"{few(patients)}: no mask of the {role} cases holds a voxel of {trained}, only {values}; correct "
-                f"config.data.labels or config.data.unlabeled={config.data.unlabeled}, or choose other cases."
+                f"{few([entry.name for entry in entries])}: no mask of these {kind}cases holds a voxel of {trained}, "
+                f"only {values}; choose other cases, or correct config.data.labels and config.data.unlabeled, which is "
+                f"{config.data.unlabeled}."
             )
     refuse_all(problems)
 

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 from msl_jax.cautions import cautions
-from msl_jax.data import weak_labels
+from msl_jax.data import intensity, weak_labels
 from msl_jax.data.builder import Entry
 from msl_jax.data.case import ROLES, UNLABELED, Case
 from msl_jax.data.pipeline import DRAWN
@@ -33,6 +33,7 @@ class Finding:
         "nothing".
       shape: (slice, y, x).
       intensities: the 1st and 99th percentile of each channel, (2, channels).
+      collapsed: the channels whose range config.data.normalization had to be widened.
       image: a hash of the image.
       values: label value -> voxels of the mask.
       labelled: class -> pixels of the weak labels, at the network's size; UNLABELED for the others.
@@ -44,6 +45,7 @@ class Finding:
     kind: str
     shape: tuple[int, int, int]
     intensities: np.ndarray
+    collapsed: tuple[int, ...]
     image: str
     values: Mapping[int, int]
     labelled: Mapping[int, int]
@@ -73,12 +75,14 @@ def _finding(experiment: Experiment, entry: Entry, role: str) -> Finding:
     case = experiment.data.case(entry)
     taught = role in ("strong", "weak")
     weak = weak_labels_of(experiment, entry, case) if taught else np.empty(0, int)
+    statistics = intensity.measure(case.image)
     return Finding(
         entry=entry,
         role=role,
         kind=_kind(experiment, entry) if taught else "",
         shape=case.image.shape[:3],
-        intensities=np.percentile(case.image, (1, 99), axis=(0, 1, 2)),
+        intensities=np.stack(intensity.percentiles(statistics, (1, 99))),
+        collapsed=tuple(np.flatnonzero(preparation_of(experiment.config).collapsed(statistics)).tolist()),
         image=hashlib.sha256(np.ascontiguousarray(case.image)).hexdigest(),
         values={} if case.mask is None else _counts(case.mask),
         labelled=_counts(weak),
@@ -159,6 +163,14 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     """What may be meant and may be a mistake, a sentence each, with what to do."""
     said = cautions(experiment)
     used = [finding for finding in findings if finding.role]
+    collapsed = [finding.entry.name for finding in used if finding.collapsed]
+    if collapsed:
+        data = experiment.config.data
+        said.append(
+            f"{few(collapsed)}: {data.normalization} would leave next to nothing of the image (channel "
+            f"{', '.join(map(str, sorted({c for f in used for c in f.collapsed})))}), and is widened to what is there; "
+            f"look at the pictures, or give another config.data.normalization."
+        )
     clashing = [finding for finding in used if finding.contradicted]
     if clashing:
         worst = max(clashing, key=lambda finding: finding.contradicted)

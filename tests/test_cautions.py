@@ -1,11 +1,20 @@
-"""Names that may be time points of one patient, and names that are numbered on and on."""
+"""What an experiment is warned of or refused before its first step, by what its files are called and hold."""
 
 import itertools
+import re
 
+import nibabel as nib
+from nibabel.orientations import axcodes2ornt
+import numpy as np
 import pytest
 
-from msl_jax.cautions import patient_pattern
+from files import save
+from msl_jax import evaluate
+from msl_jax.cautions import cautions, patient_pattern
+from msl_jax.checks import Refused
 from msl_jax.data.case import Source
+from msl_jax.experiment import model_of, open_experiment, preparation_of
+from msl_jax.inference import Segmenter, init_variables
 
 ONE_EACH = {
     "a number that runs on": [f"case{i:02d}" for i in range(25)],
@@ -41,3 +50,86 @@ def test_the_pattern_that_is_printed_groups_time_points(patients):
     names = [name for cases in patients for name in cases]
     source = Source("folder", "", patient=patient_pattern(names))
     assert [list(group) for _, group in itertools.groupby(names, source.patient_of)] == patients
+
+
+SHAPE = (3, 16, 16)
+
+
+@pytest.fixture
+def folder_config(tiny_config, tmp_path):
+    """make(masks, **data) -> the tiny experiment on a folder of these masks, each with an image."""
+
+    def make(masks, arg="classes=all", **data):
+        for number, (name, mask) in enumerate(masks.items()):
+            noise = np.random.default_rng(number).normal(0, 10, SHAPE)
+            save(tmp_path / "images" / f"{name}.nii.gz", (100 * (mask > 0) + noise).astype(np.int16))
+            save(tmp_path / "masks" / f"{name}.nii.gz", mask)
+        config = tiny_config(arg)
+        split = {"train": ["c0", "c1", "c2"], "validation": ["c3"], "test": ["c4", "c5"]}
+        data = {"split": split, "strong": 2} | data
+        settings = {"layout": "folder", "source": str(tmp_path), "cache": str(tmp_path / "cache"), "labels": "A=1,B=2"}
+        config.data.update(settings | data)
+        return config
+
+    return make
+
+
+def masks(values=(0, 1, 2), without=(), names=tuple(f"c{i}" for i in range(6))):
+    """Name -> a mask whose rows hold the values; the last of them is missing in those `without`."""
+    rows = np.repeat(np.uint8(values), -(-16 // len(values)))[:16]
+    mask = np.broadcast_to(rows[:, None], SHAPE)
+    return {name: np.where(np.isin(name, without) & (mask == values[-1]), 0, mask).astype(np.uint8) for name in names}
+
+
+def test_masks_without_a_trained_structure_are_refused(folder_config):
+    """As masks of 0 and 255 are, which read as background and unlabelled."""
+    says = (
+        r"c0, c1, c2 and 3 more: no mask .* holds a voxel of A=1, only 0, unlabelled; .* config.data.unlabeled, which"
+    )
+    with pytest.raises(Refused, match=says):
+        open_experiment(folder_config(masks((0, 255)), labels="A=1"))
+
+
+def test_strong_and_test_cases_without_a_trained_structure_are_refused(folder_config):
+    config = folder_config(masks((0, 1), without=("c0", "c1", "c4", "c5")), labels="A=1", strong=["c0", "c1"])
+    with pytest.raises(Refused) as refusal:
+        open_experiment(config)
+    strong, test = str(refusal.value).splitlines()
+    assert "c0, c1: no mask of these strong cases holds a voxel of A=1, only 0;" in strong
+    assert "c4, c5: no mask of these test cases" in test
+
+
+def test_a_structure_that_no_test_case_has_is_warned_of_and_left_out(folder_config):
+    experiment = open_experiment(folder_config(masks(without=("c3", "c4", "c5"))))
+    assert experiment.structures(experiment.strong) == {"A": 1, "B": 2}
+    said = cautions(experiment)
+    assert [one.split(",")[0] for one in said] == ["No validation case has B", "No test case has B"]
+    config = experiment.config
+    segmenter = Segmenter(model_of(config), preparation_of(config), ("teacher", "student"), config.eval.batch)
+    variables = init_variables(segmenter.model, segmenter.preparation.size, segmenter.branches, 0)
+    summary, rows = evaluate.score_test(experiment, segmenter, variables)
+    assert all(list(structures) == ["A"] for structures in summary["branches"].values())
+    assert all(list(row["scores"]) == ["A"] for row in rows) and len(rows) == 4
+
+
+def test_time_points_in_several_parts_of_the_split_are_warned_of(folder_config):
+    names = [f"p{p}_t{t}" for p in range(3) for t in (1, 2)]
+    split = {"train": names[:3], "validation": names[3:4], "test": names[4:]}
+    (said,) = cautions(open_experiment(folder_config(masks(names=names), split=split)))
+    assert said.startswith("p1_t1, p1_t2: count as different patients and are in different parts of the split")
+    pattern = re.search("--config.data.patient='(.+)'", said)[1]
+    together = folder_config({}, split={"train": ["p0"], "validation": ["p1"], "test": ["p2"]}, strong="all")
+    together.data.patient = pattern
+    together.method.name = "lower_bound"
+    assert cautions(open_experiment(together)) == []
+
+
+def test_cases_that_are_turned_are_told(folder_config, tmp_path):
+    config = folder_config(masks())
+    for kind in ("images", "masks"):
+        path = tmp_path / kind / "c1.nii.gz"
+        image = nib.load(path)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), axcodes2ornt("SPL"))
+        nib.save(image.as_reoriented(turn), path)
+    (said,) = cautions(open_experiment(config))
+    assert said == "1 case stored otherwise than most (SPL), and turned to lie like them: c1."

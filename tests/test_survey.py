@@ -112,6 +112,13 @@ def test_annotations_that_contradict_masks_are_counted(opened, alter, phantoms):
             {},
             "are one and the same image; keep one of them",
         ),
+        (
+            lambda case: dataclasses.replace(
+                case, image=case.image * (np.arange(case.image.size) < 99).reshape(case.image.shape)
+            ),
+            {},
+            "percentiles would leave next to nothing of the image (channel 0), and is widened",
+        ),
         (lambda case: case, {"weak": "none"}, ""),
         (
             lambda case: dataclasses.replace(case, annotation=np.full_like(case.mask, UNLABELED)),

@@ -4,7 +4,7 @@ A normalisation is a row of NORMALIZATIONS. Each is one clip, per volume and cha
 [0, 1], where augmentation works. A range in which nothing of the volume could be told apart is widened (`limits`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -33,8 +33,13 @@ def measure(image: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def percentiles(statistics: Statistics, percents: Sequence[float]) -> list[Any]:
+    """Of each channel, (channels,), for percents in steps of 0.1."""
+    return [statistics["quantiles"][round(p / 100 * (QUANTILES - 1))] for p in percents]
+
+
 def _percentiles(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    return tuple(statistics["quantiles"][round(p / 100 * (QUANTILES - 1))] for p in settings["percentiles"])
+    return tuple(percentiles(statistics, settings["percentiles"]))
 
 
 def _window(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:

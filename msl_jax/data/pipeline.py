@@ -45,6 +45,10 @@ class Preparation:
         low, high = intensity.limits(self.normalization, statistics, dataclasses.asdict(self))
         return transforms.normalize(image, low, high)
 
+    def collapsed(self, statistics: Statistics) -> np.ndarray:
+        """Bool (channels,): where the normalisation's range is of no use to a volume and is widened."""
+        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
+
     def class_of_value(self) -> np.ndarray:
         """int32 (256,): label value -> class; UNLABELED stays."""
         table = np.zeros(256, np.int32)

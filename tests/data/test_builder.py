@@ -3,6 +3,7 @@ import json
 import pathlib
 
 import nibabel as nib
+from nibabel.orientations import axcodes2ornt
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -13,6 +14,8 @@ from msl_jax.data.case import UNLABELED, Case, Reader, Source, load_all
 from msl_jax.data.orientation import across
 
 PHASES = {"ED": 1, "ES": 9}
+LPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Directions of (slice, y, x)."""
 
 
 def write_patient(folder, *, scribbles, seed):
@@ -204,3 +207,40 @@ def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
 def test_an_unknown_layout_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"there is no 'nifti'; there are acdc, .*phantom"):
         builder.build(Source("nifti", str(tmp_path)), str(tmp_path))
+
+
+STORED = {"a": "LPS", "b": "SPL", "c": "LPS", "d": "RAI", "e": "PSR"}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """The same case of a folder, stored in one way and another."""
+    rng = np.random.default_rng(0)
+    voxels = {"images": rng.integers(0, 900, (7, 6, 3), np.int16), "masks": rng.integers(0, 2, (7, 6, 3), np.uint8)}
+    for folder, array in voxels.items():
+        (tmp_path / folder).mkdir()
+        image = nib.Nifti1Image(array, np.diag([-1.5, -1.25, 8, 1]))
+        image.header.set_xyzt_units("mm")
+        for name, codes in STORED.items():
+            turn = nib.orientations.ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
+            nib.save(image.as_reoriented(turn), tmp_path / folder / f"{name}.nii.gz")
+    return tmp_path, voxels
+
+
+@pytest.mark.parametrize("axis", [2, 0])
+def test_cases_that_are_stored_otherwise_are_turned_to_lie_like_most(mixed, axis):
+    folder, voxels = mixed
+    data = builder.build(Source("folder", str(folder), {"A": 1}, axis=axis), str(folder / "cache"))
+    assert {entry.name: entry.stored for entry in data.entries} == STORED
+    assert [entry.name for entry in data.entries if entry.turned] == ["b", "d", "e"]
+    for entry in data.entries:
+        case = data.case(entry)
+        np.testing.assert_array_equal(case.image[..., 0], across(axis).apply(voxels["images"].T))
+        np.testing.assert_array_equal(case.mask, across(axis).apply(voxels["masks"].T))
+        assert case.spacing == across(axis).spacing((8, 1.25, 1.5))
+        np.testing.assert_allclose(case.directions, data.directions, atol=1e-12)
+    np.testing.assert_allclose(data.directions, across(axis).directions(LPS))
+
+
+def test_a_data_set_that_does_not_say_how_it_lies_has_no_directions(phantoms):
+    assert phantoms.directions is None and not any(entry.turned or entry.stored for entry in phantoms.entries)
