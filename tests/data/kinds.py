@@ -75,7 +75,7 @@ def of_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
 def of_layout(reader, layout: str, up: int, labels: Mapping[str, int], path: pathlib.Path):
     """Reads the one case of a data set, whose folder lies `up` above the file."""
     source = at(layout, path.parents[up], labels=labels)
-    assert set(reader.labels(source).values()) <= set(range(1, 255))
+    assert set(reader.labels(source).values()) <= set(range(1, 256))
     (case,) = (load() for load in reader.read(source))
     return case.image, case.mask
 
