@@ -196,10 +196,10 @@ def as_labels(volume: Volume) -> Volume:
     if voxels.ndim != 3:
         shape = (*voxels.shape[2::-1], *voxels.shape[3:])
         raise Refused(f"{volume.path}: its shape is {shape}; give a label map with three axes.")
-    whole = np.rint(voxels)
     with np.errstate(invalid="ignore"):
+        whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
         labels = whole.astype(np.uint8, casting="unsafe")
-        right = (labels == whole) & (abs(voxels - whole) <= ROUNDING)
+        right = (labels == whole) & (abs(voxels - whole) <= ROUNDING if voxels.dtype.kind == "f" else True)
     if not right.all():
         some = [f"{value:.6g}" for value in np.unique(voxels[~right])[:3]]
         raise Refused(
