@@ -74,11 +74,13 @@ def apart(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) ->
 
 def first_voxel(affine: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The voxel (x, y, slice) of the first grid, rounded to whole numbers, on which the other grid's first one lies."""
-    return np.rint(np.linalg.solve(affine[:3, :3], (other - affine)[:3, 3]))
+    with np.errstate(all="ignore"):
+        return np.rint(np.linalg.solve(affine[:3, :3], (other - affine)[:3, 3]))
 
 
 def moved(affine: np.ndarray, voxel: np.ndarray) -> np.ndarray:
     """The affine of a grid whose first voxel is this one, (x, y, slice), of the given grid."""
     shifted = affine.copy()
-    shifted[:3, 3] += affine[:3, :3] @ voxel
+    with np.errstate(all="ignore"):
+        shifted[:3, 3] += affine[:3, :3] @ voxel
     return shifted

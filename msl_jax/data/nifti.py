@@ -37,7 +37,8 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
     shape = _axes(path, image.shape)
     factor, units = _unit(path, image)
     sizes = tuple(float(size) * factor for size in image.header.get_zooms()[:3])
-    affine = image.affine * [[factor], [factor], [factor], [1]]
+    with np.errstate(over="ignore"):
+        affine = image.affine * [[factor], [factor], [factor], [1]]
     remarks = geometry.check(path, affine, sizes, ("pixdim", "sform"))
     voxels = np.asarray(image.dataobj).reshape(shape)
     return {

@@ -277,9 +277,9 @@ def _uncut(image: Volume, labels: Volume) -> Volume:
     else:
         first = geometry.first_voxel(image.affine, labels.affine)
         affine = geometry.moved(labels.affine, -first)
-    whole = slicer.placed(labels.voxels, first[::-1], image.voxels.shape[:3])
     fits = geometry.apart(image.affine, affine, _shape(image)) <= geometry.SAME_PLACE
-    if whole is None or not fits:
+    whole = slicer.placed(labels.voxels, first[::-1], image.voxels.shape[:3]) if fits else None
+    if whole is None:
         raise Refused(
             f"{labels.path}: its segments do not lie on the voxels of {image.path}; in Slicer, make that image the "
             "segmentation's source geometry and export it as a label map."

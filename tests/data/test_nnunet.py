@@ -71,6 +71,14 @@ def test_every_ending_may_be_the_data_sets(tmp_path, ending):
     assert_case(read(tmp_path)[0], "a", image, expected(mask))
 
 
+def test_masks_may_be_segmentations_of_slicer(tmp_path):
+    image, mask = of("a")
+    save(tmp_path / "imagesTr" / "a_0000.nrrd", image)
+    save(tmp_path / "labelsTr" / "a.seg.nrrd", mask)
+    index(tmp_path, file_ending=".nrrd")
+    assert_case(read(tmp_path)[0], "a", image, expected(mask))
+
+
 def test_without_ignore_nothing_is_open(root):
     index(root, labels={"background": 0, "LV": 3, "Größe": 1, "four": 4})
     assert_case(read(root)[0], "p1_01", *of("p1_01"))
