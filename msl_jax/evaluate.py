@@ -138,13 +138,11 @@ def score_test(
       Refused: the network gives no finite probabilities.
     """
     structures = experiment.structures(experiment.split["test"])
-    class_of_value = segmenter.preparation.class_of_value()
     rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
     for entry in experiment.entries(experiment.split["test"]):
         case = case_to_score(experiment, entry, segmenter.preparation.size, turn)
         units.add(case.units)
-        known = case.mask != UNLABELED
-        reference = np.where(known, class_of_value[case.mask], 0)
+        reference, known = segmenter.preparation.reference(case.mask), case.mask != UNLABELED
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():
                 raise Refused(
@@ -185,10 +183,10 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         plots.save(charts.curves(journal.read(workdir / "metrics.csv")), folder / "curves.png")
         for old in (folder / "overlays").glob("*.png"):
             old.unlink()
-        labels, entries = experiment.config.data.classes.to_dict(), experiment.entries(experiment.split["test"])
+        entries = experiment.entries(experiment.split["test"])
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = case_to_score(experiment, entries[index], segmenter.preparation.size)
-            picture = _overlay(segmenter, variables, case, labels, rank)
+            picture = _overlay(segmenter, variables, case, experiment.structures(experiment.split["test"]), rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
@@ -244,9 +242,8 @@ def evaluate_folders(
             raise Refused(
                 f"{path}: has {len(matches)} references named {name}{suffix} below {references}; one is needed."
             )
-        reference = volumes.read_labels(matches[0])
         prediction = volumes.read_labels(path)
-        volumes.check_same_grid(reference, prediction)
+        reference = volumes.labels_on_grid_of(prediction, volumes.read_labels(matches[0]))
         known = reference.voxels != unlabeled
         measured.append(dataclasses.replace(reference, voxels=None))
         present.update(np.unique(reference.voxels).tolist())
@@ -289,11 +286,6 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _reference(case: Case, labels: Mapping[str, int]) -> np.ndarray:
-    """The mask with the values of the trained structures alone; every other one is background."""
-    return np.where(np.isin(case.mask, list(labels.values())), case.mask, 0)
-
-
 def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
     """Which case is the worst, the median and the best by mean Dice of a branch: rank -> index of the case."""
     dice = [np.mean([s["dice"] for s in row["scores"].values()]) for row in rows if row["branch"] == branch]
@@ -301,13 +293,13 @@ def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
     return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
 
 
-def _overlay(segmenter, variables, case: Case, labels: Mapping[str, int], rank: str):
+def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], rank: str):
     probabilities = segmenter.probabilities(variables, case.image)
-    predictions = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
+    predictions = {branch: p.argmax(-1) for branch, p in probabilities.items()}
     foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
-    reference = _reference(case, labels)
+    reference = segmenter.preparation.reference(case.mask)
     dice = ", ".join(
-        f"{branch} {np.mean([metrics.dice(p == v, reference == v) for v in labels.values()]):.3f}"
+        f"{branch} {np.mean([metrics.dice(p == c, reference == c) for c in structures.values()]):.3f}"
         for branch, p in predictions.items()
     )
     title = f"{rank}: {case.name}, Dice {dice}"

@@ -123,7 +123,7 @@ def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Vol
     if channels != config.data.channels:
         raise Refused(
             f"{files[0]}: has {channels} channels, the run was trained on {config.data.channels}; give images of the "
-            "same kind."
+            f"same kind{volumes.or_time_points(channels)}."
         )
     return image
 

@@ -13,7 +13,7 @@ import numpy as np
 from msl_jax.cautions import cautions
 from msl_jax.data import intensity, weak_labels
 from msl_jax.data.builder import Entry
-from msl_jax.data.case import ROLES, UNLABELED, Case
+from msl_jax.data.case import ROLES, UNLABELED, Case, in_case
 from msl_jax.data.pipeline import DRAWN
 from msl_jax.experiment import Experiment, preparation_of
 from msl_jax.tables import counted, few
@@ -121,7 +121,8 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
     """The survey as text to read."""
     config, data = experiment.config, experiment.data
     entries = [finding.entry for finding in findings]
-    names = {value: name for name, value in data.labels.items()} | {0: "background", UNLABELED: "open"}
+    names = {in_case(value): f"{name}={value}" for name, value in data.labels.items()}
+    names |= {0: "background=0", UNLABELED: "open"}
     trained = ["background", *config.data.classes]
     lines = [
         f"{counted(len(entries), 'case')} of {counted(len(data.groups()), 'patient')}, "
@@ -140,7 +141,7 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
         lines.append(f"intensities, channel {channel}  1 % {_range(low[:, None])}, 99 % {_range(high[:, None])}")
     voxels = _sum(findings, "values")
     total = max(sum(voxels.values()), 1)
-    shares = (f"{names[value]}={value} {100 * count / total:.3g} %" for value, count in sorted(voxels.items()))
+    shares = (f"{names[value]} {100 * count / total:.3g} %" for value, count in sorted(voxels.items()))
     lines += [f"voxels in masks        {', '.join(shares)}", f"trained                {', '.join(trained)}", ""]
     groups = data.groups()
     for role in ROLES:
@@ -186,7 +187,7 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
         said.append("No weak case has a single annotated pixel; put annotations where the layout wants them.")
     strong = _sum((finding for finding in findings if finding.role == "strong"), "values")
     for name, value in experiment.config.data.classes.items():
-        if not strong[value]:
+        if not strong[in_case(value)]:
             said.append(f"No strong case holds {name}={value}; choose other strong cases, or leave the structure out.")
     thick = [f.entry.name for f in used if max(f.entry.spacing[1:]) > COARSER * f.entry.spacing[0]]
     if thick:

@@ -43,7 +43,6 @@ from etils import epath
 import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
-import numpy as np
 
 from msl_jax import charts, command, comparison, experiment, inference, lock, plots, signals, transfer
 from msl_jax.checks import Refused, check_resumable
@@ -140,16 +139,15 @@ def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> None
 def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Built) -> Figure:
     name = comparison.median_case(finished)
     case = data.case(next(entry for entry in data.entries if entry.name == name))
-    values = list(finished[0].config["data"]["classes"].values())
     predictions, foreground = {}, {}
     for one in finished:
         segmenter, variables, _ = inference.load(epath.Path(sweep / one.run.folder), one.results["checkpoint"])
         probabilities = segmenter.probabilities(variables, case.image)
         dice = [f"{branch} {100 * one.case_dice(branch)[name]:.1f}" for branch in probabilities]
         row = "\n".join([one.run.method, *dice])
-        predictions[row] = {branch: segmenter.label_map(p) for branch, p in probabilities.items()}
+        predictions[row] = {branch: p.argmax(-1) for branch, p in probabilities.items()}
         foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
-    reference = np.where(np.isin(case.mask, values), case.mask, 0)
+    reference = segmenter.preparation.reference(case.mask)
     strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
     title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
     return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)

@@ -63,7 +63,7 @@ def _read_info(folder: pathlib.Path) -> dict[str, str]:
             f"{folder}: holds {' and '.join(found) or f'no {INFO}'}; a patient's folder needs the one {INFO} that "
             "comes with ACDC."
         )
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
     info = dict(pairs)
     for key in (*PHASES, "Group"):

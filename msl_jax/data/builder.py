@@ -21,6 +21,7 @@ from msl_jax.checks import Refused
 from msl_jax.data import (
     acdc,
     folder,
+    geometry,
     intensity,
     itk,
     layouts,
@@ -30,6 +31,7 @@ from msl_jax.data import (
     orientation,
     phantom,
     png_tree,
+    slicer,
     volumes,
     wsl4mis,
 )
@@ -280,7 +282,7 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
-    shared = (sys.modules[__name__], case_lib, intensity, itk, layouts, nifti, orientation, volumes)
+    shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
     modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
     return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
 

@@ -19,6 +19,11 @@ ROLES = ("strong", "weak", "validation", "test")
 """What a patient can be for."""
 
 
+def in_case(value: int) -> int:
+    """What a case holds for a structure's value in a file: 254 for 255, which is UNLABELED there, else the same."""
+    return UNLABELED - 1 if value == UNLABELED else value
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Where a data set lies, and what its files leave unsaid.

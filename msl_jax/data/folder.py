@@ -4,8 +4,9 @@
     masks/a.nii.gz          mask, where there is one
     annotations/a.nii.gz    scribble, points or any other annotation, where there is one
 
-Any format of volumes.FORMATS, each file its own. The values of structures are config.data.labels, of voxels nobody
-annotated, in masks and annotations both, config.data.unlabeled; whose image it is says config.data.patient.
+Any format of volumes.FORMATS, each file its own; masks and annotations also 3D Slicer's segmentations (a.seg.nrrd).
+`config.data.labels` has the values of structures, `config.data.unlabeled` that of voxels nobody annotated, in masks and
+annotations both; `config.data.patient` maps cases to patients.
 """
 
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
 def _files(source: Source) -> tuple[dict[str, pathlib.Path], ...]:
     """Name -> file of the images, of the masks and of the annotations."""
     root = layouts.folder(source, IMAGES)
-    images, *others = (layouts.by_name(root / folder) for folder in FOLDERS)
+    images = layouts.by_name(root / IMAGES)
+    others = [layouts.by_name(root / folder, volumes.LABEL_ENDINGS) for folder in (MASKS, ANNOTATIONS)]
     if not images:
         raise Refused(f"{root / IMAGES}: holds no images; put in files that end in {', '.join(volumes.ENDINGS)}.")
     for files in others:

@@ -1,4 +1,4 @@
-"""MetaImage (.mha) and NRRD (.nrrd) files in and out, by SimpleITK.
+"""MetaImage (.mha) and NRRD (.nrrd, .seg.nrrd) files in and out, by SimpleITK.
 
 ITK follows a header to any other file, allocates whatever it promises and takes no note of the checksum of deflated
 voxels, so a file is looked through here before ITK opens it. Its coordinates are LPS (x to the left, y to the back);
@@ -9,12 +9,14 @@ import dataclasses
 import math
 import pathlib
 import re
+from typing import Any
 import zlib
 
 import numpy as np
 import SimpleITK as sitk
 
 from msl_jax.checks import DEFLATE_RATIO, Refused
+from msl_jax.data import geometry, slicer
 
 SCALARS = {"Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Int32": 4, "UInt32": 4, "Int64": 8, "UInt64": 8}
 SCALARS |= {"Float32": 4, "Float64": 8}
@@ -42,6 +44,8 @@ class Layout:
       packed_bytes: how many bytes it says they are packed into; where it is wrong, ITK makes voxels up.
       other_unit: what it has where lengths are not in mm.
       oriented: what it has where it says where axes point to.
+      skipped_lines: how many lines to pass over between header and voxels.
+      skipped_bytes: how many bytes to pass over there.
     """
 
     reader: str
@@ -54,6 +58,8 @@ class Layout:
     packed_bytes: bytes
     other_unit: bytes
     oriented: bytes
+    skipped_lines: bytes = NOTHING
+    skipped_bytes: bytes = NOTHING
 
 
 LAYOUTS = {
@@ -80,19 +86,19 @@ LAYOUTS = {
         packed_bytes=NOTHING,
         other_unit=rb'(?im)^(?:space )?units:.*"(?!mm")[^"\s]+"',
         oriented=rb"(?im)^space: *(?:left|right|[LR][AP]S)",
+        skipped_lines=rb"(?im)^line ?skip: *([^\r\n]*)",
+        skipped_bytes=rb"(?im)^byte ?skip: *([^\r\n]*)",
     ),
 }
 
 
-def parse(
-    path: pathlib.Path, contents: bytes
-) -> tuple[np.ndarray, tuple[float, float, float], str, np.ndarray, bool, sitk.ImageFileReader]:
-    """What a Volume is made of, in its order: voxels (slice, y, x[, channel]) as stored, and ITK's reader at last.
+def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
+    """The fields of a Volume but its path: voxels (slice, y, x[, channel]) as stored, `file` ITK's reader.
 
     Raises:
-      Refused: the file is damaged, holds no volume of plain numbers, or names another file.
+      Refused: the file is damaged, contradicts itself, holds no volume of plain numbers, or names another file.
     """
-    layout = LAYOUTS[path.suffix]
+    layout = LAYOUTS[path.suffix.lower()]
     if re.search(layout.elsewhere, contents):
         raise Refused(f"{path}: its header names another file or place for the voxels; export all as one plain file.")
     if re.search(layout.other_axes, contents):
@@ -100,35 +106,44 @@ def parse(
     end = re.search(layout.end, contents)
     if not end:
         raise Refused(f"{path}: is no readable {path.suffix} file, its header does not end; export it anew.")
-    header, packed = contents[: end.end()], memoryview(contents)[end.end() :]
+    header = contents[: end.end()]
     if re.search(layout.too_long, header):
         raise Refused(f"{path}: is no readable {path.suffix} file, a line of its header is too long; export it anew.")
     if not re.search(layout.binary, header):
         raise Refused(f"{path}: its voxels are text or packed in an unknown way; export it raw or compressed by gzip.")
     if re.search(layout.other_unit, header):
         raise Refused(f"{path}: its lengths are not in mm; export it in mm.")
+    deflated = bool(re.search(layout.deflated, header))
+    packed = memoryview(contents)[_voxels_at(path, layout, contents, end.end(), deflated) :]
     reader = sitk.ImageFileReader()
     reader.SetImageIO(layout.reader)
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         promised = _promised(path, reader)
-        _check_size(path, packed, promised, bool(re.search(layout.deflated, header)))
+        _check_size(path, packed, promised, deflated)
         if any(said.strip() != str(len(packed)).encode() for said in re.findall(layout.packed_bytes, contents)):
             raise Refused(
                 f"{path}: its header promises other than the {len(packed)} bytes there; fetch the file again."
             )
+        affine = _affine(reader)
+        spacing = reader.GetSpacing()
+        if not all(0 < size < math.inf for size in spacing):
+            raise Refused(f"{path}: its voxel sizes {spacing} are no lengths; export it anew.")
+        remarks = geometry.check(path, affine, spacing, ("spacing", "directions"))
         voxels = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise Refused(f"{path}: is no readable {path.suffix} file; export it anew.") from error
-    spacing = reader.GetSpacing()[::-1]
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    affine[:2] *= -1
-    if not np.isfinite(affine).all() or not min(spacing) > 0:
-        raise Refused(f"{path}: its voxel sizes {spacing[::-1]} or directions are no lengths; export it anew.")
-    return voxels, spacing, "mm", affine, bool(re.search(layout.oriented, header)), reader
+    return {
+        "voxels": voxels,
+        "spacing": spacing[::-1],
+        "units": "mm",
+        "affine": affine,
+        "oriented": bool(re.search(layout.oriented, header)),
+        "file": reader,
+        "remarks": remarks,
+        "segments": slicer.fields({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.isascii()}),
+    }
 
 
 def save(path: pathlib.Path, voxels: np.ndarray, like: sitk.ImageFileReader) -> None:
@@ -138,6 +153,31 @@ def save(path: pathlib.Path, voxels: np.ndarray, like: sitk.ImageFileReader) -> 
     image.SetOrigin(like.GetOrigin())
     image.SetDirection(like.GetDirection())
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _affine(reader: sitk.ImageFileReader) -> np.ndarray:
+    """(x, y, slice, 1) -> RAS."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
+    affine[:2] *= -1
+    return affine
+
+
+def _voxels_at(path: pathlib.Path, layout: Layout, contents: bytes, start: int, deflated: bool) -> int:
+    """Where voxels begin: behind the header, which ends at `start`, and what it says to skip."""
+    said = [re.findall(pattern, contents[:start]) for pattern in (layout.skipped_lines, layout.skipped_bytes)]
+    texts = [found[0].strip() if found else b"0" for found in said]
+    if any(len(found) > 1 for found in said) or not all(re.fullmatch(rb"[0-9]{1,9}", text) for text in texts):
+        raise Refused(f"{path}: its header skips an unknown number of lines or bytes; export it again without.")
+    lines, count = map(int, texts)
+    if count and deflated:
+        raise Refused(f"{path}: its header skips bytes of packed voxels; export it again without byte skip.")
+    for line in range(lines):
+        start = contents.find(b"\n", start) + 1
+        if not start:
+            raise Refused(f"{path}: its header skips {lines} lines and {line} are there; export it again without.")
+    return start + count
 
 
 def _promised(path: pathlib.Path, reader: sitk.ImageFileReader) -> int:

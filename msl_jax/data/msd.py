@@ -5,17 +5,17 @@
     imagesTr/a.nii.gz         image, with a fourth axis where there are several modalities
     labelsTr/a.nii.gz         mask
 
-An entry of `training` without a label is an image without a mask. A voxel that a mask leaves open has the value
-config.data.unlabeled; whose image it is says config.data.patient.
+An entry of `training` without a label is an image without a mask. Backslashes are read as slashes, and absolute paths
+where they lie inside the folder. A voxel that a mask leaves open has the value `config.data.unlabeled`;
+`config.data.patient` maps cases to patients.
 """
 
 from collections.abc import Iterator, Mapping
 import functools
-import os
+import itertools
 import pathlib
-from typing import Any
 
-from msl_jax.checks import Refused, refuse_all
+from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
 from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
@@ -57,19 +57,22 @@ def read(source: Source) -> Iterator[Load]:
     root = layouts.folder(source, INDEX)
     values = layouts.values(labels(source), source.unlabeled)
     modalities = layouts.read_json(root / INDEX, modality=dict)["modality"]
+    entries = _entries(root)
+    remarks = layouts.other_count(root / INDEX, len(entries))
 
     def load(image_path: pathlib.Path, mask_path: pathlib.Path | None) -> Case:
         image = volumes.read_image(image_path)
-        if image.voxels.shape[-1] != len(modalities):
+        channels = image.voxels.shape[-1]
+        if channels != len(modalities):
             raise Refused(
-                f"{image_path}: has {image.voxels.shape[-1]} channels and {INDEX} names {len(modalities)} modalities; "
-                "correct one."
+                f"{image_path}: has {channels} channels and {INDEX} names {len(modalities)} modalities; correct one"
+                f"{volumes.or_time_points(channels)}."
             )
         name = volumes.stem(image_path)
         mask = layouts.read_label_map(image, mask_path, values)
-        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image, *remarks))
 
-    return (functools.partial(load, *files) for files in _entries(root))
+    return (functools.partial(load, *files) for files in entries)
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
@@ -79,34 +82,27 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
 
 def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None]]:
     """Image and mask of every training case."""
-    entries, names, missing = [], set(), []
+    entries, names = [], set()
     for entry in layouts.read_json(root / INDEX, training=list)["training"]:
         if not isinstance(entry, Mapping) or "image" not in entry:
             raise Refused(
                 f'{root / INDEX}: its training entry {entry!r} is no {{"image": ..., "label": ...}}; correct it.'
             )
-        if pathlib.PurePosixPath(str(entry["image"])).name.startswith("._"):  # macOS's own, in the decathlon's archives
+        if pathlib.PureWindowsPath(str(entry["image"])).name.startswith(
+            "._"
+        ):  # macOS's own, in the decathlon's archives
             continue
-        image = _inside(root, entry["image"])
+        image = layouts.inside(root / INDEX, entry["image"])
         name = volumes.stem(image)
         if name in names:
             raise Refused(f"{root / INDEX}: lists two training images of the name '{name}'; give each its own.")
         names.add(name)
-        mask = _inside(root, entry["label"]) if entry.get("label") else None
+        mask = layouts.inside(root / INDEX, entry["label"]) if entry.get("label") else None
         entries.append((image, mask))
-        missing += [path for path in (image, mask) if path and not os.path.isfile(path)]  # also of names that cannot be
-    refuse_all([f"{path}: is missing, though {INDEX} names it; fetch it again." for path in missing])
+    layouts.check_there(root / INDEX, itertools.chain.from_iterable(entries))
     if not entries:
         raise Refused(f"{root / INDEX}: lists no training images; restore the file that comes with the data set.")
     return entries
-
-
-def _inside(root: pathlib.Path, name: Any) -> pathlib.Path:
-    """A file that dataset.json names; raises Refused unless it lies below `root`."""
-    path = pathlib.PurePosixPath(name if isinstance(name, str) else "..")
-    if path.is_absolute() or ".." in path.parts:
-        raise Refused(f"{root / INDEX}: its file {name!r} does not lie inside this folder; name one that does.")
-    return root / path
 
 
 READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)

@@ -1,20 +1,24 @@
-"""The raw layout of nnU-Net v2 (Isensee et al., Nature Methods 2021).
+"""The raw layout of nnU-Net v2 (Isensee et al., Nature Methods 2021), and of v1.
 
     dataset.json                       channel_names {"0": "MRI"}, labels {"background": 0, "LV": 3, "ignore": 4},
                                        file_ending ".nii.gz"
     imagesTr/patient001_0000.nii.gz    image, a file a channel: _0000, _0001, ...
     labelsTr/patient001.nii.gz         mask or sparse annotation, open where it holds the value of `ignore`
 
-An image without a file in labelsTr is an image without a mask. Whose image it is says config.data.patient.
+An image without a file in labelsTr is an image without a mask. A `dataset` {case: {"images": [...], "label": ...}} in
+dataset.json says which files there are in place of the folders, with paths inside the data set's. v1's dataset.json has
+`modality` for channel_names, labels the other way round, {"0": "background", "1": "LV"}, and no file_ending: .nii.gz.
+`config.data.patient` maps cases to patients.
 """
 
 from collections.abc import Iterator, Mapping
 import functools
 import pathlib
 import re
+from typing import Any
 
 from msl_jax.checks import Refused
-from msl_jax.data import layouts, volumes
+from msl_jax.data import layouts, slicer, volumes
 from msl_jax.data.case import Case, Load, Reader, Source, hash_of
 
 INDEX = "dataset.json"
@@ -24,7 +28,7 @@ CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)
 """Name of a case and number of the channel."""
 UNREAD = {
     list: "a region of several values; give each label one value",
-    str: "which is the decathlon's way; read it by --config.data.layout=msd",
+    str: 'a text; give numbers without quotes, or in v1\'s way all labels as {"0": "background", "1": "LV"}',
 }
 """Type of a label's value -> why it is refused."""
 
@@ -36,7 +40,7 @@ def labels(source: Source) -> dict[str, int]:
 
 def fingerprint(source: Source) -> str:
     """SHA-256 over dataset.json, the images and the masks."""
-    root = layouts.folder(source, INDEX, IMAGES)
+    root = layouts.folder(source, INDEX)
     files = (path for image, mask in _cases(root).values() for path in (*image, mask) if path)
     return hash_of((path.relative_to(root).as_posix(), path) for path in (root / INDEX, *files))
 
@@ -48,21 +52,25 @@ def read(source: Source) -> Iterator[Load]:
       Refused: dataset.json is not as above, a channel or an image is missing, a file is damaged or on another grid
         than the first channel, or a label has an unknown value.
     """
-    root = layouts.folder(source, INDEX, IMAGES)
+    root = layouts.folder(source, INDEX)
     structures, ignored = _labels(root / INDEX)
     values = layouts.values(structures, *ignored)
-    channels = layouts.read_json(root / INDEX, channel_names=dict)["channel_names"]
+    named = _channels(root / INDEX)
     files = _cases(root)
+    masked = sum(mask is not None for _, mask in files.values())
+    remarks = layouts.other_count(root / INDEX, len(files), masked)
 
     def load(name: str) -> Case:
         image_paths, mask_path = files[name]
         image = volumes.read_channels(image_paths)
-        if image.voxels.shape[-1] != len(channels):
+        channels = image.voxels.shape[-1]
+        if channels != named:
             raise Refused(
-                f"{image.path}: {name} has {image.voxels.shape[-1]} channels, {INDEX} names {len(channels)}; mend one."
+                f"{image.path}: {name} has {channels} channels, {INDEX} names {named}; correct one"
+                f"{volumes.or_time_points(channels)}."
             )
         mask = layouts.read_label_map(image, mask_path, values)
-        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image))
+        return Case(name, source.patient_of(name), mask=mask, annotation=None, **layouts.of_image(image, *remarks))
 
     return (functools.partial(load, name) for name in files)
 
@@ -81,26 +89,68 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
 def _labels(path: pathlib.Path) -> tuple[dict[str, int], list[int]]:
     """Name -> value of every structure, and the values that leave a voxel open."""
     named = layouts.read_json(path, labels=dict)["labels"]
+    if named and all(key.isdecimal() and type(name) is str and not name.isdecimal() for key, name in named.items()):
+        named = _turned(path, named)  # v1
     for name, value in named.items():
         if type(value) in UNREAD:
             raise Refused(f"{path}: its label {name} is {value!r}, {UNREAD[type(value)]}.")
+    named = {name: int(n) if type(n) is float and n.is_integer() else n for name, n in named.items()}
     structures = {name: value for name, value in named.items() if value != 0 or name == IGNORE}
-    layouts.check_labels(path, structures)
+    layouts.check_labels(path, structures, kept=False)
     ignored = [structures.pop(IGNORE)] if IGNORE in structures else []
+    layouts.check_labels(path, structures)
     return structures, ignored
+
+
+def _turned(path: pathlib.Path, named: Mapping[str, str]) -> dict[str, int]:
+    """Value as text -> name, turned round."""
+    turned = {name: int(value) for value, name in named.items() if len(value) <= 3}
+    if len(turned) < len(named):
+        raise Refused(f"{path}: two labels have one name, or a value above 255; give each its own.")
+    return turned
+
+
+def _channels(index: pathlib.Path) -> int:
+    """How many channels dataset.json names."""
+    contents = layouts.read_json(index)
+    key = "modality" if "modality" in contents and "channel_names" not in contents else "channel_names"
+    return len(layouts.read_json(index, **{key: dict})[key])
 
 
 def _cases(root: pathlib.Path) -> dict[str, tuple[tuple[pathlib.Path, ...], pathlib.Path | None]]:
     """Name -> files of the channels in order, and of the mask."""
-    end = layouts.read_json(root / INDEX, file_ending=str)["file_ending"]
-    if end not in volumes.ENDINGS:
+    contents = layouts.read_json(root / INDEX)
+    if "dataset" in contents:
+        return _listed(root / INDEX, layouts.read_json(root / INDEX, dataset=dict)["dataset"])
+    layouts.folder(Source("nnunet", str(root)), IMAGES)
+    end = layouts.read_json(root / INDEX, file_ending=str)["file_ending"] if "file_ending" in contents else ".nii.gz"
+    if end.lower() not in volumes.ENDINGS:
         raise Refused(f"{root / INDEX}: its file_ending is '{end}'; convert the files to {', '.join(volumes.ENDINGS)}.")
-    found = _grouped(layouts.by_name(root / IMAGES, (end,)))
-    masks = layouts.by_name(root / MASKS, (end,))
+    ends = (end.lower(),)
+    found = _grouped(layouts.by_name(root / IMAGES, ends))
+    masks = layouts.by_name(root / MASKS, (slicer.ENDING, *ends) if slicer.ENDING.endswith(ends) else ends)
     layouts.check_have_images(found, masks)
     if not found:
         raise Refused(f"{root / IMAGES}: holds no images; give the folder of a raw data set of nnU-Net.")
     return {name: (files, masks.get(name)) for name, files in found.items()}
+
+
+def _listed(index: pathlib.Path, cases: Mapping[str, Any]) -> dict[str, tuple[tuple[pathlib.Path, ...], pathlib.Path]]:
+    """The same by dataset.json's `dataset`."""
+    found = {}
+    for name, entry in sorted(cases.items()):
+        volumes.check_name(index.parent / name)
+        if pathlib.PureWindowsPath(name).name != name or not name.strip(".\0"):
+            raise Refused(f"{index}: its case {name!r} is no name of a file; rename it.")
+        images = entry.get("images") if isinstance(entry, Mapping) else None
+        if not isinstance(images, list) or not images:
+            raise Refused(f'{index}: its case {name} is no {{"images": [...], "label": ...}}; correct it.')
+        mask = layouts.inside(index, entry["label"]) if entry.get("label") else None
+        found[name] = tuple(layouts.inside(index, image) for image in images), mask
+    layouts.check_there(index, (path for images, mask in found.values() for path in (*images, mask)))
+    if not found:
+        raise Refused(f"{index}: its dataset lists no cases; restore the file that comes with the data set.")
+    return found
 
 
 def _grouped(files: Mapping[str, pathlib.Path]) -> dict[str, tuple[pathlib.Path, ...]]:

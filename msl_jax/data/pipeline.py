@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from msl_jax.data import intensity, transforms, weak_labels
 from msl_jax.data.builder import Built, Entry
-from msl_jax.data.case import UNLABELED
+from msl_jax.data.case import UNLABELED, in_case
 from msl_jax.data.intensity import Statistics
 from msl_jax.data.weak_labels import RECIPES, Style, Where
 
@@ -50,14 +50,19 @@ class Preparation:
         return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
 
     def class_of_value(self) -> np.ndarray:
-        """int32 (256,): label value -> class; UNLABELED stays."""
+        """int32 (256,): value in a case's label map -> class; UNLABELED stays."""
         table = np.zeros(256, np.int32)
-        table[list(self.values)] = np.arange(len(self.values))
+        table[[in_case(value) for value in self.values]] = np.arange(len(self.values))
         table[UNLABELED] = UNLABELED
         return table
 
+    def reference(self, mask: np.ndarray) -> np.ndarray:
+        """The classes of a case's mask, int32 as shaped; what it leaves open is background."""
+        classes = self.class_of_value()[mask]
+        return np.where(classes == UNLABELED, 0, classes)
+
     def value_of_class(self) -> np.ndarray:
-        """uint8 (classes,): class -> label value."""
+        """uint8 (classes,): class -> value in files."""
         return np.asarray(self.values, np.uint8)
 
 

@@ -45,7 +45,7 @@ MOST_PIXELS = 8 * DEFLATE_RATIO
 def labels(source: Source) -> dict[str, int]:
     """Name -> value of every structure in a case: 1, 2, 3 in the order of their grey values."""
     greys = layouts.given_labels(source)
-    layouts.check_labels("config.data.labels", greys, *_unlabeled(source), highest=255)
+    layouts.check_labels("config.data.labels", greys, *_unlabeled(source), kept=False)
     return {name: 1 + sorted(greys.values()).index(grey) for name, grey in greys.items()}
 
 

@@ -1,10 +1,11 @@
 """Files of volumes in and out, whatever their format: (slice, y, x[, channel]) in memory.
 
 A format is a module with `parse` and `save`, and a row of FORMATS. Spacing is in mm, or in voxels where a file does not
-know; affines take (x, y, slice) to RAS, so that files of two formats can be compared.
+know; affines take (x, y, slice) to RAS in the same unit, so that files of two formats can be compared. Endings of names
+are known in upper and lower case.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 import dataclasses
 import os
 import pathlib
@@ -13,11 +14,17 @@ from typing import Any
 import numpy as np
 
 from msl_jax.checks import Refused
-from msl_jax.data import itk, nifti, orientation
+from msl_jax.data import geometry, itk, nifti, orientation, slicer
 
 FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
 """Ending of a file's name -> what reads and writes it."""
 ENDINGS = tuple(FORMATS)
+LABEL_ENDINGS = (slicer.ENDING, *ENDINGS)
+"""How names of label maps end; of images, all but the first."""
+MOST_CHANNELS = 8
+"""An image of more may be a time series."""
+ROUNDING = 1e-3
+"""By how much a label may be off a whole number: some programs scale what they store."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,10 +36,11 @@ class Volume:
       voxels: float32 (slice, y, x, channel) of an image, uint8 (slice, y, x) of a label map.
       spacing: size of a voxel along (slice, y, x), in `units`.
       units: "mm" or "voxel".
-      affine: float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1).
+      affine: float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1), in `units`.
       oriented: whether the file says so, or the affine's directions are made up.
       file: what the format keeps of the file to write another on its grid.
       remarks: what looks odd about the file and does not stop it from being read, a sentence each.
+      segments: what 3D Slicer says of the segments of one of its segmentations; empty for any other file.
     """
 
     path: pathlib.Path
@@ -43,6 +51,7 @@ class Volume:
     oriented: bool = False
     file: Any = None
     remarks: tuple[str, ...] = ()
+    segments: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def directions(self) -> np.ndarray | None:
@@ -50,9 +59,10 @@ class Volume:
         return orientation.directions_of(self.affine) if self.oriented else None
 
 
-def ending(path: os.PathLike) -> str:
-    """How the file's name ends, one of ENDINGS; "" for a file of no known format."""
-    return next((ending for ending in ENDINGS if os.path.basename(path).endswith(ending)), "")
+def ending(path: os.PathLike, among: Sequence[str] = LABEL_ENDINGS) -> str:
+    """How the file's name ends, one of `among`, spelled as it is there; "" where it ends otherwise."""
+    name = os.path.basename(path)
+    return next((name[-len(end) :] for end in among if name.lower().endswith(end)), "")
 
 
 def stem(path: os.PathLike) -> str:
@@ -65,9 +75,15 @@ def shortened(name: str) -> str:
     return name.encode()[:200].decode(errors="ignore")
 
 
+def is_image(path: os.PathLike) -> bool:
+    """Whether the file's name is one that an image may have."""
+    return ending(path).lower() in ENDINGS
+
+
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """The file `name` + one of ENDINGS in `folder`, or None; raises Refused where there are several."""
-    found = [path for path in (folder / (name + ending) for ending in ENDINGS) if path.is_file()]
+    there = sorted(folder.iterdir()) if folder.is_dir() else ()
+    found = [path for path in there if is_image(path) and stem(path) == name and path.is_file()]
     if len(found) > 1:
         raise Refused(f"{found[1]}: lies beside {found[0].name}; keep one of them.")
     return found[0] if found else None
@@ -89,7 +105,7 @@ def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
         here = pathlib.Path(parent)
         # A link to a folder that it lies in leads nowhere new.
         folders[:] = [f for f in folders if f[0] != "." and not here.resolve().is_relative_to((here / f).resolve())]
-        found += [here / name for name in names if name.endswith(ENDINGS) and name[0] != "."]
+        found += [here / name for name in names if ending(name) and name[0] != "."]
     for path in found:
         check_name(path)
     return sorted(found)
@@ -122,7 +138,7 @@ def single_files(
     found = {}
     for path in find_all(folder):
         below = path.relative_to(folder)
-        if stem(path).endswith(but or ("/",)) or not {*outside}.isdisjoint(below.parts[:-1]):
+        if not is_image(path) or stem(path).endswith(but or ("/",)) or not {*outside}.isdisjoint(below.parts[:-1]):
             continue
         name = below.with_name(stem(path)).as_posix()
         if name in found:
@@ -141,7 +157,8 @@ def read_channels(files: Sequence[os.PathLike]) -> Volume:
     first, *others = map(read_image, files)
     for other in others:
         check_same_grid(first, other)
-    return dataclasses.replace(first, voxels=np.concatenate([image.voxels for image in (first, *others)], axis=-1))
+    voxels = np.concatenate([image.voxels for image in (first, *others)], axis=-1)
+    return dataclasses.replace(first, voxels=voxels, remarks=sum((image.remarks for image in (first, *others)), ()))
 
 
 def read_labels(path: os.PathLike) -> Volume:
@@ -151,6 +168,8 @@ def read_labels(path: os.PathLike) -> Volume:
 
 def as_image(volume: Volume) -> Volume:
     """Voxels (slice, y, x[, channel]) of any number type -> an image; raises Refused as `read_image` does."""
+    if volume.segments:
+        raise Refused(f"{volume.path}: is a segmentation by 3D Slicer and no image; give the image it was drawn on.")
     with np.errstate(over="ignore"):
         voxels = volume.voxels.astype(np.float32)
     voxels = voxels if voxels.ndim == 4 else voxels[..., None]
@@ -158,19 +177,31 @@ def as_image(volume: Volume) -> Volume:
         raise Refused(f"{volume.path}: the image holds NaN or infinite values; repair it or leave it out.")
     if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
         raise Refused(f"{volume.path}: every voxel has the same value; fetch the file again or leave it out.")
-    return dataclasses.replace(volume, voxels=voxels)
+    channels = voxels.shape[-1]
+    odd = (f"{volume.path}: has {channels} channels{or_time_points(channels)}.",) if channels > MOST_CHANNELS else ()
+    return dataclasses.replace(volume, voxels=voxels, remarks=(*volume.remarks, *odd))
+
+
+def or_time_points(channels: int) -> str:
+    """What a sentence on an image's number of channels ends in: they may be points in time."""
+    return "" if channels == 1 else "; if they are points in time, save each as a file of its own"
 
 
 def as_labels(volume: Volume) -> Volume:
     """Voxels (slice, y, x) of any number type -> a label map; raises Refused as `read_labels` does."""
-    if volume.voxels.ndim != 3:
-        shape = (*volume.voxels.shape[2::-1], *volume.voxels.shape[3:])
+    voxels = slicer.label_map(volume.path, volume.voxels, volume.segments) if volume.segments else volume.voxels
+    if voxels.ndim != 3:
+        shape = (*voxels.shape[2::-1], *voxels.shape[3:])
         raise Refused(f"{volume.path}: its shape is {shape}; give a label map with three axes.")
     with np.errstate(invalid="ignore"):
-        labels = volume.voxels.astype(np.uint8, casting="unsafe")
-    if not np.array_equal(labels, volume.voxels):
+        whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
+        labels = whole.astype(np.uint8, casting="unsafe")
+        right = (labels == whole) & (abs(voxels - whole) <= ROUNDING if voxels.dtype.kind == "f" else True)
+    if not right.all():
+        some = [f"{value:.6g}" for value in np.unique(voxels[~right])[:3]]
         raise Refused(
-            f"{volume.path}: a label map holds whole numbers from 0 to 255 alone, this one does not; export it anew."
+            f"{volume.path}: holds {', '.join(some)}; a label map holds whole numbers from 0 to 255 alone, give its "
+            "structures such values or export it anew."
         )
     return dataclasses.replace(volume, voxels=labels)
 
@@ -184,9 +215,10 @@ def write(path: pathlib.Path, voxels: np.ndarray, like: Volume) -> None:
       like: the volume whose grid this is, as it was read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{ending(path)}")
+    end = ending(path, ENDINGS).lower()
+    beside = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{end}")
     try:
-        FORMATS[ending(path)].save(beside, voxels, like.file)
+        FORMATS[end].save(beside, voxels, like.file)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -203,14 +235,58 @@ def check_values(labels: Volume, known: Set[int]) -> None:
 
 
 def check_same_grid(volume: Volume, other: Volume) -> None:
-    """Raises Refused unless both volumes have the same shape and, to 1e-3, the same affine."""
-    shape, other_shape = (v.voxels.shape[2::-1] for v in (volume, other))
+    """Raises Refused unless both have the same shape and, to a tenth of a voxel, their corners at the same places."""
+    shape, other_shape = _shape(volume), _shape(other)
     if shape != other_shape:
         raise Refused(
             f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
         )
-    if not np.allclose(volume.affine, other.affine, atol=1e-3):
-        raise Refused(f"{other.path}: its affine is not that of {volume.path}; resample one of them.")
+    far = geometry.apart(volume.affine, other.affine, shape)
+    if far <= geometry.SAME_PLACE:
+        return
+    if volume.oriented != other.oriented:
+        blind, sees = (other, volume) if volume.oriented else (volume, other)
+        raise Refused(
+            f"{other.path}: cannot be laid on {volume.path}, since the header of {blind.path.name} does not say where "
+            f"its axes point to; copy that of {sees.path.name} if both lie alike, or export it again."
+        )
+    raise Refused(
+        f"{other.path}: its affine is not that of {volume.path}, their grids lie up to {far:.1f} voxels apart; copy "
+        "the header of the image if both lie alike, or resample one of them."
+    )
+
+
+def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
+    """A label map on the grid of an image: the same, or one of 3D Slicer's cut to the extent of its segments, uncut.
+
+    Raises:
+      Refused: as `check_same_grid` does, or such a cut does not lie on the image's voxels.
+    """
+    if labels.segments:
+        labels = _uncut(image, labels)
+    check_same_grid(image, labels)
+    return labels
+
+
+def _uncut(image: Volume, labels: Volume) -> Volume:
+    if labels.voxels.size == 1 and not labels.voxels.any():  # what Slicer writes where nothing is segmented
+        affine, first = image.affine, np.zeros(3)
+    else:
+        first = geometry.first_voxel(image.affine, labels.affine)
+        affine = geometry.moved(labels.affine, -first)
+    fits = geometry.apart(image.affine, affine, _shape(image)) <= geometry.SAME_PLACE
+    whole = slicer.placed(labels.voxels, first[::-1], image.voxels.shape[:3]) if fits else None
+    if whole is None:
+        raise Refused(
+            f"{labels.path}: its segments do not lie on the voxels of {image.path}; in Slicer, make that image the "
+            "segmentation's source geometry and export it as a label map."
+        )
+    return dataclasses.replace(labels, voxels=whole, affine=affine)
+
+
+def _shape(volume: Volume) -> tuple[int, int, int]:
+    """(x, y, slice)."""
+    return volume.voxels.shape[2::-1]
 
 
 def _read(path: os.PathLike) -> Volume:
@@ -221,4 +297,4 @@ def _read(path: os.PathLike) -> Volume:
         contents = path.read_bytes()
     except OSError as error:
         raise Refused(f"{path}: cannot be read, {error.strerror}; check the path or fetch the file again.") from error
-    return Volume(path, *FORMATS[ending(path)].parse(path, contents))
+    return Volume(path, **FORMATS[ending(path, ENDINGS).lower()].parse(path, contents))

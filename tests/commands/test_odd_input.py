@@ -30,6 +30,11 @@ def nifti(path, stored, endianness="<", slope=(1, 0)):
     path.write_bytes(contents)
 
 
+def nifti_2(path, voxels):
+    """Writes (slice, y, x) as NIfTI-2, without a unit."""
+    nib.save(nib.Nifti2Image(voxels.T, AFFINE), path)
+
+
 def linked(path, voxels):
     """Writes a file elsewhere and a link to it."""
     save(path.parents[1] / "elsewhere" / path.name, voxels)
@@ -47,6 +52,9 @@ ODD = {
     "scaled": ("scaled.nii", COUNT * 0.5 - 3, lambda path, voxels: nifti(path, COUNT, slope=(0.5, -3))),
     "a slope of 0": ("slope.nii", COUNT, lambda path, voxels: nifti(path, voxels, slope=(0, 7))),
     "a fourth axis of 1": ("fourth.nii.gz", COUNT, lambda path, voxels: save(path, voxels[..., None])),
+    "axes of 1": ("axes.nii.gz", COUNT, lambda path, voxels: save(path, voxels[..., None, None])),
+    "NIfTI-2": ("second.nii.gz", COUNT, nifti_2),
+    "an ending in capitals": ("capitals.NII", COUNT, nifti),
     "MetaImage": ("meta.mha", COUNT, save),
     "NRRD": ("nrrd.nrrd", COUNT, save),
     "a link": ("link.nii.gz", COUNT, linked),

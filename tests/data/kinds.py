@@ -72,10 +72,17 @@ def of_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
         return image.voxels, None
 
 
+def of_segmentation(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one of 3D Slicer's segmentations onto the grid of an image."""
+    affine = np.array([[-1.5, 0, 0, -90.5], [0, -2, 0, 120], [0, 0, 8, 7], [0, 0, 0, 1.0]])
+    image = volumes.Volume(path, COUNT[..., None].astype(np.float32), affine=affine, oriented=True)
+    return image.voxels, volumes.labels_on_grid_of(image, volumes.read_labels(path)).voxels
+
+
 def of_layout(reader, layout: str, up: int, labels: Mapping[str, int], path: pathlib.Path):
     """Reads the one case of a data set, whose folder lies `up` above the file."""
     source = at(layout, path.parents[up], labels=labels)
-    assert set(reader.labels(source).values()) <= set(range(1, 255))
+    assert set(reader.labels(source).values()) <= set(range(1, 256))
     (case,) = (load() for load in reader.read(source))
     return case.image, case.mask
 
@@ -105,18 +112,20 @@ def always(voxels: np.ndarray) -> Callable[[bytes], np.ndarray]:
 # Files
 
 
-def nifti(voxels: np.ndarray = COUNT) -> bytes:
+def nifti(voxels: np.ndarray = COUNT, kind: type[nib.Nifti1Image] = nib.Nifti1Image) -> bytes:
     """With an extension behind the header."""
-    made = nib.Nifti1Image(voxels.T, np.diag([-1.5, 2, 8, 1]))
+    made = kind(voxels.T, np.diag([-1.5, 2, 8, 1]))
     made.header.set_xyzt_units("mm")
     made.header["descrip"], made.header["intent_name"] = b"a heart", b"none"
     made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a word"))
     return made.to_bytes()
 
 
-def itk(ending: str, deflated: bool) -> bytes:
+def itk(ending: str, deflated: bool, voxels: np.ndarray = COUNT, fields: Mapping[str, str] | None = None) -> bytes:
     """As ITK writes it."""
-    made = sitk.GetImageFromArray(COUNT)
+    made = sitk.GetImageFromArray(voxels, isVector=voxels.ndim == 4)
+    for key, value in (fields or {}).items():
+        made.SetMetaData(key, value)
     made.SetSpacing((1.5, 2, 8))
     made.SetOrigin((90.5, -120, 7))
     with tempfile.TemporaryDirectory() as folder:
@@ -164,6 +173,11 @@ NIFTI = nifti()
 ZIPPED = gzip.compress(NIFTI, mtime=0)
 MASK = gzip.compress(nifti((COUNT % 3).astype(np.uint8)), mtime=0)
 MHA, NRRD, DEFLATED_MHA, DEFLATED_NRRD = (itk(end, packed) for packed in (False, True) for end in (".mha", ".nrrd"))
+LAYERS = np.stack([COUNT % 2, (COUNT + 1) % 2 * 2], -1).astype(np.uint8)[1:]
+SLICER = {
+    f"Segment{n}_{key}": str(n + one) for n in range(2) for key, one in (("ID", 0), ("Layer", 0), ("LabelValue", 1))
+}
+SEGMENTATION = itk(".nrrd", False, LAYERS, SLICER).replace(b"(90.5,-120,7)", b"(90.5,-120,15)")
 PIXELS = np.arange(30, dtype=np.uint8).reshape(5, 6)
 PNG = png(PIXELS)
 MSD = {
@@ -182,6 +196,7 @@ KINDS = {
     ),
     "nifti": Kind("a.nii", NIFTI, of_volume, right=nifti_by_hand),
     "nifti.gz": Kind("a.nii.gz", ZIPPED, of_volume, right=lambda contents: nifti_by_hand(gzip.decompress(contents))),
+    "nifti-2 header": Kind("a.nii", nifti(kind=nib.Nifti2Image), of_volume, (0, 544)),
     "mha header": Kind("a.mha", MHA, of_volume, (0, -COUNT.nbytes)),
     "mha geometry": Kind("a.mha", MHA, of_volume, between(MHA, b"TransformMatrix", b"DimSize"), right=always(COUNT)),
     "mha, deflated": Kind("a.mha", DEFLATED_MHA, of_volume),
@@ -194,6 +209,7 @@ KINDS = {
     "nrrd, deflated voxels": Kind(
         "a.nrrd", DEFLATED_NRRD, of_volume, (DEFLATED_NRRD.index(b"\n\n") + 2, None), right=always(COUNT)
     ),
+    "seg.nrrd": Kind("a.seg.nrrd", SEGMENTATION, of_segmentation, right=always(COUNT)),
     "png": Kind("val/Img/a_1.png", PNG, of_png, right=always(PIXELS[None])),
     "png, checksums right": Kind("val/Img/a_1.png", PNG, of_png, sealed=png_sealed),
     "png mask": Kind(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from files import SIZES, arrays, assert_case, at, refused, save
 from msl_jax.data import folder
@@ -61,6 +62,51 @@ def test_a_pattern_says_whose_an_image_is(root):
     assert [case.patient for case in read(root, patient="^(a|b|ü)")] == ["a", "b", "ü"]
 
 
+def test_a_structure_may_be_255_where_open_voxels_are_not(root):
+    image, mask, annotation = arrays("a", values=(0, 1, 255), unlabeled=9)
+    for kind, voxels in (("images/a.nii.gz", image), ("masks/a.mha", mask), ("annotations/a.nii.gz", annotation)):
+        save(root / kind, voxels)
+    for path in root.glob("annotations/b*"):
+        path.unlink()
+    case = read(root, {"RV": 1, "LV": 255}, unlabeled=9)[0]
+    stored = np.array([0, 1, *range(2, 9), 255, *range(10, 255), 254])
+    assert_case(case, "a", image, stored[mask], stored[annotation])
+
+
+def test_masks_may_be_segmentations_of_slicer(root):
+    """Of one layer, cut to an extent from (1, 2, 1) on, by ITK's own writer."""
+    image, mask, annotation = arrays("a")
+    made = sitk.GetImageFromArray(mask[1:, 2:, 1:])
+    made.SetSpacing(SIZES)
+    made.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    made.SetOrigin((-SIZES[0], -2 * SIZES[1], SIZES[2]))
+    made.SetMetaData("Segment0_ID", "Segment_1")
+    sitk.WriteImage(made, str(root / "masks" / "a.seg.nrrd"))
+    (root / "masks" / "a.mha").unlink()
+    whole = np.zeros_like(mask)
+    whole[1:, 2:, 1:] = mask[1:, 2:, 1:]
+    assert_case(read(root)[0], "a", image, whole, annotation)
+    made.SetMetaData("Segmentation_SourceRepresentation", "Fractional labelmap")
+    sitk.WriteImage(made, str(root / "masks" / "a.seg.nrrd"))
+    refused(lambda: read(root), "by fractions of voxels", root / "masks" / "a.seg.nrrd")
+
+
+def test_notes_and_what_systems_leave_are_passed_over(root):
+    for name in ("a.json", "README.md", "list.CSV", "b.c.txt", "Thumbs.db", "desktop.ini", "t.tsv", "x.xml", "y.yaml"):
+        for kind in ("images", "masks", "annotations"):
+            (root / kind / name).write_text("no volume")
+    assert [case.name for case in read(root)] == list(NAMES)
+
+
+def test_endings_are_known_in_capitals(root):
+    for file in ("images/a.nii.gz", "masks/a.mha", "images/b.c.nrrd", "annotations/b.c.nii"):
+        path = root / file
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.gz").replace(".mha", ".MHA").replace("n", "N")))
+    a, b, _ = read(root)
+    assert_case(a, "a", *arrays("a"))
+    assert_case(b, "b.c", arrays("b.c")[0], None, arrays("b.c")[2])
+
+
 MASKED = arrays("a")[1]
 
 
@@ -77,6 +123,20 @@ FAULTS = {
     "mask twice": (write("masks/a.nii"), "masks/a.nii", "lies beside a.mha"),
     "folder in a folder": (write("images/more/c.nii.gz"), "images/more", "is no file that ends in"),
     "detached header": (lambda root: (root / "images" / "c.nhdr").touch(), "images/c.nhdr", "is no file that ends in"),
+    **{
+        f"a file {name}": (
+            lambda root, name=name: (root / "masks" / name).touch(),
+            f"masks/{name}",
+            "is no file that ends",
+        )
+        for name in ("a.png", "a.dcm", "a.JPG", "a.mat", "a.npy", "a.ini", "data.db", "a")
+    },
+    "notes in a folder": (lambda root: (root / "images" / "a.json").mkdir(), "images/a.json", "is no file that ends"),
+    "segmentation among images": (
+        lambda root: (root / "images" / "a.seg.nrrd").touch(),
+        "images/a.seg.nrrd",
+        "is no file that ends in",
+    ),
     "unknown label": (
         write(MASK, MASKED + 2),
         MASK,
@@ -101,11 +161,13 @@ def test_a_faulty_data_set_is_refused_and_the_file_named(root, fault):
     "labels, known, says",
     [
         ({}, {}, "is empty, and layout 'folder' .* --config.data.labels=LV=3,MYO=2"),
-        ({"LV": 0}, {}, "LV is 0; give a whole number from 1 to 254"),
-        ({"LV": 255}, {}, "LV is 255; give a whole number from 1 to 254"),
+        ({"LV": 0}, {}, "LV is 0; give a whole number from 1 to 255"),
+        ({"LV": 255}, {}, "LV has the value 255 of pixels nobody annotated; .* --config.data.unlabeled=VALUE"),
         ({"LV": 1.0}, {}, "LV is 1.0; give a whole number"),
         ({"LV": True}, {}, "LV is True; give a whole number"),
         ({"LV": 1, "RV": 1}, {}, "two structures have one value"),
+        ({"LV": 256}, {}, "LV is 256; give a whole number from 1 to 255"),
+        ({"LV": 254, "RV": 255}, {"unlabeled": 0}, "have the values 254 and 255, of which a data set may use one"),
         ({"LV": 4}, {"unlabeled": 4}, "LV has the value 4 of pixels nobody annotated"),
     ],
 )

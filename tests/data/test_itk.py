@@ -1,4 +1,5 @@
 import functools
+import re
 import tracemalloc
 
 import numpy as np
@@ -111,6 +112,14 @@ def swapped(old, new):
     return make
 
 
+def direction(new):
+    return lambda good: re.sub(rb"TransformMatrix = .*", b"TransformMatrix = " + new, good)
+
+
+def vectors(new):
+    return lambda good: re.sub(rb"space directions: .*", b"space directions: " + new, good)
+
+
 def cut(many):
     return lambda good: good[:-many]
 
@@ -177,7 +186,25 @@ DAMAGED = {
     "micrometres": (".mha", False, swapped(b"ElementSp", b"DistanceUnits = um\nElementSp"), "not in mm"),
     "centimetres": (".nrrd", False, swapped(b"\nendian", b'\nspace units: "mm" "mm" "cm"\nendian'), "not in mm"),
     "negative size": (".mha", False, swapped(b"ElementSpacing = 1.5", b"ElementSpacing = -1.5"), "voxel sizes"),
-    "size 0": (".mha", False, swapped(b"ElementSpacing = 1.5", b"ElementSpacing = 0"), "no readable .mha"),
+    "size 0": (".mha", False, swapped(b"ElementSpacing = 1.5", b"ElementSpacing = 0"), "voxel sizes"),
+    "a direction twice as long": (".mha", False, direction(b"2 0 0 0 2 0 0 0 2"), r"\(1.5, 2, 8\) mm by its spacing"),
+    "directions of one": (".mha", False, direction(b"1 0 0 1 0 0 0 0 1"), "its directions is singular"),
+    "vectors of one": (".nrrd", False, vectors(b"(1,0,0) (2,0,0) (0,0,8)"), "its directions is singular"),
+    "a byte to skip before the end": (
+        ".nrrd",
+        False,
+        swapped(b"\nendian", b"\nbyte skip: -1\nendian"),
+        "unknown number",
+    ),
+    "lines of no number": (".nrrd", False, swapped(b"\nendian", b"\nline skip: x\nendian"), "skips an unknown number"),
+    "lines twice": (".nrrd", False, swapped(b"\nend", b"\nline skip: 0\nlineskip: 0\nend"), "skips an unknown number"),
+    "more lines than are there": (".nrrd", False, swapped(b"\nend", b"\nline skip: 99\nend"), "skips 99 lines and"),
+    "more bytes than are there": (
+        ".nrrd",
+        False,
+        swapped(b"\nend", b"\nbyte skip: 99\nend"),
+        "promises 48 bytes and at",
+    ),
     "no such type": (".mha", False, swapped(b"MET_SHORT", b"MET_SHIRT"), "no readable .mha"),
     "no such field": (".nrrd", False, swapped(b"kinds", b"kind"), "no readable .nrrd"),
 }
@@ -194,6 +221,28 @@ def test_what_cannot_be_read_rightly_is_refused_by_name(tmp_path, fault, read):
         refused(functools.partial(read, path), says, f"{path}: ")
         assert tracemalloc.get_traced_memory()[1] < 2**22
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("lines, count", [(1, 0), (2, 0), (0, 3), (0, 0), (2, 5)])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_lines_and_bytes_may_be_skipped(tmp_path, lines, count, compressed):
+    path = saved(tmp_path / "a.nrrd", compressed=compressed)
+    skips = f"\nline skip: {lines}\nBYTESKIP: {count} \nendian".encode()
+    between = b"\n\n" + b"a line\n" * lines + b"b" * count
+    path.write_bytes(path.read_bytes().replace(b"\nendian", skips).replace(b"\n\n", between, 1))
+    if compressed and count:
+        refused(lambda: volumes.read_labels(path), "skips bytes of packed voxels; export it again", path)
+    else:
+        np.testing.assert_array_equal(volumes.read_labels(path).voxels, COUNT)
+
+
+def test_a_sheared_affine_is_remarked_on(tmp_path):
+    path = saved(tmp_path / "a.nrrd")
+    sheared = re.sub(rb"space directions: .*", b"space directions: (1.5,0,0) (0.2,2,0) (0,0,8)", path.read_bytes())
+    path.write_bytes(sheared)
+    (remark,) = volumes.read_image(path).remarks
+    assert remark.startswith(f"{path}: its axes are 5.7 degrees off perpendicular")
+    assert volumes.read_image(saved(path)).remarks == ()
 
 
 def test_complex_numbers_are_refused(tmp_path):

@@ -74,6 +74,45 @@ def test_masks_may_leave_voxels_open(root):
     assert_case(read(root, unlabeled=7)[0], "a", image, np.where(mask == 2, 255, mask))
 
 
+@pytest.mark.parametrize("spelled", ["imagesTr\\{}", ".\\imagesTr\\{}", "{root}/imagesTr/{}", "{root}/./imagesTr/{}"])
+def test_paths_may_be_those_of_windows_or_begin_at_the_root(root, spelled):
+    entries = [{"image": spelled.format(f"{name}.nii.gz", root=root)} for name in ("._b", *NAMES)]
+    plain = msd.fingerprint(at("msd", root))
+    index(root, training=entries)
+    for case, name in zip(read(root), NAMES, strict=True):
+        assert_case(case, name, of(name)[0])
+    assert msd.fingerprint(at("msd", root)) != plain
+
+
+def test_a_root_may_be_a_link_or_relative(root, tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    index(root, training=[{"image": f"{link}/imagesTr/a.nii.gz"}, {"image": f"{root.resolve()}/imagesTr/b.nii.gz"}])
+    assert [case.name for case in read(link)] == ["a", "b"]
+    monkeypatch.chdir(root.parent)
+    assert [case.name for case in read(root.relative_to(root.parent))] == ["a", "b"]
+
+
+def test_a_byte_order_mark_is_passed_over(root):
+    (root / "dataset.json").write_bytes(b"\xef\xbb\xbf" + (root / "dataset.json").read_bytes())
+    assert msd.labels(at("msd", root)) == {"Anterior": 1, "Größe": 2}
+
+
+@pytest.mark.parametrize("said, remarks", [(None, 0), (3, 0), (4, 1), ("3", 1)])
+def test_another_number_of_training_images_is_remarked_on(root, said, remarks):
+    index(root, numTraining=said)
+    sentence = f"{root / 'dataset.json'}: its numTraining is {said!r}, and it has 3 training cases."
+    assert [case.remarks for case in read(root)] == [(sentence,) * remarks] * 3
+
+
+def test_a_structure_may_be_255_where_open_voxels_are_not(root):
+    image, mask = of("a")
+    save(root / "labelsTr" / "a.nii.gz", np.where(mask == 2, np.uint8(255), np.where(mask == 1, np.uint8(7), mask)))
+    index(root, labels={"255": "LV"}, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}])
+    assert_case(read(root, unlabeled=7)[0], "a", image, np.where(mask == 2, 254, np.where(mask == 1, 255, mask)))
+    assert msd.labels(at("msd", root, unlabeled=7)) == {"LV": 255}
+
+
 def entry(image="./imagesTr/a.nii.gz", label="./labelsTr/a.nii.gz"):
     return lambda root: index(root, training=[{"image": image, "label": label}])
 
@@ -97,7 +136,31 @@ FAULTS = {
         "dataset.json",
         "two labels have one name",
     ),
-    "label 255": (lambda root: index(root, labels={"255": "LV"}), "dataset.json", "LV is 255; give .* 1 to 254"),
+    "label 255": (
+        lambda root: index(root, labels={"255": "LV"}),
+        "dataset.json",
+        "LV has the value 255 of pixels nobody annotated; .* --config.data.unlabeled=VALUE",
+    ),
+    "label 254 and 255": (
+        lambda root: index(root, labels={"254": "RV", "255": "LV"}),
+        "dataset.json",
+        "LV has the value 255 of pixels",
+    ),
+    "a path upwards by backslashes": (entry("..\\a.nii.gz"), "dataset.json", "does not lie inside"),
+    "a path on a drive": (entry("C:\\a.nii.gz"), "dataset.json", "does not lie inside"),
+    "an absolute path that goes up": (
+        lambda root: entry(f"{root}/../{root.name}/imagesTr/a.nii.gz")(root),
+        "dataset.json",
+        "does not lie inside",
+    ),
+    "a series": (
+        lambda root: [
+            save(root / "imagesTr/b.nii.gz", np.stack([of("b")[0]] * 2, -1)),
+            entry("imagesTr/b.nii.gz")(root),
+        ],
+        "imagesTr/b.nii.gz",
+        "has 2 channels .* names 1 modalities; correct one; if they are points in time, save each as a file",
+    ),
     "background alone": (lambda root: index(root, labels={"0": "background"}), "dataset.json", "names no structure"),
     "a path upwards": (entry("../a.nii.gz"), "dataset.json", r"'\.\./a\.nii\.gz' does not lie inside"),
     "an absolute path": (entry(label="/etc/a.nii.gz"), "dataset.json", "'/etc/a.nii.gz' does not lie inside"),
@@ -116,7 +179,7 @@ FAULTS = {
     "modalities": (
         lambda root: index(root, modality={"0": "T2", "1": "ADC"}, training=[{"image": "imagesTr/b.nii.gz"}]),
         "imagesTr/b.nii.gz",
-        "1 channels .* 2",
+        "has 1 channels and dataset.json names 2 modalities; correct one\\.$",
     ),
 }
 

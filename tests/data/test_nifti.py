@@ -80,11 +80,109 @@ def test_a_constant_channel_is_refused(tmp_path):
         ("meter", (1, 1, 1), (1000, 1000, 1000), "mm"),
         ("micron", (1500, 2000, 8000), (8, 2, 1.5), "mm"),
         ("micron", (1000, 1000, 1000), (1, 1, 1), "mm"),
+        ("unknown", (-1, -1, 1), (1, 1, 1), "mm"),
     ],
 )
 def test_spacing_is_in_mm_unless_the_header_knows_nothing(tmp_path, unit, sizes, spacing, units):
     volume = volumes.read_image(saved(tmp_path / "a.nii", affine=np.diag([*sizes, 1]), units=unit))
     assert volume.spacing == pytest.approx(spacing, rel=1e-6) and volume.units == units
+
+
+@pytest.mark.parametrize("codes, units", [((0, 0), "voxel"), ((1, 0), "mm"), ((0, 1), "mm")])
+def test_a_header_without_a_unit_is_in_mm_where_it_has_an_affine(tmp_path, codes, units):
+    """Voxels of size 1 somewhere else than at the origin; the identity, as in ACDC's files, says nothing."""
+    for place, known in ((5, units), (0, "voxel")):
+        affine = np.array([[1, 0, 0, place], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        made = nib.Nifti1Image(COUNT.astype(np.int16), affine)
+        (tmp_path / "a.nii").write_bytes(edited(252, codes, "<i2", made.to_bytes()))
+        volume = volumes.read_image(tmp_path / "a.nii")
+        assert volume.units == known and volume.spacing == (1, 1, 1)
+
+
+@pytest.mark.parametrize("unit, scale", [("meter", 1e-3), ("micron", 1e3), ("mm", 1)])
+def test_affines_are_in_mm(tmp_path, unit, scale):
+    volume = volumes.read_image(saved(tmp_path / "a.nii", affine=np.diag([scale] * 3 + [1]) @ OBLIQUE, units=unit))
+    np.testing.assert_allclose(volume.affine, OBLIQUE, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "unit, size, other",
+    [("meter", 1e-3, np.diag([0.5e-3] * 3 + [1])), ("micron", 0.6, np.array([[0.6, 0, 0, 0.6], *np.eye(4)[1:] * 0.6]))],
+)
+def test_small_voxels_are_no_small_differences(tmp_path, unit, size, other):
+    """Half as large in metres; a whole voxel away in micrometres."""
+    other[3, 3] = 1
+    here = volumes.read_image(saved(tmp_path / "a.nii", affine=np.diag([size] * 3 + [1]), units=unit))
+    there = volumes.read_image(saved(tmp_path / "b.nii", affine=other, units=unit))
+    with pytest.raises(Refused, match=r"their grids lie up to 1\.[08] voxels apart"):
+        volumes.check_same_grid(here, there)
+
+
+def test_a_quaternion_may_be_a_hair_too_long(tmp_path):
+    """Half a turn about (0.8, 0.6, 0), by 5e-6 of its length; other files are read by the bits they hold."""
+    turn = edited(252, [1, 0], "<i2", edited(256, np.array([0.8, 0.6, 0]) * (1 + 5e-6), "<f4"))
+    (tmp_path / "a.nii").write_bytes(turn)
+    volume = volumes.read_image(tmp_path / "a.nii")
+    axes = np.array([[0.28, 0.96, 0], [0.96, -0.28, 0], [0, 0, -1]])
+    qfac = np.sign(nib.Nifti1Header(turn[:348])["pixdim"][0])
+    np.testing.assert_allclose(volume.affine[:3, :3], axes @ np.diag([1.5, 2, qfac * 8]), atol=1e-5)
+    volumes.write(tmp_path / "b.nii", COUNT.T.astype(np.uint8), volume)
+    volumes.check_same_grid(volume, volumes.read_labels(tmp_path / "b.nii"))
+    nearly = edited(252, [1, 0], "<i2", edited(256, [0.8, 0.6 - 1e-6, 0], "<f4"))
+    (tmp_path / "a.nii").write_bytes(nearly)
+    np.testing.assert_array_equal(
+        volumes.read_image(tmp_path / "a.nii").affine, nib.Nifti1Image.from_bytes(nearly).affine
+    )
+
+
+def test_a_sheared_affine_is_remarked_on(tmp_path):
+    sheared = np.array([[1.5, 0.2, 0, 0], [0, 2, 0, 0], [0, 0, 8, 0], [0, 0, 0, 1]])
+    (remark,) = volumes.read_image(saved(tmp_path / "a.nii", affine=sheared)).remarks
+    assert remark.startswith(f"{tmp_path / 'a.nii'}: its axes are 5.7 degrees off perpendicular")
+    assert volumes.read_image(saved(tmp_path / "a.nii")).remarks == ()
+
+
+@pytest.mark.parametrize("axes", [(1, 1), (1,), (1, 1, 1), (1, 2), (1, 1, 2), (2, 1)])
+def test_axes_of_one_are_none(tmp_path, axes):
+    """(x, y, z, 1, c) is a vector image."""
+    channels = max(axes)
+    voxels = np.stack([COUNT, 100 - 2 * COUNT], -1)[..., :channels]
+    made = image(voxels.reshape(*COUNT.shape, *axes))
+    made.header["intent_code"] = 1007
+    nib.save(made, tmp_path / "a.nii")
+    read = volumes.read_image(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read.voxels, np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)))
+    volumes.write(tmp_path / "b.nii", COUNT.T.astype(np.uint8), read)
+    written = nib.load(tmp_path / "b.nii")
+    assert written.shape == COUNT.shape and written.header["intent_code"] == 0
+    np.testing.assert_array_equal(written.affine, nib.load(tmp_path / "a.nii").affine)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("endianness", "<>")
+def test_nifti_2_is_read_and_written_back(tmp_path, name, endianness):
+    made = nib.Nifti2Image(COUNT.astype(np.int16), OBLIQUE, nib.Nifti2Header(endianness=endianness))
+    made.header.set_xyzt_units("micron")
+    nib.save(made, tmp_path / name)
+    read = volumes.read_image(tmp_path / name)
+    np.testing.assert_array_equal(read.voxels[..., 0], COUNT.T)
+    np.testing.assert_allclose(read.affine[:3], OBLIQUE[:3] / 1000)
+    assert read.spacing == pytest.approx((0.008, 0.002, 0.0015))
+    volumes.write(tmp_path / "out" / name, COUNT.T.astype(np.uint8), read)
+    written = nib.load(tmp_path / "out" / name)
+    assert type(written) is nib.Nifti2Image and written.header.get_xyzt_units()[0] == "micron"
+    np.testing.assert_array_equal(written.affine, OBLIQUE)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), COUNT)
+
+
+def test_nifti_2_has_a_longer_header(tmp_path):
+    made = nib.Nifti2Image(COUNT.astype(np.int16), OBLIQUE)
+    contents = bytearray(made.to_bytes())
+    contents[168:176] = np.int64(352).tobytes()
+    (tmp_path / "a.nii").write_bytes(contents)
+    refused(tmp_path / "a.nii", volumes.read_image, "NIfTI|begin at byte 352 .* takes 544")
+    (tmp_path / "a.nii").write_bytes(made.to_bytes()[:400])
+    refused(tmp_path / "a.nii", volumes.read_image, "promises 592 bytes|NIfTI")
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "Größe 心臓.nii.gz", "a.b.nii"])
@@ -148,7 +246,14 @@ DAMAGED = {
     "negative shape": ("a.nii", edited(44, [-3], "<i2"), "shape"),
     "no slices": ("a.nii", edited(46, [0], "<i2"), "shape"),
     "two axes": ("a.nii", image(COUNT[0], dtype="int16").to_bytes(), "shape"),
-    "five axes": ("a.nii", image(np.stack([COUNT] * 2, -1)[..., None, :]).to_bytes(), "shape"),
+    "five axes": ("a.nii", image(np.stack([[COUNT] * 2] * 2, -1).T).to_bytes(), r"shape is .*, a series of vectors"),
+    "no frames": ("a.nii", edited(40, [4, 2, 3, 4, 0], "<i2"), r"shape is \(2, 3, 4, 0\), an axis has no length"),
+    "voxels in the header": ("a.nii", edited(108, [0], "<f4"), "begin at byte 0 by its header .* takes 352; export it"),
+    "voxels in the header's end": ("a.nii", edited(108, [351], "<f4"), "NIfTI|byte 351"),
+    "size 0": ("a.nii", edited(88, [0], "<f4"), r"voxel sizes \[1.5, 2.0, 0.0\] by pixdim are no lengths"),
+    "two sizes": ("a.nii", edited(80, [3], "<f4"), r"voxels are of \(3, 2, 8\) mm by its pixdim and of \(1.5, 2, 8\)"),
+    "singular": ("a.nii", edited(280, [0, 0, 0, 0] * 3, "<f4"), "its sform is singular"),
+    "quaternion too long": ("a.nii", edited(252, [1, 0], "<i2", edited(256, [0.8, 0.61, 0], "<f4")), "NIfTI"),
     "complex": ("a.nii", image(dtype="complex64").to_bytes(), "complex64"),
     "RGB": ("a.nii", nib.Nifti1Image(RGB, OBLIQUE).to_bytes(), "plain numbers"),
     "unit of length 4": ("a.nii", edited(123, [4], "u1"), "unit code 4"),

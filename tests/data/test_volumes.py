@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,10 +15,14 @@ every = pytest.mark.parametrize("ending", volumes.ENDINGS)
 
 @every_pair
 def test_grids_are_compared_by_shape_and_affine(tmp_path, one, other):
+    """The last slice ends 3.5 slices from the first one's middle: 0.09 or 0.7 of a slice off where they are larger."""
     image = volumes.read_image(save(tmp_path / f"here{one}", COUNT))
-    volumes.check_same_grid(image, volumes.read_labels(save(tmp_path / f"near{other}", COUNT, (1.5002, 1.25, 8))))
-    far = volumes.read_labels(save(tmp_path / f"far{other}", COUNT, (1.51, 1.25, 8)))
-    refused(lambda: volumes.check_same_grid(image, far), f"its affine is not that of .*here{one}", far.path)
+    volumes.check_same_grid(image, volumes.read_labels(save(tmp_path / f"near{other}", COUNT, (1.5, 1.25, 8.2))))
+    far = volumes.read_labels(save(tmp_path / f"far{other}", COUNT, (1.5, 1.25, 9.6)))
+    says = (
+        f"its affine is not that of .*here{one}, their grids lie up to 0.7 voxels apart; copy the header .* or resample"
+    )
+    refused(lambda: volumes.check_same_grid(image, far), says, far.path)
     less = volumes.read_labels(save(tmp_path / f"less{other}", COUNT[:3]))
     says = rf"its grid \(2, 3, 3\) is not the \(2, 3, 4\) of .*here{one}"
     refused(lambda: volumes.check_same_grid(image, less), says, less.path)
@@ -61,6 +67,32 @@ def test_what_a_file_does_not_say_is_no_direction(tmp_path, ending):
     assert path.read_bytes() != good and volumes.read_labels(path).directions is None
 
 
+@pytest.mark.parametrize("ending", UNSAID)
+def test_a_header_that_says_no_directions_is_said_so(tmp_path, ending):
+    """And not that its affine is wrong; where it agrees by chance, it is passed."""
+    image, path = volumes.read_image(save(tmp_path / "image.nii.gz", COUNT)), save(tmp_path / f"a{ending}", COUNT)
+    image = dataclasses.replace(image, affine=image.affine + np.diag([0, 0, 1], 1))
+    path.write_bytes(UNSAID[ending](path.read_bytes()))
+    blind = volumes.read_labels(path)
+    volumes.check_same_grid(blind, blind)
+    says = f"the header of a{ending} does not say where its axes point to; copy that of image.nii.gz"
+    refused(lambda: volumes.check_same_grid(image, blind), says, path)
+    refused(lambda: volumes.check_same_grid(blind, image), says, image.path)
+
+
+@pytest.mark.parametrize("origin, passes", [((-123.46, 88.12, -40.5), True), ((-123.4567, 88.2234, -40.5), False)])
+def test_an_origin_may_be_rounded(origin, passes):
+    """0.5 % of a voxel, and a seventh."""
+
+    def at(place):
+        return volumes.Volume("a", COUNT, affine=np.vstack([np.c_[np.diag([0.7, 0.7, 5]), place], [0, 0, 0, 1]]))
+
+    def check():
+        volumes.check_same_grid(at((-123.4567, 88.1234, -40.5)), at(origin))
+
+    check() if passes else refused(check, "up to 0.1 voxels apart")
+
+
 @every
 def test_channels_may_lie_in_one_file_or_in_several(tmp_path, ending):
     both = np.stack([COUNT, 100 - 2 * COUNT], -1)
@@ -72,6 +104,48 @@ def test_channels_may_lie_in_one_file_or_in_several(tmp_path, ending):
         assert image.path == files[0]
     moved = save(tmp_path / f"moved{ending}", COUNT, (2, 2, 2))
     refused(lambda: volumes.read_channels([one, moved]), "its affine", moved)
+
+
+@every
+def test_many_channels_are_remarked_on(tmp_path, ending):
+    nine = volumes.read_image(save(tmp_path / f"a{ending}", np.stack([COUNT] * 9, -1)))
+    says = f"{nine.path}: has 9 channels; if they are points in time, save each as a file of its own."
+    assert nine.remarks == (says,)
+    assert volumes.read_image(save(tmp_path / f"b{ending}", np.stack([COUNT] * 8, -1))).remarks == ()
+    assert volumes.read_channels([nine.path, nine.path]).remarks == (says, says)
+
+
+@every
+def test_endings_are_known_in_capitals(tmp_path, ending):
+    path = save(tmp_path / f"a.b{ending}", COUNT).rename(tmp_path / f"a.b{ending.upper()}")
+    image = volumes.read_image(path)
+    np.testing.assert_array_equal(image.voxels, COUNT[..., None])
+    assert volumes.find_all(tmp_path) == [path] and volumes.find(tmp_path, "a.b") == path
+    assert (volumes.stem(path), volumes.ending(path)) == ("a.b", ending.upper())
+    assert volumes.single_files(tmp_path) == {"a.b": (path,)}
+    written = tmp_path / "out" / path.name
+    volumes.write(written, COUNT.astype(np.uint8), image)
+    np.testing.assert_array_equal(volumes.read_labels(written).voxels, COUNT)
+    assert list(written.parent.iterdir()) == [written]
+    written.rename(written.with_name(f"a.b{ending}"))
+    volumes.check_same_grid(image, volumes.read_labels(written.with_name(f"a.b{ending}")))
+
+
+@every
+@pytest.mark.parametrize("noise", [1e-3, -1e-3, 1e-7])
+def test_labels_may_be_off_by_rounding(tmp_path, ending, noise):
+    path = save(tmp_path / f"a{ending}", COUNT + 0.999 * noise)
+    np.testing.assert_array_equal(volumes.read_labels(path).voxels, COUNT)
+    path = save(tmp_path / f"a{ending}", COUNT + 2e-3)
+    refused(lambda: volumes.read_labels(path), r"holds 0.002, 1.002, 2.002; a label map holds whole numbers", path)
+
+
+def test_values_that_no_label_has_are_named(tmp_path):
+    path = save(tmp_path / "a.nii.gz", COUNT * 1000)
+    says = (
+        "holds 1000, 2000, 3000; a label map holds whole numbers from 0 to 255 alone, give its structures such values"
+    )
+    refused(lambda: volumes.read_labels(path), says, path)
 
 
 @every
@@ -112,6 +186,7 @@ def test_files_are_found_by_name(tmp_path):
     assert volumes.find(tmp_path, "b") == tmp_path / "b.nii" and volumes.find(tmp_path, "a") is None
     assert volumes.find(tmp_path / "sub", "a") == tmp_path / "sub" / "a.nii.gz"
     assert [volumes.stem(name) for name in ("x/a.b.nii.gz", "a.nii", "ä.mha", "a.txt")] == ["a.b", "a", "ä", "a.txt"]
+    assert [volumes.stem(name) for name in ("b0.seg.nrrd", "B.NII", "c.Nii.gz")] == ["b0", "B", "c"]
     assert [volumes.ending(name) for name in ("x.y/a.b.nii.gz", "a.nii", "a.txt")] == [".nii.gz", ".nii", ""]
 
 
@@ -132,6 +207,13 @@ def test_single_files_are_cases_by_their_names(tmp_path):
     assert found == {name: (tmp_path / file,) for name, file in files.items()}
     assert len(volumes.single_files(tmp_path)) == 6
     assert list(volumes.single_files(tmp_path / "masks", outside=("masks",))) == ["b"]
+
+
+def test_segmentations_are_no_images(tmp_path):
+    touched(tmp_path, "a.nrrd", "a.seg.nrrd", "sub/b.Seg.Nrrd")
+    assert volumes.single_files(tmp_path) == {"a": (tmp_path / "a.nrrd",)}
+    assert volumes.find(tmp_path, "a") == tmp_path / "a.nrrd" and volumes.find(tmp_path / "sub", "b") is None
+    assert len(volumes.find_all(tmp_path)) == 3
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):

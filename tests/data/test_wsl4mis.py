@@ -183,7 +183,7 @@ def test_what_holds_no_volumes_is_refused(root, folder, says):
 
 
 def test_a_file_of_another_kind_is_refused(root):
-    path = root / "ACDC_training_volumes" / "list.txt"
+    path = root / "ACDC_training_volumes" / "list.npy"
     path.touch()
     refused(lambda: read(root), "is no file that ends in .h5", path)
 
