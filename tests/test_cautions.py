@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from files import save
-from msl_jax import evaluate
+from msl_jax import evaluate, survey
 from msl_jax.cautions import cautions, patient_pattern
 from msl_jax.checks import Refused
-from msl_jax.data.case import Source
+from msl_jax.data.case import UNLABELED, Source
 from msl_jax.experiment import model_of, open_experiment, preparation_of
 from msl_jax.inference import Segmenter, init_variables
 
@@ -88,6 +88,19 @@ def test_masks_without_a_trained_structure_are_refused(folder_config):
     )
     with pytest.raises(Refused, match=says):
         open_experiment(folder_config(masks((0, 255)), labels="A=1"))
+
+
+def test_255_is_a_structure_where_another_value_is_unlabelled(folder_config):
+    experiment = open_experiment(folder_config(masks((4, 0, 255)), labels="A=255", unlabeled=4, strong=["c0", "c1"]))
+    preparation, (entry, *_) = preparation_of(experiment.config), experiment.data.entries
+    assert experiment.structures(experiment.strong) == {"A": 1} and not entry.full
+    rows = np.where(masks((4, 0, 255))["c0"] == 255, 1, 0)
+    case = experiment.data.case(entry)
+    np.testing.assert_array_equal(preparation.reference(case.mask), rows)
+    np.testing.assert_array_equal(case.mask == UNLABELED, masks((4, 0, 255))["c0"] == 4)
+    assert preparation.value_of_class().tolist() == [0, 255]
+    text = survey.report(experiment, survey.survey(experiment))
+    assert "background=0 31.2 %, A=255 31.2 %, open 37.5 %" in text
 
 
 def test_strong_and_test_cases_without_a_trained_structure_are_refused(folder_config):
