@@ -41,8 +41,8 @@ def check(
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         axes = affine[:3, :3] / lengths
-        singular = not abs(np.linalg.det(axes)) > 1e-3 if np.isfinite(axes).all() else True
-    if singular:
+        volume = abs(np.linalg.det(axes))  # of a box with edges of 1: 1 where they are perpendicular
+    if not volume > 1e-3:  # NaN where an axis is none
         raise Refused(f"{path}: its {names[1]} is singular, it does not span three dimensions; export the file again.")
     if not np.allclose(lengths, sizes, rtol=SAME_SIZE, atol=0):
         given, other = ("(" + ", ".join(f"{size:.6g}" for size in said) + ")" for said in (sizes, lengths))
@@ -55,8 +55,8 @@ def check(
     if skew <= SKEW:
         return ()
     return (
-        f"{path}: its axes are {skew:.1f} degrees off perpendicular, and distances are measured as if they were not; "
-        "resample it where that matters.",
+        f"{path}: its axes are {skew:.1f} degrees off perpendicular, and distances are measured as if they were "
+        "perpendicular; resample it where that matters.",
     )
 
 

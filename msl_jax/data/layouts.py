@@ -21,10 +21,15 @@ def folder(source: Source, *holds: str) -> pathlib.Path:
     path = pathlib.Path(source.path).expanduser()
     if not path.is_dir():
         raise Refused(f"{path}: no such folder; give the data set's by --config.data.source=FOLDER.")
-    for name in holds:
-        if not (path / name).exists():
-            raise Refused(f"{path}: holds no {name}; give the folder that does, or another --config.data.layout.")
+    check_holds(path, *holds)
     return path
+
+
+def check_holds(folder: pathlib.Path, *names: str) -> None:
+    """Raises Refused unless a folder holds these."""
+    for name in names:
+        if not (folder / name).exists():
+            raise Refused(f"{folder}: holds no {name}; give the folder that does, or another --config.data.layout.")
 
 
 def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) -> dict[str, pathlib.Path]:
@@ -86,7 +91,7 @@ def inside(index: pathlib.Path, name: Any) -> pathlib.Path:
     path = pathlib.PurePosixPath(text.replace("\\", "/"))
     for base in (root.absolute(), root.resolve()):
         path = path.relative_to(base) if path.is_relative_to(base) else path
-    if path.is_absolute() or pathlib.PureWindowsPath(text).drive or ".." in path.parts:
+    if path.is_absolute() or pathlib.PureWindowsPath(text).is_absolute() or ".." in path.parts:
         raise Refused(f"{index}: its file {name!r} does not lie inside this folder; name one that does.")
     return root / path
 

@@ -122,7 +122,7 @@ def _cases(root: pathlib.Path) -> dict[str, tuple[tuple[pathlib.Path, ...], path
     contents = layouts.read_json(root / INDEX)
     if "dataset" in contents:
         return _listed(root / INDEX, layouts.read_json(root / INDEX, dataset=dict)["dataset"])
-    layouts.folder(Source("nnunet", str(root)), IMAGES)
+    layouts.check_holds(root, IMAGES)
     end = layouts.read_json(root / INDEX, file_ending=str)["file_ending"] if "file_ending" in contents else ".nii.gz"
     if end.lower() not in volumes.ENDINGS:
         raise Refused(f"{root / INDEX}: its file_ending is '{end}'; convert the files to {', '.join(volumes.ENDINGS)}.")

@@ -126,9 +126,10 @@ def test_the_fingerprint_is_blind_to_place_time_and_the_unused_series(source, tm
     assert fingerprint(source) == before
 
 
-def test_info_may_hold_any_bytes_and_line_ends(source):
+@pytest.mark.parametrize("start", [b"Name: J\xfcrgen\r\n", b"\xef\xbb\xbf"])
+def test_info_may_hold_any_bytes_and_line_ends(source, start):
     path = source / "training" / "patient001" / "Info.cfg"
-    path.write_bytes(b"Name: J\xfcrgen\r\nED: 1\r\nES:12\r\nGroup : DCM \r\n")
+    path.write_bytes(start + b"ED: 1\r\nES:12\r\nGroup : DCM \r\n")
     assert [case.group for case in read(source)][:2] == ["DCM", "DCM"]
 
 
