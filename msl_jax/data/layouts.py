@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from msl_jax import paths
 from msl_jax.checks import Refused, refuse_all
 from msl_jax.data import volumes
 from msl_jax.data.case import UNLABELED, Source
@@ -14,7 +15,7 @@ from msl_jax.data.case import UNLABELED, Source
 
 def folder(source: Source, *holds: str) -> pathlib.Path:
     """The data set's folder; raises Refused unless it is one and holds these."""
-    path = pathlib.Path(source.path).expanduser()
+    path = pathlib.Path(paths.expanded(source.path))
     if not path.is_dir():
         raise Refused(f"{path}: no such folder; give the data set's by --config.data.source=FOLDER.")
     for name in holds:
