@@ -1,8 +1,12 @@
 """Paths as users give them: `~` for the home folder, and lists with commas."""
 
 import os
+import re
 
 from msl_jax.checks import Refused
+
+PATTERN = re.compile(r"\[[^]]+\]|\\")
+"""What makes a folder's name a pattern, so that Orbax does not find what it wrote below it."""
 
 
 def expanded(path: str, cure: str = "write the path without ~") -> str:
@@ -32,3 +36,12 @@ def split(text: str) -> list[str]:
         path, n = next(((path, n) for path, n in joined if os.path.exists(os.path.expanduser(path))), (parts[0], 1))
         found, parts = [*found, expanded(path.strip())], parts[n:]
     return found
+
+
+def check_name(workdir: os.PathLike) -> None:
+    """Refuses a run's folder, or one above it, whose name would make its checkpoints unreadable."""
+    found = PATTERN.search(os.path.realpath(workdir))
+    if found:
+        raise Refused(
+            f"{workdir}: has {found[0]} in its path, checkpoints cannot be read there; give another --workdir."
+        )

@@ -45,7 +45,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 import numpy as np
 
-from msl_jax import charts, command, comparison, experiment, inference, lock, plots, signals, transfer
+from msl_jax import charts, command, comparison, experiment, inference, lock, paths, plots, signals, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -286,6 +286,7 @@ def main(_) -> None:
     if "://" in WORKDIR.value:
         raise Refused(f"--workdir={WORKDIR.value}: a sweep needs a folder of this machine, or one that is mounted.")
     sweep = pathlib.Path(WORKDIR.value)
+    paths.check_name(sweep)
     runs = runs_of(NAMES.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
     opened = {run: experiment.open_experiment(with_settings(CONFIG.value, settings_of(run))) for run in runs}
 

@@ -43,6 +43,12 @@ def test_arg_sets_what_it_names_and_nothing_else(module):
     assert config.to_json() == plain.to_json()
 
 
+def test_each_is_loaded_by_its_name_and_by_its_path():
+    for name, path in settings.EXPERIMENTS.items():
+        configs = [settings.load(name, "seed=3"), settings.load(str(path), "seed=3")]
+        assert configs[0].seed == 3 and configs[0].to_json() == configs[1].to_json()
+
+
 def test_strong_patients_are_listed_with_a_plus(module):
     assert module.get_config("strong=patient001+patient002").data.strong == ["patient001", "patient002"]
     assert module.get_config("strong=patient001").data.strong == ["patient001"]

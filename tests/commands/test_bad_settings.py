@@ -68,6 +68,14 @@ def test_a_setting_that_cannot_be_used(refused, settings, tmp_path, case):
 
 
 CONFIGS = {
+    "the settings' former place": (
+        "import configs\ndef get_config(arg=None):\n    return configs.apply(None, arg)\n",
+        ["module 'configs' has no attribute 'apply'", "write `from msl_jax import settings`", "settings.apply"],
+    ),
+    "an experiment's former place": (
+        "from configs import nowhere\n",
+        ["cannot import name 'nowhere' from 'configs'", "write `from msl_jax import settings`"],
+    ),
     "a syntax error": ("def get_config(arg=None:\n    pass\n", ["SyntaxError", "line 1", "correct it"]),
     "a name unknown": ("def get_config(arg=None):\n    return confg\n", ["NameError", "'confg'"]),
     "a module unknown": ("import nowhere_at_all\n", ["ModuleNotFoundError", "'nowhere_at_all'"]),
