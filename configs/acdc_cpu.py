@@ -8,17 +8,21 @@ Result: Dice of the left ventricle in percent, 3 strong patients, 15 test patien
 Command: python -m msl_jax.main --config=configs/acdc_cpu.py:seed=0 --config.data.source=ACDC --workdir=RUN
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
-import configs
-from configs import acdc
+from msl_jax import settings
 
 
-def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+def get_config(arg: str | None = None) -> ConfigDict:
     """acdc.py with a smaller network and smaller images."""
-    config = acdc.get_config().unlock()
+    config = settings.defaults()
+    config.data.layout = "acdc"
+    config.data.source = "data/acdc"
+    config.data.classes = "LV"
+    config.data.strong = 3
+    config.data.weak = "erosion"
     config.data.size = 96
     config.model.width = 8
     config.train.steps = 2_000
     config.train.checkpoint_every = config.train.validate_every = 500
-    return configs.apply(config, arg)
+    return settings.apply(config, arg)

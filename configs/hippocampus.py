@@ -7,15 +7,14 @@ Result: Dice of anterior / posterior in percent, 40 test cases, means of seeds 0
 Command: python -m msl_jax.main --config=configs/hippocampus.py --workdir=RUN
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
-import configs
-from configs import acdc
+from msl_jax import settings
 
 
-def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    """acdc.py on small crops of T1 MRI."""
-    config = acdc.get_config().unlock()
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Small crops of T1 MRI."""
+    config = settings.defaults()
     config.data.layout = "msd"
     config.data.source = "../shared/data/hippocampus"
     config.data.classes = "all"
@@ -30,4 +29,4 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.train.strong_batch = config.train.weak_batch = 8
     config.train.steps = 1_000
     config.train.checkpoint_every = config.train.validate_every = 500
-    return configs.apply(config, arg)
+    return settings.apply(config, arg)

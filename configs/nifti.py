@@ -6,15 +6,14 @@ Result: yours.
 Command: python -m msl_jax.main --config=configs/nifti.py --config.data.source=FOLDER --workdir=RUN
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
-import configs
-from configs import acdc
+from msl_jax import settings
 
 
-def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    """acdc.py on a folder of images, masks and annotations; what is not named here is as there."""
-    config = acdc.get_config().unlock()
+def get_config(arg: str | None = None) -> ConfigDict:
+    """A folder of images, masks and annotations; what is not named here is as in msl_jax/settings.py."""
+    config = settings.defaults()
 
     # What lies where: folder (images/, masks/, annotations/ with equal names), nnunet, msd, png_tree, wsl4mis or acdc.
     config.data.layout = "folder"
@@ -77,4 +76,4 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.train.strong_batch = config.train.weak_batch = 4
     config.train.checkpoint_every = config.train.validate_every = 500
     config.eval.checkpoint = "last"  # or best, by validation Dice
-    return configs.apply(config, arg)
+    return settings.apply(config, arg)

@@ -8,24 +8,25 @@ Result: Dice of RV, MYO and LV in percent, 10 test patients, seed 0: student 68.
 Command: make demo
 """
 
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
-import configs
-from configs import acdc_cpu
+from msl_jax import settings
 
 
-def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    """acdc_cpu.py on 40 phantoms: all structures, scribbles of them and of background, and 600 steps."""
-    config = acdc_cpu.get_config().unlock()
+def get_config(arg: str | None = None) -> ConfigDict:
+    """40 phantoms at the size of acdc_cpu.py: all structures, scribbles of them and of background."""
+    config = settings.defaults()
     config.data.layout = "phantom"
     config.data.source = "patients=40,seed=0"
     config.data.split_sizes = ((25, 5, 10),)
     config.data.classes = "all"
     config.data.strong = 1
     config.data.weak, config.data.weak_background = "scribble", True
+    config.data.size = 96
     config.method.weak_weight = 1.0
+    config.model.width = 8
     config.optimizer.learning_rate = 4e-3
     config.train.steps = 600
     config.train.report_every = 50
     config.train.checkpoint_every = config.train.validate_every = 200
-    return configs.apply(config, arg)
+    return settings.apply(config, arg)

@@ -202,7 +202,7 @@ def _check_metrics(folder: epath.Path) -> None:
     """Orbax reads the metrics of every step as it opens a folder, and fails where one is no JSON."""
     for path in folder.glob(f"*/{METRICS}/{METRICS}"):
         try:
-            json.loads(path.read_text())
+            json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise Refused(
                 f"{path}: is damaged ({error}); take the folder {path.parent} away, and its step is no candidate for "

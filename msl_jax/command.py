@@ -1,8 +1,10 @@
 """How every command starts, and how it ends when its input is refused, a signal comes or the disk is full."""
 
+import codecs
 from collections.abc import Callable, Iterator, Sequence
+import io
 import os
-import runpy
+import re
 import signal
 import sys
 import textwrap
@@ -13,15 +15,20 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs import ARGUMENTS, acdc
-from msl_jax import machine
+from msl_jax import machine, paths, settings
 from msl_jax.checks import OddInput, Refused
 from msl_jax.signals import Interrupted
 
+SETTINGS_MOVED = (
+    "write `from msl_jax import settings` in place of `import configs`: settings.load('acdc') is acdc.get_config(), "
+    "settings.apply is configs.apply"
+)
 TRACEBACK = "MSL_JAX_TRACEBACK"
 """The environment's variable that asks for a traceback as well."""
 LONGEST = 300
 """Characters of what a library says that are passed on."""
+PLAIN = {"±": "+-", "×": "x"}  # noqa: RUF001
+"""What our tables hold -> how it is printed by a terminal that lacks it."""
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -31,8 +38,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     system refuses: a folder that cannot be read or written, a full disk. A signal ends it in one, and 128 more than its
     number.
     """
+    machine.restart_in_utf8()
     machine.set_up()
     warnings.showwarning = _show_warning
+    codecs.register_error("plain", _plain)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as it is, but in a notebook
+        sys.stdout.reconfigure(errors="plain")
     try:
         app.run(main, flags_parser=_parse_flags)
     except Refused as refused:
@@ -57,11 +68,46 @@ def define_config(what: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        f"{what}: configs/NAME.py, or configs/NAME.py:KEY=VALUE,... with KEY one of {', '.join(ARGUMENTS)}. Every "
-        "setting in the file has a flag as well, --config.GROUP.KEY=VALUE: configs/nifti.py and configs/acdc.py say "
-        "what each does.",
+        f"{what}: a file, configs/NAME.py, or one of the package's, {', '.join(settings.EXPERIMENTS)}; behind it, "
+        f"perhaps, :KEY=VALUE,... with KEY one of {', '.join(settings.ARGUMENTS)}. Every setting has a flag as well, "
+        "--config.GROUP.KEY=VALUE: configs/nifti.py and msl_jax/settings.py say what each does.",
         lock_config=True,
     )
+
+
+def define_path(name: str, default: str | None, what: str) -> flags.FlagHolder[str]:
+    """A flag that names a file or folder; `~` is the home folder."""
+    return flags.DEFINE(_Path(), name, default, what, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, what: str) -> flags.FlagHolder[list[str]]:
+    """A flag that names a file or folder, and may be given once for each of several."""
+    return flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), name, None, what)
+
+
+def define_path_list(name: str, what: str) -> flags.FlagHolder[list[str]]:
+    """A flag that names files or folders, with commas between them."""
+    return flags.DEFINE(_PathList(), name, None, what, serializer=flags.ListSerializer(","))
+
+
+class _Path(flags.ArgumentParser):
+    """Puts the home folder in place of `~`."""
+
+    def parse(self, path: str) -> str:
+        return paths.expanded(path)
+
+
+class _PathList(flags.ArgumentParser):
+    """Splits at commas, but for those in the name of what is there."""
+
+    def parse(self, text: str) -> list[str]:
+        return paths.split(text)
+
+
+def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
+    """What the terminal's encoding lacks, in ASCII."""
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in lacking), error.end
 
 
 def _show_warning(message, category, *place, shown=warnings.showwarning) -> None:
@@ -84,18 +130,28 @@ class _ConfigFile(flags.ArgumentParser):
     """Loads the file of --config, whose whole code may run; whatever goes wrong in it is refused."""
 
     def parse(self, path: str) -> ConfigDict:
-        file, *arg = path.split(":", 1)
+        file, arg = re.fullmatch(r"(.*?\.py|[^:]*)(?::(.*))?", path, re.DOTALL).groups()
+        file = paths.expanded(file)
+        if file not in settings.EXPERIMENTS and not os.path.exists(file):
+            raise Refused(f"--config={path}: there is no file {file}; give one, or {', '.join(settings.EXPERIMENTS)}.")
         try:
-            config = runpy.run_path(file)["get_config"](*arg).lock()
+            config = settings.load(file, arg).lock()
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             said = textwrap.shorten(_said(error), LONGEST).rstrip(".")
-            raise Refused(f"--config={path}: {kind}{said}; correct it, {TRACEBACK}=1 shows where.") from error
-        wrong = sorted(set(_settings(config)) ^ set(_settings(acdc.get_config())))
+            cure = SETTINGS_MOVED if _module(error) == "configs" else f"correct it, {TRACEBACK}=1 shows where"
+            raise Refused(f"--config={path}: {kind}{said}; {cure}.") from error
+        wrong = sorted(set(_settings(config)) ^ set(_settings(settings.defaults())))
         if wrong:
             said = textwrap.shorten(", ".join(wrong), LONGEST)
-            raise Refused(f"--config={path}: unknown or missing is {said}; have the settings of configs/acdc.py.")
+            raise Refused(f"--config={path}: unknown or missing is {said}; have the settings of msl_jax/settings.py.")
         return config
+
+
+def _module(error: Exception) -> str:
+    """The package that could not be imported, or lacks what was asked of it; "" for other errors."""
+    asked = error.name if isinstance(error, ImportError) else getattr(getattr(error, "obj", None), "__name__", None)
+    return (asked or "").split(".")[0]
 
 
 def _settings(config: ConfigDict, group: str = "") -> Iterator[str]:

@@ -85,8 +85,8 @@ def read(folder: pathlib.Path, run: Run) -> Finished:
     """Reads a finished run's folder."""
     return Finished(
         run=run,
-        config=json.loads((folder / "config.json").read_text()),
-        results=json.loads((folder / "results" / "test.json").read_text()),
+        config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        results=json.loads((folder / "results" / "test.json").read_text(encoding="utf-8")),
         cases=_rows(folder / "results" / "test.csv"),
         reports=journal.read(folder / "metrics.csv"),
     )
@@ -281,7 +281,7 @@ def _run_rows(finished: Finished) -> list[dict[str, Any]]:
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as table:
+    with path.open(newline="", encoding="utf-8") as table:
         return list(csv.DictReader(table))
 
 

@@ -314,19 +314,19 @@ def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
 
 def main(_) -> None:
     """Compares two folders, or scores a run on the test split of an experiment."""
-    output = epath.Path(OUTPUT.value).expanduser()
+    output = epath.Path(OUTPUT.value)
     if output.suffix != ".json" or output.is_dir():
         raise Refused(
             f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
         )
     given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
     if given == set(FOLDERS):
-        folders = [pathlib.Path(flag.value).expanduser() for flag in (PREDICTIONS, REFERENCES)]
+        folders = [pathlib.Path(flag.value) for flag in (PREDICTIONS, REFERENCES)]
         labels = parse_labels(LABELS.value, "--labels")
         summary, rows = evaluate_folders(*folders, labels, SUFFIX.value, OPEN.value)
     elif given == set(RUN):
         opened = open_experiment(CONFIG.value)
-        network = load_for(opened, epath.Path(WORKDIR.value).expanduser())
+        network = load_for(opened, epath.Path(WORKDIR.value))
         summary, rows = score_test(opened, *network)
     else:
         wanted = RUN if given and given <= set(RUN) else FOLDERS
@@ -340,12 +340,12 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    PREDICTIONS = flags.DEFINE_string("predictions", None, "Folder of predicted label maps, searched through.")
-    REFERENCES = flags.DEFINE_string(
+    PREDICTIONS = command.define_path("predictions", None, "Folder of predicted label maps, searched through.")
+    REFERENCES = command.define_path(
         "references", None, "Folder of reference label maps, searched through; files pair by name."
     )
     LABELS = flags.DEFINE_string("labels", None, "Structures to score and their values in the files: LV=3,MYO=2.")
-    OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results; a CSV of the cases goes beside it.")
+    OUTPUT = command.define_path("output", None, "JSON file for the results; a CSV of the cases goes beside it.")
     SUFFIX = flags.DEFINE_string("reference_suffix", "", "What a reference's name has behind its prediction's: _gt.")
     OPEN = flags.DEFINE_integer(
         "unlabeled",
@@ -354,7 +354,7 @@ if __name__ == "__main__":
         lower_bound=0,
         upper_bound=255,
     )
-    WORKDIR = flags.DEFINE_string(
+    WORKDIR = command.define_path(
         "workdir", None, "Folder of a run to score with --config, in place of --predictions, --references and --labels."
     )
     CONFIG = command.define_config("The experiment whose test split the run is scored on")

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 import dataclasses
+import errno
 import json
+import os
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -11,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from msl_jax import atomic, methods
+from msl_jax import atomic, methods, paths
 from msl_jax.checks import Refused, check_config, check_resumable, completed, parse_labels, refuse_all
 from msl_jax.data import builder, splits
 from msl_jax.data.case import UNLABELED, Source, shared_unit
@@ -30,6 +33,12 @@ CHOICES = {
     "eval.protocol": tuple(PROTOCOLS),
 }
 """Settings -> what they may be."""
+CACHE = "~/tensorflow_datasets"
+"""Where TFDS builds a data set unless it is told otherwise."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What only writing fails with, and building writes into the cache alone."""
+LONGEST = 120
+"""Characters of what array_record says that are passed on."""
 GROUPS = {"data", "eval", "method", "model"}
 """What a run's config.json holds, beside what else it may."""
 
@@ -110,7 +119,7 @@ def open_experiment(config: ConfigDict) -> Experiment:
         if config[group][name] not in known:
             raise Refused(f"config.{key}: is {config[group][name]}; give one of {', '.join(map(str, known))}.")
     method = method_of(config)
-    data = builder.build(source_of(config), config.data.cache)
+    data = _build(config)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
@@ -130,6 +139,22 @@ def open_experiment(config: ConfigDict) -> Experiment:
                 f"config.train.accumulate={config.train.accumulate}."
             )
     return experiment
+
+
+def _build(config: ConfigDict) -> builder.Built:
+    """The data set, built into config.data.cache; raises Refused where it cannot be written there."""
+    cure = "give a folder to build data sets in by --config.data.cache=FOLDER"
+    cache = paths.expanded(config.data.cache or os.environ.get("TFDS_DATA_DIR") or CACHE, cure)
+    cache = cache if "://" in cache else os.path.abspath(cache)
+    try:
+        return builder.build(source_of(config), cache)
+    except (OSError, RuntimeError) as error:  # the latter of array_record, where a disk is full
+        place = getattr(error, "filename", None) or cache
+        above = pathlib.Path(place) in pathlib.Path(cache).parents
+        if not (cache in str(error) or above or getattr(error, "errno", None) in FULL):
+            raise
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:LONGEST]
+        raise Refused(f"{place}: {said}; {cure}.") from error
 
 
 def source_of(config: ConfigDict) -> Source:
@@ -263,7 +288,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
 def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
     """A JSON object of a run's folder; raises Refused unless it is one and has these keys."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict) or not keys <= found.keys():

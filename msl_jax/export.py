@@ -128,17 +128,17 @@ def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool =
 
 def main(_) -> None:
     """Writes what --format names."""
-    workdir = epath.Path(WORKDIR.value).expanduser()
+    workdir = epath.Path(WORKDIR.value)
     default = workdir / "export" / f"model.{FORMAT.value}"
-    export(workdir, FORMAT.value, epath.Path(OUTPUT.value or default).expanduser(), OVERWRITE.value)
+    export(workdir, FORMAT.value, epath.Path(OUTPUT.value or default), OVERWRITE.value)
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    WORKDIR = command.define_path("workdir", None, "Folder of the run.")
     FORMAT = flags.DEFINE_enum(
         "format", None, list(FORMATS), "What to write: a program of XLA, a model for onnxruntime, or the arrays alone."
     )
-    OUTPUT = flags.DEFINE_string("output", None, "File to write; RUN/export/model.FORMAT unless given.")
+    OUTPUT = command.define_path("output", None, "File to write; RUN/export/model.FORMAT unless given.")
     OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there already.")
     flags.mark_flags_as_required(["workdir", "format"])
     command.run(main)

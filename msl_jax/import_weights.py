@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from configs import acdc
-from msl_jax import atomic, checkpoints, command, experiment, inference, lock
+from msl_jax import atomic, checkpoints, command, experiment, inference, lock, settings
 from msl_jax.checks import Refused, check_config, parse_labels, refuse_all
 from msl_jax.data.builder import READERS
 from msl_jax.data.intensity import NORMALIZATIONS
@@ -170,7 +169,7 @@ def import_weights(
     Raises:
       Refused: the file does not hold this network's weights, or the folder holds something.
     """
-    config = acdc.get_config().unlock()
+    config = settings.defaults()
     config.model.name, config.model.depth = "released", DEPTH
     config.data.size, config.data.normalization, config.data.classes = size, normalize, "+".join(labels)
     config.data.layout = layout
@@ -195,8 +194,8 @@ def import_weights(
 def main(_) -> None:
     """Reads what --weights names."""
     import_weights(
-        pathlib.Path(WEIGHTS.value).expanduser(),
-        epath.Path(WORKDIR.value).expanduser(),
+        pathlib.Path(WEIGHTS.value),
+        epath.Path(WORKDIR.value),
         size=SIZE.value,
         normalize=NORMALIZE.value,
         labels=parse_labels(LABELS.value, "--labels"),
@@ -205,8 +204,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    WEIGHTS = flags.DEFINE_string("weights", None, "PyTorch's file of a state dict, or one that ends in .safetensors.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that is made of them.")
+    WEIGHTS = command.define_path("weights", None, "PyTorch's file of a state dict, or one that ends in .safetensors.")
+    WORKDIR = command.define_path("workdir", None, "Folder of the run that is made of them.")
     SIZE = flags.DEFINE_integer("size", 256, "Side of the images that the network takes.")
     NORMALIZE = flags.DEFINE_enum(
         "normalize", "minmax", list(NORMALIZATIONS), "How a volume's intensities become [0, 1]."

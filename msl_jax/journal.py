@@ -31,7 +31,7 @@ class Table:
     def __init__(self, path: epath.Path, columns: Sequence[str], keep_until: int):
         """Opens the table at `path`, dropping rows after step `keep_until`: the run goes on from there."""
         self.path, self.columns = path, columns
-        rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.exists() else []
         kept = [row for row in rows if int(row["step"]) <= keep_until]
         self.reported = max((int(row["step"]) for row in kept if row["learning_rate"]), default=0)
         self.text = csv_text([columns, *([row.get(column, "") for column in columns] for row in kept)])
@@ -51,7 +51,7 @@ class Table:
 def read(path: epath.PathLike) -> list[dict[str, float | None]]:
     """The rows of a metrics.csv, None where a column was not measured; none where there is no file."""
     path = epath.Path(path)
-    rows = csv.DictReader(io.StringIO(path.read_text())) if path.exists() else []
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))) if path.exists() else []
     return [{key: float(value) if value else None for key, value in row.items()} for row in rows]
 
 

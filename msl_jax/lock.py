@@ -9,6 +9,7 @@ import os
 from etils import epath
 import jax
 
+from msl_jax import paths
 from msl_jax.checks import Refused
 
 
@@ -20,13 +21,14 @@ def held(workdir: epath.Path) -> Iterator[None]:
     kept out.
 
     Raises:
-      Refused: another process holds it, or it is a file.
+      Refused: another process holds it, it is a file, or its name does not do.
     """
     if workdir.exists() and not workdir.is_dir():
         raise Refused(f"{workdir}: is a file; give a folder as --workdir.")
     if "://" in os.fspath(workdir) or jax.process_index() > 0:
         yield
         return
+    paths.check_name(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     folder = os.open(workdir, os.O_RDONLY)
     try:

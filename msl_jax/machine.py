@@ -3,7 +3,7 @@
 Measured on 2 cores (AMD EPYC with AVX-512, jaxlib 0.10.2) with tests/benchmarks/train_step.py; see its README.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 import os
 import pathlib
@@ -22,6 +22,9 @@ CPU_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type="}
 A flag that a jaxlib does not know ends the process, so there is a row for each release that was measured.
 """
 
+UTF8 = "PYTHONUTF8"
+"""Python's variable for UTF-8 in files and their names, whatever the terminal has."""
+
 FEW_PASSES = {"xla_backend_optimization_level": "1"}
 """What XLA compiles so is ready sooner and runs slower: the drawing of acdc_cpu's network takes 9 s of CPU time in
 place of 38 (on a slower machine of the same kind), and ends in the same bits.
@@ -34,10 +37,24 @@ def restart_on_huge_pages() -> None:
     To be called by a script before its imports, so that nothing is done twice. Does nothing where the script is run
     inside another program, as by a notebook's %run: that one's arguments are not the script's.
     """
+    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
+        _restart(HUGE_PAGES)
+
+
+def restart_in_utf8() -> None:
+    """Starts this process again where it takes file names for another encoding than UTF-8, as with PYTHONUTF8=0.
+
+    What it prints stays in the terminal's own encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get(UTF8) != "1":
+        _restart({UTF8: "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING") or sys.stdout.encoding})
+
+
+def _restart(environment: Mapping[str, str]) -> None:
+    """Starts this process again with these variables, unless it runs inside another program."""
     arguments = sys.argv[1:]
-    own_process = sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments
-    if sys.platform == "linux" and own_process and not HUGE_PAGES.keys() & os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, os.environ | HUGE_PAGES)
+    if sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments:
+        os.execve(sys.executable, sys.orig_argv, os.environ | environment)
 
 
 def set_up() -> None:
@@ -48,10 +65,26 @@ def set_up() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "ynn" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAGS.get(version('jaxlib'), '')}".strip()
-    if not jax.config.jax_compilation_cache_dir:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "msl_jax"
+    cache = _cache()
+    if cache and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cache() -> pathlib.Path | None:
+    """Our folder among the user's caches, made if need be; None where there is no home or it may not be written into.
+
+    Nothing takes its place then: in a folder open to all, others could leave programs for this process to run.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")  # which counts where it is absolute, by the XDG specification
+    folder = pathlib.Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "msl_jax"
+    if not folder.is_absolute():
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ def main(_) -> None:
     if DISTRIBUTED.value:
         jax.distributed.initialize()
     opened = experiment.open_experiment(CONFIG.value)
-    workdir = epath.Path(WORKDIR.value).expanduser()
+    workdir = epath.Path(WORKDIR.value)
     transfer.check(opened.config, workdir)
     with lock.held(workdir):
         opened.claim(workdir)
@@ -33,7 +33,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     CONFIG = command.define_config()
-    WORKDIR = flags.DEFINE_string(
+    WORKDIR = command.define_path(
         "workdir", None, "Folder of the run, made if need be; the same command again goes on with it."
     )
     DISTRIBUTED = flags.DEFINE_bool(

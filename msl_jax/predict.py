@@ -192,7 +192,7 @@ def _check_outputs(
 def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
     """NAME_prob in the format of the label map, NIfTI compressed."""
     ending = volumes.ending(label_file)
-    return label_file.with_name(f"{volumes.stem(label_file)}_prob{'.nii.gz' if ending == '.nii' else ending}")
+    return label_file.with_name(f"{volumes.stem(label_file)}_prob{PLAIN if ending.lower() == '.nii' else ending}")
 
 
 def main(_) -> None:
@@ -200,9 +200,9 @@ def main(_) -> None:
     if OVERWRITE.value and SKIP_EXISTING.value:
         raise Refused("--overwrite: goes against --skip_existing; give one of them.")
     predict(
-        [epath.Path(workdir).expanduser() for workdir in WORKDIR.value],
-        pathlib.Path(INPUT.value).expanduser(),
-        pathlib.Path(OUTPUT.value).expanduser(),
+        [epath.Path(workdir) for workdir in WORKDIR.value],
+        pathlib.Path(INPUT.value),
+        pathlib.Path(OUTPUT.value),
         branch=BRANCH.value,
         save_probabilities=SAVE_PROBABILITIES.value,
         largest_component=LARGEST_COMPONENT.value,
@@ -212,15 +212,15 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_list(
-        "workdir", None, "Folder of the run; of several, joined by commas, the mean of their probabilities is taken."
+    WORKDIR = command.define_path_list(
+        "workdir", "Folder of the run; of several, joined by commas, the mean of their probabilities is taken."
     )
-    INPUT = flags.DEFINE_string(
+    INPUT = command.define_path(
         "input",
         None,
         "An image, or a folder that is searched through, laid out as the run's data set or with images alone.",
     )
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps, which are called as the images are.")
+    OUTPUT = command.define_path("output", None, "Folder for the label maps, which are called as the images are.")
     BRANCH = flags.DEFINE_enum(
         "branch", None, ["student", "teacher"], "Whose label maps; the student's where there is one, unless given."
     )

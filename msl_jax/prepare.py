@@ -5,8 +5,6 @@ Every case that cannot be used is named, each with what is wrong and what to do;
 python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER] [--output=FOLDER]
 """
 
-import pathlib
-
 from absl import flags
 from etils import epath
 from matplotlib.figure import Figure
@@ -45,7 +43,7 @@ def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
 
 def main(_) -> None:
     """Builds and reports."""
-    output = epath.Path(pathlib.Path(OUTPUT.value).expanduser())
+    output = epath.Path(OUTPUT.value)
     check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,7 +63,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     CONFIG = command.define_config()
-    OUTPUT = flags.DEFINE_string(
+    OUTPUT = command.define_path(
         "output", "runs/prepare", "Folder for what it finds, report.txt, and a page of pictures, cases.png."
     )
     flags.mark_flags_as_required(["config"])

@@ -21,7 +21,7 @@ from msl_jax.checks import Refused, flat
 from msl_jax.comparison import Finished
 from msl_jax.metrics import METRICS
 
-TEMPLATE = string.Template((pathlib.Path(__file__).parent / "report.html").read_text())
+TEMPLATE = string.Template((pathlib.Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
 RANKS = {"worst": "The worst case", "median": "The median case", "best": "The best case"}
 
 
@@ -118,7 +118,7 @@ def _differences(runs: Mapping[str, Finished]) -> str:
 
 def _sections(run: Finished, folder: pathlib.Path) -> Iterable[str]:
     config, results = run.config, run.results
-    splits = json.loads((folder / "splits.json").read_text())
+    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     patients = ", ".join(f"{len(splits[role])} {role}" for role in ("strong", "weak", "validation", "test"))
     yield (
         f"<p>Method <b>{html.escape(config['method']['name'])}</b>; patients: {patients}; "
@@ -187,7 +187,7 @@ def read(workdir: pathlib.Path) -> Finished:
     ):
         if not (workdir / name).exists():
             raise Refused(f"{workdir / name}: is missing; {cure}.")
-    config: dict[str, Any] = json.loads((workdir / "config.json").read_text())
+    config: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     strong = None if config["data"]["strong"] == "all" else config["data"]["strong"]
     return comparison.read(workdir, comparison.Run(config["method"]["name"], strong, config["seed"]))
 
@@ -211,15 +211,15 @@ def write(workdirs: Sequence[pathlib.Path], output: epath.Path) -> None:
 
 def main(_) -> None:
     """Reports on the runs that are named."""
-    workdirs = [pathlib.Path(workdir).expanduser() for workdir in WORKDIR.value]
-    output = epath.Path(OUTPUT.value or workdirs[0] / "results" / "report.html").expanduser()
+    workdirs = [pathlib.Path(workdir) for workdir in WORKDIR.value]
+    output = epath.Path(OUTPUT.value or workdirs[0] / "results" / "report.html")
     if output.suffix != ".html" or output.is_dir():
         raise Refused(f"--output={output}: is no file that ends in .html; give one.")
     write(workdirs, output)
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_multi_string("workdir", None, "Folder of a run; once for each run.")
-    OUTPUT = flags.DEFINE_string("output", None, "File to write; results/report.html of the first run unless given.")
+    WORKDIR = command.define_paths("workdir", "Folder of a run; once for each run.")
+    OUTPUT = command.define_path("output", None, "File to write; results/report.html of the first run unless given.")
     flags.mark_flags_as_required(["workdir"])
     command.run(main)

@@ -151,17 +151,17 @@ def _rounded(share: float | None) -> str:
 
 def main(_) -> None:
     """Ranks what --input holds."""
-    output = pathlib.Path(OUTPUT.value).expanduser()
-    ranked = suggest(epath.Path(WORKDIR.value).expanduser(), pathlib.Path(INPUT.value).expanduser(), output)
+    output = pathlib.Path(OUTPUT.value)
+    ranked = suggest(epath.Path(WORKDIR.value), pathlib.Path(INPUT.value), output)
     print(tables.markdown(COLUMNS, _rows(ranked)[:LISTED]))
     cases, drawn = tables.counted(len(ranked), "case"), min(SHOWN, len(ranked))
     print(f"\n{cases} ranked in {output / 'suggest.csv'}, the first {drawn} drawn beside it")
 
 
 if __name__ == "__main__":
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-    INPUT = flags.DEFINE_string("input", None, "Folder that is searched through for images without annotation.")
-    OUTPUT = flags.DEFINE_string(
+    WORKDIR = command.define_path("workdir", None, "Folder of the run.")
+    INPUT = command.define_path("input", None, "Folder that is searched through for images without annotation.")
+    OUTPUT = command.define_path(
         "output", "runs/suggest", "Folder for the ranking, suggest.csv, and the first cases drawn, suggest.png."
     )
     flags.mark_flags_as_required(["workdir", "input"])

@@ -44,7 +44,7 @@ import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
-from msl_jax import charts, command, comparison, experiment, inference, lock, plots, signals, transfer
+from msl_jax import charts, command, comparison, experiment, inference, lock, paths, plots, signals, transfer
 from msl_jax.checks import Refused, check_resumable
 from msl_jax.comparison import Finished, Run
 from msl_jax.data.builder import Built
@@ -101,9 +101,10 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
       Refused: the folder holds a run with other settings.
     """
     if (folder / "config.json").exists():
-        check_resumable(json.loads((folder / "config.json").read_text()), json.loads(wanted.to_json()), folder)
+        before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_resumable(before, json.loads(wanted.to_json()), folder)
     results = folder / "results" / "test.json"
-    return results.exists() and json.loads(results.read_text())["checkpoint"] == wanted.eval.checkpoint
+    return results.exists() and json.loads(results.read_text(encoding="utf-8"))["checkpoint"] == wanted.eval.checkpoint
 
 
 def shares(parallel: int) -> list[Share]:
@@ -226,7 +227,7 @@ def _say_end(child: Child) -> None:
     if child.process.returncode == 0:
         print(f"{child.name}: done in {minutes}", flush=True)
     else:
-        lines = child.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
         print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
 
 
@@ -282,7 +283,8 @@ def main(_) -> None:
     jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
     if "://" in WORKDIR.value:
         raise Refused(f"--workdir={WORKDIR.value}: a sweep needs a folder of this machine, or one that is mounted.")
-    sweep = pathlib.Path(WORKDIR.value).expanduser()
+    sweep = pathlib.Path(WORKDIR.value)
+    paths.check_name(sweep)
     runs = runs_of(NAMES.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
     opened = {run: experiment.open_experiment(with_settings(CONFIG.value, settings_of(run))) for run in runs}
 
@@ -318,7 +320,7 @@ if __name__ == "__main__":
     NAMES = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
     STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients that give their full masks.")
     SEEDS = flags.DEFINE_list("seeds", None, "Seeds of weights, batches and the draw of the strong patients.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; the same command again goes on with it.")
+    WORKDIR = command.define_path("workdir", None, "Folder of the sweep; the same command again goes on with it.")
     PARALLEL = flags.DEFINE_integer(
         "parallel", 1, "Runs at once, each on its share of the CPU cores and of the NVIDIA GPUs.", lower_bound=1
     )

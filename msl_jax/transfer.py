@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from msl_jax import checkpoints, experiment, inference
+from msl_jax import checkpoints, experiment, inference, paths
 from msl_jax.checks import Refused
 from msl_jax.models.unet import HEAD
 
@@ -73,7 +73,7 @@ def put(taken: Arrays, drawn: inference.Variables) -> inference.Variables:
 
 def _source(config: ConfigDict) -> tuple[epath.Path, list[str]]:
     """The folder of config.init_from, where a new run can start from it, and its classes."""
-    workdir = epath.Path(config.init_from).expanduser()
+    workdir = epath.Path(paths.expanded(config.init_from))
     if not (workdir / "config.json").exists():
         raise Refused(f"config.init_from: {workdir} holds no run (no config.json); give the folder of one.")
     there = experiment.read_config(workdir)

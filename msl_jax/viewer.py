@@ -20,7 +20,7 @@ from PIL import Image
 
 from msl_jax.plots import BACKGROUND, CLASS_COLORS, TEXT
 
-TEMPLATE = string.Template((pathlib.Path(__file__).parent / "viewer.html").read_text())
+TEMPLATE = string.Template((pathlib.Path(__file__).parent / "viewer.html").read_text(encoding="utf-8"))
 OPACITY = 0.55
 
 

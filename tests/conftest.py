@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import phantom as phantom_config
-from msl_jax import checkpoints, inference
+from msl_jax import checkpoints, inference, settings
 from msl_jax.data import builder
 from msl_jax.data.case import Source
 from msl_jax.experiment import model_of, open_experiment, preparation_of
@@ -91,7 +90,7 @@ def tiny_config(cache, phantoms):
     """The papers' experiment on phantoms, shrunk to seconds: make(arg) -> unlocked config."""
 
     def make(arg: str = ""):
-        config = phantom_config.get_config(f"strong=3,classes=LV,{arg}".rstrip(",")).unlock()
+        config = settings.load("phantom", f"strong=3,classes=LV,{arg}".rstrip(",")).unlock()
         config.data.source, config.data.cache = "patients=8,seed=0", cache
         config.data.split_sizes = ((5, 1, 2),)
         config.data.weak, config.data.weak_background = "erosion", False

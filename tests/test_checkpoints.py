@@ -49,6 +49,12 @@ def test_last_and_best_are_found(kept):
     assert checkpoints.choose(kept[1], "best") == 2
 
 
+@pytest.mark.parametrize("name", ["lr=0.1,b", "a[b@2*{c}", "ö ~'\"#%?:;|"])
+def test_a_folder_may_have_an_odd_name(tmp_path, name):
+    manager = saved(epath.Path(tmp_path / name), [0.3])
+    assert checkpoints.load(manager, "last", network=abstract(network(1)))[0] == 1
+
+
 def test_what_was_saved_comes_back(kept):
     for step in (2, 5):
         items = checkpoints.restore(kept[1], step, network=abstract(network(step)), training=abstract(training(step)))

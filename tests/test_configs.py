@@ -1,22 +1,21 @@
-import importlib
-import pathlib
+import runpy
+import types
 
 import pytest
 
+from msl_jax import settings
 from msl_jax.checks import check_config
 from msl_jax.experiment import method_of
 from msl_jax.methods import METHODS
 
-NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "__init__")
 
-
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=settings.EXPERIMENTS)
 def module(request):
-    return importlib.import_module(f"configs.{request.param}")
+    return types.SimpleNamespace(**runpy.run_path(str(settings.EXPERIMENTS[request.param])))
 
 
 def test_there_are_the_experiments_of_the_readme():
-    assert {"acdc", "acdc_cpu", "phantom"} <= set(NAMES)
+    assert {"acdc", "acdc_cpu", "phantom"} <= set(settings.EXPERIMENTS)
 
 
 def test_each_says_what_it_is(module):
@@ -42,6 +41,12 @@ def test_arg_sets_what_it_names_and_nothing_else(module):
         {"method.name": "kl", "data.strong": 5, "seed": 3, "train.steps": 7, "data.classes": "LV+MYO"}
     )
     assert config.to_json() == plain.to_json()
+
+
+def test_each_is_loaded_by_its_name_and_by_its_path():
+    for name, path in settings.EXPERIMENTS.items():
+        configs = [settings.load(name, "seed=3"), settings.load(str(path), "seed=3")]
+        assert configs[0].seed == 3 and configs[0].to_json() == configs[1].to_json()
 
 
 def test_strong_patients_are_listed_with_a_plus(module):

@@ -9,8 +9,7 @@ from processes import ROOT
 
 MODULES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
-    for package in ("msl_jax", "configs")
-    for path in (ROOT / package).rglob("*.py")
+    for path in (ROOT / "msl_jax").rglob("*.py")
     if ">>> " in path.read_text()
 )
 

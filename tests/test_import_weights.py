@@ -103,7 +103,7 @@ SETTINGS = {"size": 44, "normalize": "minmax", "labels": {"LV": 3}, "layout": "p
 
 def test_a_run_is_made_that_segments_with_these_weights(weights, tmp_path):
     path, entries = weights
-    workdir = epath.Path(tmp_path / "run")
+    workdir = epath.Path(tmp_path / "lr=0.1,b")
     import_weights.import_weights(path, workdir, **SETTINGS)
     segmenter, variables, step = inference.load(workdir)
     assert step == 0 and segmenter.branches == ("teacher", "student") and segmenter.preparation.values == (0, 3)

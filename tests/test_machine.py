@@ -24,6 +24,45 @@ def test_compiled_code_is_kept_in_the_cache_folder(tmp_path):
     assert list((tmp_path / "msl_jax").iterdir())
 
 
+NOBODY = """
+import pwd
+def getpwuid(user): raise KeyError(user)
+pwd.getpwuid = getpwuid
+"""
+"""The user has no entry, as under `docker run --user`."""
+
+
+@pytest.mark.parametrize(
+    ("home", "caches", "folder"),
+    [
+        ("HERE", None, "HERE/.cache/msl_jax"),
+        ("HERE", "", "HERE/.cache/msl_jax"),
+        ("HERE", "relative", "HERE/.cache/msl_jax"),
+        ("HERE", "HERE/caches", "HERE/caches/msl_jax"),
+        ("HERE/file", None, "None"),
+        (None, "", "None"),
+    ],
+)
+def test_the_cache_lies_among_the_users_or_nowhere(tmp_path, home, caches, folder):
+    """Never where the user stands, and never in a folder that others may write into."""
+    (tmp_path / "file").touch()
+    (tmp_path / "here").mkdir()
+    home, caches = (value and value.replace("HERE", str(tmp_path)) for value in (home, caches))
+    code = f"import os; os.chdir({str(tmp_path / 'here')!r}); from msl_jax import machine; machine.set_up(); {SHOW}"
+    shown = run(NOBODY + code, HOME=home, XDG_CACHE_HOME=caches, XLA_FLAGS="--a", JAX_COMPILATION_CACHE_DIR=None)
+    assert shown.split()[-1] == folder.replace("HERE", str(tmp_path))
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_file_names_are_utf8_whatever_the_terminals_encoding():
+    code = (
+        "import sys; print('started'); sys.stdout.flush(); from msl_jax import machine; machine.restart_in_utf8();"
+        "print(sys.getfilesystemencoding(), sys.stdout.encoding)"
+    )
+    assert run(code, LC_ALL="C", PYTHONUTF8="0").lower().split() == ["started", "started", "utf-8", "ascii"]
+    assert run(code, LC_ALL="C", PYTHONUTF8=None, PYTHONIOENCODING="ascii").split() == ["started", "utf-8", "ascii"]
+
+
 def test_what_the_user_chose_stays(tmp_path):
     chosen = "--xla_cpu_experimental_ynn_fusion_type=invalid"
     shown = run(

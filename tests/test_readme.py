@@ -88,7 +88,7 @@ def run(folder, *argv):
 
 def test_a_loss_and_a_method_are_added_as_the_page_says(copy, tiny_flags):
     small = [*tiny_flags, "--config.train.steps=1", f"--workdir={copy / 'run'}"]
-    run(copy, "msl_jax.main", "--config=configs/phantom.py:method=kl_doubt", *small)
+    run(copy, "msl_jax.main", "--config=mine.py:method=kl_doubt", *small)
     header, row = (copy / "run" / "metrics.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert 0 < float(values["doubt"]) < 1

@@ -1,9 +1,7 @@
 """One step of every method and config: what moves, what it is a mean over, what devices exchange."""
 
 import functools
-import importlib
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from msl_jax import settings
 from msl_jax import train as training
 from msl_jax.experiment import model_of, open_experiment
 from msl_jax.inference import init_variables
@@ -19,8 +18,6 @@ from msl_jax.losses import UNLABELED
 from msl_jax.methods import METHODS
 from msl_jax.step import make_train_step, rows_of_sets, split
 from trees import paths, unequal
-
-CONFIGS = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "__init__")
 
 
 def synthetic(experiment, seed=0, n=4):
@@ -121,13 +118,12 @@ def shrunk(config, tiny):
     return config
 
 
-@pytest.mark.parametrize("source", [*METHODS, *(f"configs/{name}.py" for name in CONFIGS)])
+@pytest.mark.parametrize("source", [*METHODS, *settings.EXPERIMENTS])
 def test_one_step_moves_every_parameter(tiny_config, runs, source):
-    if not source.startswith("configs/"):
+    if source in METHODS:
         config = tiny_config(f"method={source}")
     else:
-        module = importlib.import_module(source.removesuffix(".py").replace("/", "."))
-        config = shrunk(module.get_config(), tiny_config())
+        config = shrunk(settings.load(source), tiny_config())
     experiment = open_experiment(config)
     run = runs(experiment)
     method = experiment.method

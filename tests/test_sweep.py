@@ -240,7 +240,7 @@ def finished(process):
 
 
 def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
-    folder = tmp_path / "sweep"
+    folder = tmp_path / "sweep=1,a"
     code, out, err = finished(start(f"--workdir={folder}"))
     assert code == 0, err
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import functools
 import pathlib
 
+from msl_jax import paths
 from msl_jax.checks import Refused
 from msl_jax.data import layouts, volumes
 from msl_jax.data.case import Case, Load, Reader, Source, hash_of
@@ -45,7 +46,7 @@ def read(source: Source) -> Iterator[Load]:
 
 
 def _patient_folders(source: Source) -> list[pathlib.Path]:
-    root = pathlib.Path(source.path).expanduser()
+    root = pathlib.Path(paths.expanded(source.path))
     if not root.is_dir():
         raise Refused(f"{root}: no such folder; give the folder of ACDC by --config.data.source=FOLDER.")
     root = root / "training" if (root / "training").is_dir() else root

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from msl_jax import paths
 from msl_jax.checks import Refused, refuse_all
 from msl_jax.data import slicer, volumes
 from msl_jax.data.case import UNLABELED, Source, in_case
@@ -18,7 +19,7 @@ BESIDE = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", "desk
 
 def folder(source: Source, *holds: str) -> pathlib.Path:
     """The data set's folder; raises Refused unless it is one and holds these."""
-    path = pathlib.Path(source.path).expanduser()
+    path = pathlib.Path(paths.expanded(source.path))
     if not path.is_dir():
         raise Refused(f"{path}: no such folder; give the data set's by --config.data.source=FOLDER.")
     check_holds(path, *holds)

@@ -35,6 +35,7 @@ from msl_jax.data.case import UNLABELED, Case, Load, Reader, Source, hash_of
 ROLES = {"trainFull": "strong", "trainSemi": "weak", "val": "validation", "test": "test"}
 """Folder -> what its patients are for."""
 IMAGES, MASKS, ANNOTATIONS = KINDS = ("Img", "GT", "WeaklyAnnotations")
+PNG = ".png"
 IMAGE_MODES = {"L": "grey", "I;16": "grey of 16 bits", "RGB": "RGB"}
 LABEL_MODES = {"L": "grey", "1": "black and white"}
 """Pillow's names of how a PNG may hold its pixels."""
@@ -103,7 +104,7 @@ def _values(source: Source) -> dict[str, dict[int, int]]:
 def _tree(root: pathlib.Path) -> dict[str, dict[str, dict[str, pathlib.Path]]]:
     """Folder -> kind -> name -> file."""
     tree = {
-        folder: {kind: layouts.by_name(root / folder / kind, (".png",)) for kind in KINDS}
+        folder: {kind: layouts.by_name(root / folder / kind, (PNG,)) for kind in KINDS}
         for folder in ROLES
         if (root / folder).is_dir()
     }
@@ -181,9 +182,10 @@ def _label_map(
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
     """Volumes of PNG slices below a folder, those of masks and annotations left out, and volumes' own files."""
     found = dict(volumes.single_files(folder))
-    for parent in sorted({path.parent for path in folder.rglob("*.png")} | {folder}):
+    for parent in sorted({path.parent for path in folder.rglob("*") if path.suffix.lower() == PNG} | {folder}):
         if {MASKS, ANNOTATIONS}.isdisjoint(parent.relative_to(folder).parts):
-            files = {path.stem: path for path in sorted(parent.glob("*.png")) if path.name[0] != "."}
+            there = sorted(path for path in parent.iterdir() if path.suffix.lower() == PNG)
+            files = {path.stem: path for path in there if path.name[0] != "."}
             for volume, slices in _slices(files).items():
                 found[(parent.relative_to(folder) / volume).as_posix()] = tuple(files[name] for name in slices)
     return found
@@ -191,7 +193,7 @@ def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
 
 def read_image(files: Sequence[pathlib.Path]) -> volumes.Volume:
     """An image of PNG slices, to be segmented into NIfTI without geometry, or a volume's own file."""
-    if files[0].suffix != ".png":
+    if files[0].suffix.lower() != PNG:
         return volumes.read_channels(files)
     image = _stacked([_read(path, IMAGE_MODES) for path in files])
     return dataclasses.replace(image, file=nifti.without_geometry())

@@ -4,6 +4,7 @@ from collections.abc import Collection
 import csv
 import pathlib
 
+from msl_jax import paths
 from msl_jax.checks import Refused
 from msl_jax.data.case import ROLES
 from msl_jax.data.pipeline import DRAWN
@@ -24,7 +25,7 @@ def read_table(path: str, patients: Collection[str]) -> Table:
       Refused: the file cannot be read, a column, a patient or a value is unknown, or a patient comes twice.
     """
     try:
-        text = pathlib.Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = pathlib.Path(paths.expanded(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise Refused(f"{path}: cannot be read, {reason}; give a CSV file as config.data.table.") from error

@@ -22,7 +22,6 @@ import itertools
 import json
 import pathlib
 import re
-import runpy
 import time
 from typing import Any
 
@@ -30,7 +29,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
-from msl_jax import train
+from msl_jax import settings, train
 from msl_jax.experiment import Experiment, model_of, open_experiment
 from msl_jax.step import make_train_step
 
@@ -105,7 +104,7 @@ def main() -> None:
         parser.error(f"--steps: is {a.steps}; give more than {LEFT_OUT}.")
     machine.set_up()
     path, _, arg = a.config.partition(":")
-    config = runpy.run_path(path)["get_config"](arg or None).unlock()
+    config = settings.load(path, arg).unlock()
     config.data.source, config.data.cache = a.source or config.data.source, a.cache
     config.train.steps, config.model.width = a.steps, a.width or config.model.width
     if a.patients:

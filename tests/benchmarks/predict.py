@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import pathlib
-import runpy
 import statistics
 import sys
 import tempfile
@@ -28,14 +27,14 @@ import nibabel as nib
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, predict, train
+from msl_jax import checkpoints, predict, settings, train
 from msl_jax.experiment import open_experiment
 
 
 def make_run(config_path: str, folder: epath.Path) -> epath.Path:
     """The folder of a run on a few phantoms that saved its network before the first step."""
     path, _, arg = config_path.partition(":")
-    config = runpy.run_path(path)["get_config"](arg or None).unlock()
+    config = settings.load(path, arg).unlock()
     config.data.layout, config.data.source, config.data.cache = "phantom", "patients=8,seed=0", str(folder / "cache")
     config.data.split_sizes = ((5, 1, 2),)
     experiment = open_experiment(config)

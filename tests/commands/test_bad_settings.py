@@ -54,7 +54,7 @@ SETTINGS = {
     "a folder that is not there": (["data.layout=acdc", "data.source=nowhere"], ["nowhere", "no such folder"]),
     "no number of phantoms": (["data.source=patients=few"], ["config.data.source", "patients=40,seed=0"]),
     "no table": (["data.table=nowhere.csv"], ["nowhere.csv", "No such file", "give a CSV"]),
-    "a cache that is a file": (["data.cache=README.md"], ["README.md", "Not a directory", "check the path"]),
+    "a cache that is a file": (["data.cache=README.md"], ["README.md", "Not a directory", "--config.data.cache="]),
     "a run that is none": (["init_from=configs"], ["config.init_from", "configs", "holds no run"]),
 }  # fmt: skip
 
@@ -68,21 +68,29 @@ def test_a_setting_that_cannot_be_used(refused, settings, tmp_path, case):
 
 
 CONFIGS = {
+    "the settings' former place": (
+        "import configs\ndef get_config(arg=None):\n    return configs.apply(None, arg)\n",
+        ["module 'configs' has no attribute 'apply'", "write `from msl_jax import settings`", "settings.apply"],
+    ),
+    "an experiment's former place": (
+        "from configs import nowhere\n",
+        ["cannot import name 'nowhere' from 'configs'", "write `from msl_jax import settings`"],
+    ),
     "a syntax error": ("def get_config(arg=None:\n    pass\n", ["SyntaxError", "line 1", "correct it"]),
     "a name unknown": ("def get_config(arg=None):\n    return confg\n", ["NameError", "'confg'"]),
     "a module unknown": ("import nowhere_at_all\n", ["ModuleNotFoundError", "'nowhere_at_all'"]),
     "no get_config": ("config = 1\n", ["get_config"]),
     "nothing returned": ("def get_config(arg=None):\n    pass\n", ["NoneType"]),
     "no Python": ("\0", ["SyntaxError"]),
-    "a setting misspelt": ("data.clases = 'LV'", ["unknown or missing is data.clases;", "configs/acdc.py"]),
+    "a setting misspelt": ("data.clases = 'LV'", ["unknown or missing is data.clases;", "msl_jax/settings.py"]),
     "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
     "settings left out": ("data.augment = dict(flip=True)", ["missing is data.augment.contrast, data.augment.gamma"]),
 }
 """The text of a config file, or what it sets in a copy of the template."""
 TEMPLATE = """
-from configs import nifti
+from msl_jax import settings
 def get_config(arg=None):
-    config = nifti.get_config(arg).unlock()
+    config = settings.load("nifti", arg).unlock()
     config.{}
     return config
 """
