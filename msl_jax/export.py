@@ -45,7 +45,7 @@ Function = Callable[[jax.Array], Mapping[str, jax.Array]]
 def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[str, Any]:
     """What a user of the network needs to know of a run, for JSON."""
     data = config.data.to_dict()
-    preprocessing = ("axis", "normalization", "percentiles", "window", "size")
+    preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "size")
     return {
         "version": importlib.metadata.version("msl_jax"),
         "step": step,

@@ -122,9 +122,10 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
         volume = turn.apply(image.voxels)
         probabilities = segmenter.probabilities(variables, volume)
         found = doubt(probabilities)
-        ranked = sorted([*ranked, (name, found)], key=lambda pair: (-pair[1].score, pair[0]))
+        stored = dataclasses.replace(found, slice=len(volume) - 1 - found.slice) if turn.flips[0] else found
+        ranked = sorted([*ranked, (name, stored)], key=lambda pair: (-pair[1].score, pair[0]))
         shown[name] = plots.Segmented(
-            name=f"{name}, slice {found.slice + 1}",
+            name=f"{name}, slice {stored.slice + 1}",
             image=volume[found.slice, ..., 0],
             predictions={branch: p[found.slice].argmax(-1) for branch, p in probabilities.items()},
             entropy=found.of_slice,
