@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from msl_jax import import_weights, inference
+from msl_jax import import_weights, inference, settings
 from msl_jax.checks import Refused
 from msl_jax.import_weights import BRANCHES, COUNTER, check_entries, names, to_variables
 from msl_jax.models.dual_branch import DualBranchUNet
@@ -90,9 +90,9 @@ def test_what_does_not_fit_is_listed_in_full():
 def weights(tmp_path, monkeypatch):
     """A file of the weights of a smaller network of the same kind, which the config then is, too."""
     monkeypatch.setattr(import_weights, "DEPTH", 3)
-    config = import_weights.acdc.get_config().unlock()
+    config = settings.defaults()
     config.model.width = 2
-    monkeypatch.setattr(import_weights.acdc, "get_config", lambda: config.copy_and_resolve_references().lock())
+    monkeypatch.setattr(settings, "defaults", config.copy_and_resolve_references)
     entries = entries_of(SMALL, 44)
     save_file(entries, tmp_path / "weights.safetensors")
     return tmp_path / "weights.safetensors", entries
