@@ -99,7 +99,7 @@ def predict(
         print(f"{label_file}  {', '.join(notes)}", flush=True)
         written.append(label_file)
     if problems and written:
-        problems.append(f"{output}: the other {counted(len(written), 'image')} of {source} are segmented.")
+        problems.append(f"{output}: holds the label maps of the other {counted(len(written), 'image')} of {source}.")
     refuse_all(problems)
     return written
 
