@@ -2,13 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test soak lint audit
+.PHONY: setup demo test versions soak lint audit
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'Python 3.11 or newer is needed: make setup PYTHON=python3.11'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo 'Python 3.11, 3.12 or 3.13 is needed (TensorFlow has none for newer ones): make setup PYTHON=python3.13'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt --editable .
 	@touch $@
@@ -18,6 +18,9 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+versions:
+	.ci/versions
 
 soak: setup
 	$(RUN) -m pytest -m soak
