@@ -48,6 +48,7 @@ def _lie(experiment: Experiment, used: Sequence[Entry]) -> Iterator[str]:
         entry.name: angle
         for entry in used
         if entry.directions
+        and common is not None  # as of a reader that does not say that its files may know
         and (angle := orientation.nearest(np.asarray(entry.directions), common)[1]) > orientation.FAR
     }
     if far:
