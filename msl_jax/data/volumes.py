@@ -153,10 +153,9 @@ def read_image(path: os.PathLike) -> Volume:
 
 
 def read_channels(files: Sequence[os.PathLike]) -> Volume:
-    """Reads an image from one file, or from several on one grid, whose channels follow one another."""
+    """Reads an image from one file, or from several on the grid of the first, whose channels follow one another."""
     first, *others = map(read_image, files)
-    for other in others:
-        check_same_grid(first, other)
+    others = [on_grid_of(first, other) for other in others]
     voxels = np.concatenate([image.voxels for image in (first, *others)], axis=-1)
     return dataclasses.replace(first, voxels=voxels, remarks=sum((image.remarks for image in (first, *others)), ()))
 
@@ -241,7 +240,7 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
         raise Refused(
             f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
         )
-    far = geometry.apart(volume.affine, other.affine, shape)
+    far = _apart(volume, other)
     if far <= geometry.SAME_PLACE:
         return
     if volume.oriented != other.oriented:
@@ -257,15 +256,41 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
 
 
 def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
-    """A label map on the grid of an image: the same, or one of 3D Slicer's cut to the extent of its segments, uncut.
+    """A label map on the grid of an image: as `on_grid_of`, and where 3D Slicer cut it to its segments' extent, uncut.
 
     Raises:
       Refused: as `check_same_grid` does, or such a cut does not lie on the image's voxels.
     """
-    if labels.segments:
-        labels = _uncut(image, labels)
-    check_same_grid(image, labels)
-    return labels
+    return _uncut(image, _turned_like(image, labels)) if labels.segments else on_grid_of(image, labels)
+
+
+def on_grid_of(volume: Volume, other: Volume) -> Volume:
+    """The other volume, permuted and flipped where it holds the same grid in another orientation.
+
+    Raises:
+      Refused: as `check_same_grid` does.
+    """
+    turned = _turned_like(volume, other)
+    same = _shape(turned) == _shape(volume) and _apart(volume, turned) <= geometry.SAME_PLACE
+    check_same_grid(volume, turned if same else other)
+    return turned
+
+
+def _turned_like(volume: Volume, other: Volume) -> Volume:
+    """The other volume, permuted and flipped to lie as nearly as can be like the first, where both say how they lie."""
+    if volume.directions is None or other.directions is None:
+        return other
+    turn, _ = orientation.nearest(other.directions, volume.directions)
+    return dataclasses.replace(
+        other,
+        voxels=turn.apply(other.voxels),
+        spacing=turn.spacing(other.spacing),
+        affine=turn.affine(other.affine, other.voxels.shape),
+    )
+
+
+def _apart(volume: Volume, other: Volume) -> float:
+    return geometry.apart(volume.affine, other.affine, _shape(volume))
 
 
 def _uncut(image: Volume, labels: Volume) -> Volume:
