@@ -21,8 +21,12 @@ FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
 ENDINGS = tuple(FORMATS)
 LABEL_ENDINGS = (slicer.ENDING, *ENDINGS)
 """How names of label maps end; of images, all but the first."""
+UNREAD = (".dcm", ".hdr", ".ima", ".mgh", ".mgz", ".mhd", ".mnc", ".nhdr", ".nii.bz2", ".nii.zst", ".gipl", ".gipl.gz")
+"""How names of volumes end whose formats are not read here."""
 MOST_CHANNELS = 8
 """An image of more may be a time series."""
+LARGEST = 1e37
+"""What no intensity comes to: programs write the largest float32, 3.4e38, where they know none."""
 ROUNDING = 1e-3
 """By how much a label may be off a whole number: some programs scale what they store."""
 
@@ -174,6 +178,11 @@ def as_image(volume: Volume) -> Volume:
     voxels = voxels if voxels.ndim == 4 else voxels[..., None]
     if not np.isfinite(voxels).all():
         raise Refused(f"{volume.path}: the image holds NaN or infinite values; repair it or leave it out.")
+    if max(voxels.max(), -voxels.min()) > LARGEST:
+        raise Refused(
+            f"{volume.path}: the image holds {voxels.flat[abs(voxels).argmax()]:.2g}, as programs write where they "
+            "know no intensity; put the background's there, or leave it out."
+        )
     if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
         raise Refused(f"{volume.path}: every voxel has the same value; fetch the file again or leave it out.")
     channels = voxels.shape[-1]

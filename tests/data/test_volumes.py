@@ -272,3 +272,11 @@ def test_a_prostate_is_the_same_in_every_format(prostate_folder, tmp_path, endin
 def test_a_shortened_name_is_a_beginning_with_room_for_more(name):
     short = volumes.shortened(name)
     assert name.startswith(short) and min(len(name.encode()), 197) <= len(short.encode()) <= 200
+
+
+@pytest.mark.parametrize("value", [-3.4e38, 3.4e38])
+def test_the_largest_float_is_no_intensity(tmp_path, value):
+    voxels = COUNT.astype(np.float32)
+    voxels[0, 0, 0] = value
+    path = save(tmp_path / "a.nii", voxels)
+    refused(lambda: volumes.read_image(path), r"the image holds -?3\.4e\+38, as programs write", path)
