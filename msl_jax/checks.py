@@ -189,13 +189,15 @@ def parse_labels(text: str, setting: str) -> dict[str, int]:
     {'LV': 3, 'MYO': 2}
 
     Raises:
-      Refused: it does not read like that, or names a structure twice.
+      Refused: it does not read like that, names a structure twice, or a value.
     """
-    pairs = [pair.partition("=") for pair in text.split(",")]
+    pairs = [[part.strip() for part in pair.partition("=")] for pair in text.split(",")]
     if not all(name and value.isdecimal() and 0 < int(value) <= 255 for name, _, value in pairs):
         raise Refused(f"{setting}: is '{text}'; give NAME=VALUE,NAME=VALUE with values from 1 to 255, like LV=3,MYO=2.")
     if len({name for name, _, _ in pairs}) < len(pairs):
         raise Refused(f"{setting}: {text} names a structure twice; name each once.")
+    if len({int(value) for _, _, value in pairs}) < len(pairs):
+        raise Refused(f"{setting}: {text} gives two structures one value; give each its own.")
     return {name: int(value) for name, _, value in pairs}
 
 

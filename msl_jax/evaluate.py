@@ -107,6 +107,9 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[inference.Seg
     values = (0, *here.classes.values())
     preparation = dataclasses.replace(segmenter.preparation, values=values)
     turn = UNTURNED
+    if (here.directions is None) != (there.directions is None):
+        who = "the run" if there.directions is None else "the experiment"
+        warn_all([f"{workdir}: {who} does not know which way its images lie, so both are taken to lie alike."])
     if here.directions is not None and there.directions is not None:
         turn, angle = orientation.nearest(directions_of(experiment.config), directions_of(config))
         if angle > orientation.FAR:
@@ -202,9 +205,9 @@ def evaluate_folders(
 ) -> tuple[dict[str, Any], list[Row]]:
     """Scores every prediction against the reference of the same name + `suffix`, wherever below the folders they lie.
 
-    References without a prediction are left out, with a warning that names them, and so are probabilities beside the
-    label map they are of. A patient is what a name says before its frame (patient001_frame01 is one of patient001); a
-    name without a frame is a patient of its own.
+    References without a prediction, or that leave every voxel open, are left out, with a warning that names them, and
+    so are probabilities beside the label map they are of. A patient is what a name says before its frame
+    (patient001_frame01 is one of patient001); a name without a frame is a patient of its own.
 
     Args:
       predictions: folder of label maps.
@@ -233,7 +236,7 @@ def evaluate_folders(
         if name in given:
             raise Refused(f"{path}: is the second prediction named {name} below {predictions}; one is needed.")
         given[name] = path
-    rows, measured, present = [], [], set()
+    rows, measured, unknown, present, predicted = [], [], [], set(), set()
     for name, path in given.items():
         if name.endswith("_prob") and name.removesuffix("_prob") in given:
             continue
@@ -245,6 +248,10 @@ def evaluate_folders(
         prediction = volumes.read_labels(path)
         reference = volumes.labels_on_grid_of(prediction, volumes.read_labels(matches[0]))
         known = reference.voxels != unlabeled
+        if not known.any():
+            unknown.append(name + suffix)
+            continue
+        predicted.update(np.unique(prediction.voxels[known]).tolist())
         measured.append(dataclasses.replace(reference, voxels=None))
         present.update(np.unique(reference.voxels).tolist())
         scores = score(
@@ -257,12 +264,14 @@ def evaluate_folders(
             raise Refused(
                 f"--labels: no reference below {references} has the value {value} of {structure}; correct it."
             )
-    warn_all(_unscored(found, rows, suffix, present - {0, unlabeled, *labels.values()}))
+    others = present - {0, unlabeled, *labels.values()}
+    warn_all(_unscored(set(found).difference(unknown), rows, suffix))
+    warn_all(_left_out(unknown, others, predicted - others - {0, *labels.values()}))
     return results(rows, shared_unit(measured), None), rows
 
 
-def _unscored(references: Collection[str], rows: Sequence[Row], suffix: str, others: Collection[int]) -> Iterator[str]:
-    """What of the references is not scored, a sentence each."""
+def _unscored(references: Collection[str], rows: Sequence[Row], suffix: str) -> Iterator[str]:
+    """Of the references without a prediction, a sentence."""
     scored = {row["case"] + suffix for row in rows}
     missing = sorted(name for name in references if name.endswith(suffix) and name not in scored)
     if missing:
@@ -270,10 +279,24 @@ def _unscored(references: Collection[str], rows: Sequence[Row], suffix: str, oth
             f"{counted(len(missing), 'reference')} without a prediction, which the means leave out: "
             f"{few(missing)}; predict these, too, to score them."
         )
-    if others:
+
+
+def _left_out(unknown: Sequence[str], in_references: Collection[int], in_predictions: Collection[int]) -> Iterator[str]:
+    """Of references that leave every voxel open, and of values that are not given, a sentence each."""
+    if unknown:
         yield (
-            f"The references also hold the values {sorted(others)}, which count as background; give them by --labels, "
-            "or the one of open voxels by --unlabeled."
+            f"{counted(len(unknown), 'reference')} with every voxel open, which the means leave out: {few(unknown)}; "
+            "label these to score them."
+        )
+    if in_references:
+        yield (
+            f"The references also hold the values {sorted(in_references)}, which count as background; give them by "
+            "--labels, or the one of open voxels by --unlabeled."
+        )
+    if in_predictions:
+        yield (
+            f"The predictions hold the values {sorted(in_predictions)}, which count as background; if they are "
+            "structures, give them the references' values."
         )
 
 

@@ -203,7 +203,7 @@ def _check_masks(experiment: Experiment) -> None:
     recipes = {patient: weakening.recipe_of(patient) for patient in experiment.split["train"]}
     refuse_all(
         [
-            f"{patient}: is there for {role} and has no mask; give it one, or take it out."
+            f"{patient}: is there for {role} and has no mask, or one without a label; give it one, or take it out."
             for role in ("validation", "test")
             for patient in experiment.split[role]
             if patient not in masked
@@ -317,7 +317,8 @@ def filled_in(
     Raises:
       Refused: a structure or a class weight is of no structure there is.
     """
-    names = tuple(labels) if config.data.classes == "all" else config.data.classes.split("+")
+    asked = config.data.classes
+    names = tuple(labels) if asked == "all" else (asked,) if asked in labels else asked.split("+")
     for name in names:
         if name not in labels:
             raise Refused(f"config.data.classes: there is no '{name}'; there are {', '.join(labels)} and all.")

@@ -3,7 +3,7 @@
 python -m msl_jax.predict --workdir=RUN[,RUN...] --input=FILE_OR_FOLDER --output=FOLDER
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
 
 from absl import flags
@@ -15,7 +15,7 @@ from scipy import ndimage
 from msl_jax import command, experiment, inference
 from msl_jax.checks import Refused, check_output, refuse_all, warn_all
 from msl_jax.data import builder, orientation, volumes
-from msl_jax.tables import counted
+from msl_jax.tables import counted, few
 
 AGREE = ("layout", "classes", "channels")
 """Keys of config.data in which runs must agree to segment together."""
@@ -149,12 +149,25 @@ def _targets(
             cases, found = {n: files for n, files in cases.items() if there.isdisjoint(files)}, found - there
         others = len(found.difference(*cases.values()))
         if others:
-            print(f"Passing over {others} files that are no images in this layout.")
+            print(f"Passing over {counted(others, 'file')} not taken for an image in this layout.")
+        warn_all(_of_other_formats(source))
     else:
         cases = {volumes.stem(source) if volumes.ending(source) else source.stem: (source,)}
     if not cases:
         raise Refused(f"{source}: holds no images; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
     return {output / (name + (volumes.ending(files[0]) or PLAIN)): files for name, files in cases.items()}
+
+
+def _of_other_formats(folder: pathlib.Path) -> Iterator[str]:
+    """Of volumes below a folder that cannot be read, a sentence."""
+    below = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
+    shown = [path.as_posix() for path in below if not any(part[0] == "." for part in path.parts)]
+    unread = [name for name in shown if name.lower().endswith(volumes.UNREAD)]
+    if unread:
+        yield (
+            f"{folder}: {few(unread)} are passed over, their format is not read; convert them to files that end in "
+            f"{', '.join(volumes.ENDINGS)}."
+        )
 
 
 def _not_there(

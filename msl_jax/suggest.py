@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from msl_jax import atomic, command, experiment, inference, metrics, plots, tables
-from msl_jax.checks import Refused, check_output, warn_all
+from msl_jax.checks import Refused, check_output, refuse_all, warn_all
 from msl_jax.data import builder, volumes
 
 SHOWN = 6
@@ -107,7 +107,8 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
     """Writes suggest.csv and suggest.png into `output`; returns the cases in the order in which to annotate them.
 
     Raises:
-      Refused: the folder holds no image without annotation, or one of other channels than in training.
+      Refused: the folder holds no image without annotation; or, once all others are ranked, what is wrong with each
+        file that is no image or has other channels than in training.
     """
     config = experiment.read_config(workdir)
     check_output(output)
@@ -115,8 +116,13 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
     segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
     ranked: list[tuple[str, Doubt]] = []
     shown: dict[str, plots.Segmented] = {}
+    problems = []
     for name, files in cases.items():
-        image = inference.read_image(config, files)
+        try:
+            image = inference.read_image(config, files)
+        except Refused as refused:
+            problems.append(str(refused))
+            continue
         warn_all(inference.remarks(config, image))
         turn, _ = inference.turn_of(config, image)
         volume = turn.apply(image.voxels)
@@ -132,9 +138,13 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
             spacing=turn.spacing(image.spacing),
         )
         shown = {first: shown[first] for first, _ in ranked[:SHOWN] if first in shown}
-    output.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(epath.Path(output / "suggest.csv"), tables.csv_text([COLUMNS, *_rows(ranked)]))
-    plots.save(plots.entropies(list(shown.values()), "to annotate first"), output / "suggest.png")
+    if ranked:
+        output.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(epath.Path(output / "suggest.csv"), tables.csv_text([COLUMNS, *_rows(ranked)]))
+        plots.save(plots.entropies(list(shown.values()), "to annotate first"), output / "suggest.png")
+    if problems and ranked:
+        problems.append(f"{output}: the other {tables.counted(len(ranked), 'image')} of {folder} are ranked.")
+    refuse_all(problems)
     return ranked
 
 

@@ -185,10 +185,6 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
     weak = [finding for finding in findings if finding.role == "weak"]
     if weak and not set(_sum(weak, "labelled")) - {UNLABELED} and experiment.config.data.weak != "none":
         said.append("No weak case has a single annotated pixel; put annotations where the layout wants them.")
-    strong = _sum((finding for finding in findings if finding.role == "strong"), "values")
-    for name, value in experiment.config.data.classes.items():
-        if not strong[in_case(value)]:
-            said.append(f"No strong case holds {name}={value}; choose other strong cases, or leave the structure out.")
     thick = [f.entry.name for f in used if max(f.entry.spacing[1:]) > COARSER * f.entry.spacing[0]]
     if thick:
         said.append(

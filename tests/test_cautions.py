@@ -25,6 +25,10 @@ ONE_EACH = {
     "two sites": [f"{site}_{i:03d}" for site in ("north", "south") for i in range(20)],
     "numbers by site": [f"{100 * site + i}" for site in (1, 2) for i in range(1, 12)],
     "one stem": ["case_a", "case_b", "case_c"],
+    "one kind of image": [f"sub-{i:03d}_T1w" for i in range(1, 30)],
+    "one phase": [f"{i:03d}_SA_ED" for i in range(1, 30)],
+    "two kinds of scanner": [f"{of}_train_{i}_image" for of in ("ct", "mr") for i in range(1001, 1021)],
+    "letters and digits": ["A0S9V9", "A1D0Q7", "A1D0Q8", "A1D9Z7", "A1E9Q1", "A2C0I1", "A2L1N6", "A3H1O5"],
     "one": ["a1"],
     "none": [],
 }
@@ -37,6 +41,10 @@ SEVERAL = {
     "phases": [[f"p{p}_{phase}" for phase in ("ED", "ES")] for p in range(3)],
     "dates": [["p1_20240102", "p1_20240607"], ["p2_20230101"], ["p3_20240103"]],
     "dots": [[f"a{p}.{t}" for t in range(2)] for p in range(4)],
+    "spaces": [[f"Patient {p} {phase}" for phase in ("ED", "ES")] for p in range(3)],
+    "letters between": [[f"P{p}T{t}" for t in (1, 2)] for p in range(1, 12)],
+    "the kind of image behind": [[f"sub-{p:02d}_ses-{t}_T1w" for t in (1, 2)] for p in range(1, 5)],
+    "runs of sessions": [[f"p{p}_ses-{t}_run-{r}.T2 w" for t in (1, 2) for r in (1, 2)] for p in range(1, 5)],
 }
 
 
@@ -101,6 +109,24 @@ def test_255_is_a_structure_where_another_value_is_unlabelled(folder_config):
     assert preparation.value_of_class().tolist() == [0, 255]
     text = survey.report(experiment, survey.survey(experiment))
     assert "background=0 37.5 %, A=255 25 %, open 37.5 %" in text
+
+
+def test_a_structure_that_no_strong_case_has_is_warned_of(folder_config):
+    experiment = open_experiment(folder_config(masks(without=("c0", "c1")), strong=["c0", "c1"]))
+    (said,) = cautions(experiment)
+    assert said == "No strong case holds B=2; choose other strong cases, or leave the structure out."
+
+
+def test_a_mask_that_leaves_all_open_is_none(folder_config):
+    """A test case with such a mask has nothing to be scored by."""
+    given = masks() | {"c5": np.full(SHAPE, 255, np.uint8)}
+    with pytest.raises(Refused, match="c5: is there for test and has no mask, or one without a label"):
+        open_experiment(folder_config(given))
+    split = {"train": ["c0", "c1", "c5"], "validation": ["c3"], "test": ["c4"]}
+    experiment = open_experiment(folder_config({}, split=split, strong=2, weak="drawn"))
+    assert experiment.strong == ["c0", "c1"] and experiment.weak() == ["c5"]
+    (finding,) = (one for one in survey.survey(experiment) if one.role == "weak")
+    assert finding.kind == "nothing" and set(finding.labelled) == {UNLABELED}
 
 
 def test_strong_and_test_cases_without_a_trained_structure_are_refused(folder_config):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from msl_jax.checks import LATER, Refused, check_config, check_resumable
+from msl_jax.checks import LATER, Refused, check_config, check_resumable, parse_labels
 from msl_jax.experiment import open_experiment
 
 SETTINGS = [
@@ -127,3 +127,9 @@ def test_all_other_changes_are_listed_old_and_new():
     for part in ("seed was 0 and is 7", "data.size was 32 and is 64", 'extra.new was None and is "x"'):
         assert part in sentence
     assert "source was" not in sentence and "steps was" not in sentence
+
+
+def test_labels_may_have_spaces_around_and_each_a_value_of_its_own():
+    assert parse_labels("left ventricle = 3, MYO=2", "--labels") == {"left ventricle": 3, "MYO": 2}
+    with pytest.raises(Refused, match="--labels: LV=3,MYO=3 gives two structures one value"):
+        parse_labels("LV=3,MYO=3", "--labels")

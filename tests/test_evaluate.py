@@ -55,6 +55,28 @@ def test_open_voxels_of_an_unknown_value_are_told(folders):
     assert "the values [4], which count as background" in said and "--unlabeled" in said
 
 
+def test_a_reference_that_leaves_all_open_is_left_out(folders):
+    """And does not count as a case in which nothing is and nothing was found, with a Dice of 1."""
+    wrong = np.roll(MASK, 4, axis=2)
+    dice, _, cases, (said,) = scored(
+        folders({"x": wrong, "y": MASK}, {"x": MASK, "y": np.full(SHAPE, 255, np.uint8)}), labels={"A": 1}
+    )
+    assert (dice, cases) == (0.0, 1)
+    assert said.startswith("1 reference with every voxel open, which the means leave out: y;")
+
+
+def test_values_that_predictions_alone_hold_are_told(folders):
+    dice, _, _, (said,) = scored(folders({"x": MASK * np.uint8(255)}, {"x": MASK}))
+    assert dice == 0 and said.startswith("The predictions hold the values [255], which count as background;")
+
+
+def test_predictions_may_be_stored_otherwise_than_references(folders):
+    both = folders({"x": MASK}, {"x": MASK})
+    path = both[0] / "x.nii.gz"
+    nib.save(nib.load(path).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), path)
+    assert nib.load(path).shape != SHAPE[::-1] and scored(both) == (1.0, 0.0, 1, [])
+
+
 def test_255_may_be_a_structure(folders):
     both = folders({"x": MASK * np.uint8(255)}, {"x": MASK * np.uint8(255)})
     assert scored(both, labels={"A": 255}) == (1.0, 0.0, 1, [])

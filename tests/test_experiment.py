@@ -299,6 +299,12 @@ def test_all_classes(opened, phantoms):
     assert opened("classes=all").config.data.classes.to_dict() == phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
 
 
+def test_a_class_may_have_a_plus_in_its_name(opened, phantoms, monkeypatch):
+    data = dataclasses.replace(phantoms, labels={"RV": 1, "MYO+LV": 2, "LV": 3})
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    assert opened("classes=MYO+LV").config.data.classes.to_dict() == {"MYO+LV": 2}
+
+
 def test_an_unknown_class_is_refused(opened):
     with pytest.raises(Refused, match=r"config.data.classes: .*'LW'.*RV, MYO, LV and all"):
         opened("classes=LW")

@@ -165,6 +165,17 @@ def test_one_damaged_file_stops_none_of_the_others(runs, image, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "c.nii"]
 
 
+def test_volumes_of_other_formats_are_named(runs, image, tmp_path, recwarn):
+    folder = tmp_path / "in"
+    (folder / ".hidden").mkdir(parents=True)
+    shutil.copy(image, folder / "a.nii")
+    for name in ("b.MGZ", "c.dcm", "a.json", ".hidden/d.mhd"):
+        (folder / name).write_bytes(b"")
+    assert len(predict.predict(runs[:1], folder, tmp_path / "out")) == 1
+    (said,) = (str(one.message) for one in recwarn if "format" in str(one.message))
+    assert said.startswith(f"{folder}: b.MGZ, c.dcm are passed over, their format is not read;")
+
+
 def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
     folder = tmp_path / "in"
     folder.mkdir()

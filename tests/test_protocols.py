@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from msl_jax import evaluate
-from msl_jax.checks import Refused
+from msl_jax.checks import OddInput, Refused
 from msl_jax.data.case import UNLABELED, Case
+from msl_jax.data.orientation import UNTURNED
 from msl_jax.experiment import open_experiment
 from msl_jax.protocols import papers
 
@@ -54,3 +55,15 @@ def test_a_run_of_other_label_values_gives_those_of_the_experiment(tiny_config, 
     assert segmenter.preparation.values == (0, 3)
     with pytest.raises(Refused, match=r"has classes \['LV'\], the experiment \['RV', 'MYO', 'LV'\]"):
         evaluate.load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)
+
+
+def test_a_run_that_knows_no_directions_beside_an_experiment_that_does_is_told(tiny_config, run, recwarn):
+    """Of neither nothing is said, as phantoms have none."""
+    experiment = open_experiment(tiny_config(ARG))
+    evaluate.load_for(experiment, run)
+    assert not [one for one in recwarn if issubclass(one.category, OddInput)]
+    with experiment.config.unlocked():
+        experiment.config.data.directions = np.eye(3).tolist()
+    *_, turn = evaluate.load_for(experiment, run)
+    (said,) = (str(one.message) for one in recwarn if issubclass(one.category, OddInput))
+    assert turn == UNTURNED and said.startswith(f"{run}: the run does not know which way its images lie")

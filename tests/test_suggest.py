@@ -91,3 +91,14 @@ def test_the_case_of_the_highest_score_comes_first(untrained, phantoms, tmp_path
     assert [float(row["score"]) for row in rows] == pytest.approx([scores[name] for name, _ in ranked], abs=1e-4)
     assert all((row["disagreement"] == "") == (method == "single") for row in rows)
     assert (tmp_path / "out" / "suggest.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_one_damaged_file_stops_none_of_the_others(untrained, phantoms, tmp_path):
+    save(tmp_path / "images" / "a.nii", phantoms.case(phantoms.entries[0]).image)
+    (tmp_path / "images" / "b.nii").write_bytes((tmp_path / "images" / "a.nii").read_bytes()[:5000])
+    with pytest.raises(Refused) as refusal:
+        suggest.suggest(untrained("method=kl_ent"), tmp_path / "images", tmp_path / "out")
+    first, last = str(refusal.value).splitlines()
+    assert "b.nii: its header promises" in first
+    assert last == f"{tmp_path / 'out'}: the other 1 image of {tmp_path / 'images'} are ranked."
+    assert [row["case"] for row in table(tmp_path / "out" / "suggest.csv")] == ["a"]

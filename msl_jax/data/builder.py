@@ -54,9 +54,10 @@ SPLIT = "slices"
 class Entry:
     """Where the slices of one case lie: records `first` to `first + slices - 1`, in the volume's order.
 
-    It is `masked` where it has a mask, `full` where that leaves no voxel open; `values` are those of the mask. The axes
-    (x, y, z) of its file point to `stored`, like "LPS", "" where that is not known; it is `turned` where they were
-    permuted or flipped to lie like the other cases', and then has these `directions`, as orientation.py has them.
+    It is `masked` where it has a mask that labels a voxel, `full` where that leaves none open; `values` are those of
+    the mask. The axes (x, y, z) of its file point to `stored`, like "LPS", "" where that is not known; it is `turned`
+    where they were permuted or flipped to lie like the other cases', and then has these `directions`, as orientation.py
+    has them.
     """
 
     name: str
@@ -185,6 +186,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
         for stored in case_lib.load_all(reader.read(self._source)):
             turn, _ = orientation.turn_of(stored.directions, directions, axis)
             case = case_lib.turned(stored, turn)
+            masked = case.mask is not None and bool(np.any(case.mask != UNLABELED))
             yield from ((first + z, example) for z, example in enumerate(_slices(case)))
             entry = Entry(
                 name=case.name,
@@ -195,9 +197,9 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 role=case.role,
                 first=first,
                 slices=len(case.image),
-                masked=case.mask is not None,
-                full=case.mask is not None and not np.any(case.mask == UNLABELED),
-                values=() if case.mask is None else tuple(np.unique(case.mask).tolist()),
+                masked=masked,
+                full=masked and not np.any(case.mask == UNLABELED),
+                values=tuple(np.unique(case.mask).tolist()) if masked else (),
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,

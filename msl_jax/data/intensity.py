@@ -103,12 +103,15 @@ def collapse(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> 
 
     Its range is less than NARROW of what the volume holds, as percentiles of an image that is 0 but for a vessel. Or
     what the volume holds is less than NARROW of the range, as in a window for Hounsfield units that is laid on
-    intensities from 0 to 1.
+    intensities from 0 to 1, or in the whole range where one voxel is a million. A range that is given may be meant for
+    a few voxels, so there every voxel counts.
     """
     low, high = NORMALIZATIONS[name].limits(statistics, settings)
     least, most = _held(statistics)
-    first, last = (tf.clip_by_value(statistics["quantiles"][i], low, high) for i in (0, -1))
-    narrow = tf.logical_and(high - low < NARROW * (most - least), not NORMALIZATIONS[name].given)
+    given = NORMALIZATIONS[name].given
+    ends = (statistics["quantiles"][0], statistics["quantiles"][-1]) if given else (least, most)
+    first, last = (tf.clip_by_value(end, low, high) for end in ends)
+    narrow = tf.logical_and(high - low < NARROW * (most - least), not given)
     return tf.logical_or(narrow, last - first < NARROW * (high - low))
 
 

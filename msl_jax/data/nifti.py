@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from msl_jax.checks import DEFLATE_RATIO, Refused
-from msl_jax.data import geometry
+from msl_jax.data import geometry, orientation
 
 nib.imageglobals.logger.disabled = True  # what is wrong with a header is said once, with the file's name
 
@@ -39,7 +39,7 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
     sizes = tuple(float(size) * factor for size in image.header.get_zooms()[:3])
     with np.errstate(over="ignore"):
         affine = image.affine * [[factor], [factor], [factor], [1]]
-    remarks = geometry.check(path, affine, sizes, ("pixdim", "sform"))
+    remarks = (*geometry.check(path, affine, sizes, ("pixdim", "sform")), *_two_ways(path, image.header))
     voxels = np.asarray(image.dataobj).reshape(shape)
     return {
         "voxels": np.moveaxis(voxels, (0, 1, 2), (2, 1, 0)),
@@ -145,6 +145,23 @@ def _axes(path: pathlib.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _is_coded(header: nib.Nifti1Header) -> bool:
     """Whether the header says where axes point to."""
     return bool(header["qform_code"] or header["sform_code"])
+
+
+def _two_ways(path: pathlib.Path, header: nib.Nifti1Header) -> tuple[str, ...]:
+    """A sentence where qform and sform put the axes in other directions, of which nibabel takes the latter."""
+    if not (header["qform_code"] and header["sform_code"]):
+        return ()
+    try:
+        qform = orientation.directions_of(header.get_qform())
+    except Exception:  # of a quaternion that is none, which nobody needs where there is an sform
+        return ()
+    sform = orientation.directions_of(header.get_sform())
+    if not np.isfinite(qform).all() or orientation.nearest(qform, sform)[0] == orientation.UNTURNED:
+        return ()
+    return (
+        f"{path}: its axes point to {orientation.codes(qform)} by its qform and to {orientation.codes(sform)} by its "
+        "sform, which is taken; programs differ in that, so see which is right and export the file again.",
+    )
 
 
 def _unit(path: pathlib.Path, image: nib.Nifti1Image) -> tuple[float, str]:

@@ -44,6 +44,20 @@ class Turn:
         """Those of the turned volume."""
         return directions[list(self.axes)] * np.where(self.flips, -1.0, 1.0)[:, None]
 
+    def affine(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """That of the turned volume.
+
+        Args:
+          affine: float (4, 4), (x, y, slice, 1) of the volume -> RAS.
+          shape: of the volume, (slice, y, x).
+        """
+        turned = affine.copy()
+        for column, axis, flip in zip((2, 1, 0), self.axes, self.flips, strict=True):
+            along = affine[:, 2 - axis]
+            turned[:, column] = -along if flip else along
+            turned[:, 3] += along * (shape[axis] - 1) * flip
+        return turned
+
     def _flipped(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 

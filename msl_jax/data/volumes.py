@@ -21,8 +21,12 @@ FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
 ENDINGS = tuple(FORMATS)
 LABEL_ENDINGS = (slicer.ENDING, *ENDINGS)
 """How names of label maps end; of images, all but the first."""
+UNREAD = (".dcm", ".hdr", ".ima", ".mgh", ".mgz", ".mhd", ".mnc", ".nhdr", ".nii.bz2", ".nii.zst", ".gipl", ".gipl.gz")
+"""How names of volumes end whose formats are not read here."""
 MOST_CHANNELS = 8
 """An image of more may be a time series."""
+LARGEST = 1e37
+"""What no intensity comes to: programs write the largest float32, 3.4e38, where they know none."""
 ROUNDING = 1e-3
 """By how much a label may be off a whole number: some programs scale what they store."""
 
@@ -153,10 +157,9 @@ def read_image(path: os.PathLike) -> Volume:
 
 
 def read_channels(files: Sequence[os.PathLike]) -> Volume:
-    """Reads an image from one file, or from several on one grid, whose channels follow one another."""
+    """Reads an image from one file, or from several on the grid of the first, whose channels follow one another."""
     first, *others = map(read_image, files)
-    for other in others:
-        check_same_grid(first, other)
+    others = [on_grid_of(first, other) for other in others]
     voxels = np.concatenate([image.voxels for image in (first, *others)], axis=-1)
     return dataclasses.replace(first, voxels=voxels, remarks=sum((image.remarks for image in (first, *others)), ()))
 
@@ -175,6 +178,11 @@ def as_image(volume: Volume) -> Volume:
     voxels = voxels if voxels.ndim == 4 else voxels[..., None]
     if not np.isfinite(voxels).all():
         raise Refused(f"{volume.path}: the image holds NaN or infinite values; repair it or leave it out.")
+    if max(voxels.max(), -voxels.min()) > LARGEST:
+        raise Refused(
+            f"{volume.path}: the image holds {voxels.flat[abs(voxels).argmax()]:.2g}, as programs write where they "
+            "know no intensity; put the background's there, or leave it out."
+        )
     if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
         raise Refused(f"{volume.path}: every voxel has the same value; fetch the file again or leave it out.")
     channels = voxels.shape[-1]
@@ -241,7 +249,7 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
         raise Refused(
             f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
         )
-    far = geometry.apart(volume.affine, other.affine, shape)
+    far = _apart(volume, other)
     if far <= geometry.SAME_PLACE:
         return
     if volume.oriented != other.oriented:
@@ -257,15 +265,41 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
 
 
 def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
-    """A label map on the grid of an image: the same, or one of 3D Slicer's cut to the extent of its segments, uncut.
+    """A label map on the grid of an image: as `on_grid_of`, and where 3D Slicer cut it to its segments' extent, uncut.
 
     Raises:
       Refused: as `check_same_grid` does, or such a cut does not lie on the image's voxels.
     """
-    if labels.segments:
-        labels = _uncut(image, labels)
-    check_same_grid(image, labels)
-    return labels
+    return _uncut(image, _turned_like(image, labels)) if labels.segments else on_grid_of(image, labels)
+
+
+def on_grid_of(volume: Volume, other: Volume) -> Volume:
+    """The other volume, permuted and flipped where it holds the same grid in another orientation.
+
+    Raises:
+      Refused: as `check_same_grid` does.
+    """
+    turned = _turned_like(volume, other)
+    same = _shape(turned) == _shape(volume) and _apart(volume, turned) <= geometry.SAME_PLACE
+    check_same_grid(volume, turned if same else other)
+    return turned
+
+
+def _turned_like(volume: Volume, other: Volume) -> Volume:
+    """The other volume, permuted and flipped to lie as nearly as can be like the first, where both say how they lie."""
+    if volume.directions is None or other.directions is None:
+        return other
+    turn, _ = orientation.nearest(other.directions, volume.directions)
+    return dataclasses.replace(
+        other,
+        voxels=turn.apply(other.voxels),
+        spacing=turn.spacing(other.spacing),
+        affine=turn.affine(other.affine, other.voxels.shape),
+    )
+
+
+def _apart(volume: Volume, other: Volume) -> float:
+    return geometry.apart(volume.affine, other.affine, _shape(volume))
 
 
 def _uncut(image: Volume, labels: Volume) -> Volume:

@@ -111,6 +111,16 @@ def test_a_range_that_tells_apart_stays_to_the_bit(name, image, settings):
         np.testing.assert_array_equal(np.broadcast_to(bound, np.shape(bound)), np.broadcast_to(given, np.shape(bound)))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("zscore", {}), ("minmax", {}), ("percentiles", {"percentiles": (0.0, 100.0)})]
+)
+def test_a_voxel_of_a_million_does_not_press_the_others_together(name, settings):
+    """But for HOT's hottest, its intensities have a mean of 100 and a deviation of 30."""
+    assert collapsed(name, HOT, **settings) == [True]
+    (low, high) = limits(name, HOT, **settings)
+    assert low[0] == pytest.approx(7, abs=10) and high[0] == pytest.approx(193, abs=10)
+
+
 @pytest.mark.parametrize("name", intensity.NORMALIZATIONS)
 def test_a_sparse_volume_is_not_made_one_value(name):
     out = normalized(name, np.where(SPARSE > 0, SPARSE, np.float32(0)))

@@ -6,6 +6,7 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from msl_jax.checks import Refused
 from msl_jax.data import volumes
@@ -133,6 +134,22 @@ def test_a_quaternion_may_be_a_hair_too_long(tmp_path):
     np.testing.assert_array_equal(
         volumes.read_image(tmp_path / "a.nii").affine, nib.Nifti1Image.from_bytes(nearly).affine
     )
+
+
+def test_a_qform_that_flips_what_the_sform_does_not_is_remarked_on(tmp_path):
+    """The sform is taken. A few degrees between them are common and say nothing."""
+    image = nib.Nifti1Image(COUNT.astype(np.int16), np.diag([-1.5, 2, 8, 1]))
+    image.set_qform(np.diag([1.5, 2, 8, 1]), code=1)
+    nib.save(image, tmp_path / "a.nii")
+    volume = volumes.read_image(tmp_path / "a.nii")
+    (remark,) = volume.remarks
+    assert "point to RAS by its qform and to LAS by its sform, which is taken" in remark
+    np.testing.assert_allclose(volume.affine, np.diag([-1.5, 2, 8, 1]))
+    near = np.diag([-1.5, 2, 8, 1]).astype(float)
+    near[:3, :3] = Rotation.from_rotvec([0, 0, 0.3]).as_matrix() @ near[:3, :3]
+    image.set_qform(near, code=1)
+    nib.save(image, tmp_path / "a.nii")
+    assert volumes.read_image(tmp_path / "a.nii").remarks == ()
 
 
 def test_a_sheared_affine_is_remarked_on(tmp_path):

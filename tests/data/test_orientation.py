@@ -47,6 +47,7 @@ def test_every_storage_is_brought_to_lps_as_nibabel_does(stored):
     turn, angle = orientation.nearest(there, LPS)
     np.testing.assert_array_equal(turn.apply(np.asarray(other.dataobj).T), voxels.T)
     np.testing.assert_allclose(turn.directions(there), LPS, atol=1e-12)
+    np.testing.assert_allclose(turn.affine(other.affine, other.shape[::-1]), lps.affine, atol=1e-12)
     assert turn.spacing(other.header.get_zooms()[::-1]) == pytest.approx((5.0, 1.2, 1.5))
     assert angle == pytest.approx(0, abs=1e-4)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import numpy as np
@@ -6,6 +7,7 @@ import SimpleITK as sitk
 
 from files import refused
 from msl_jax.data import slicer, volumes
+from msl_jax.data.orientation import Turn
 
 IMAGE = np.arange(6 * 8 * 10, dtype=np.int16).reshape(6, 8, 10)  # (slice, y, x)
 LABELS = np.zeros((6, 8, 10), np.uint8)
@@ -103,6 +105,16 @@ def test_what_is_cut_to_its_extent_is_put_in_its_place(image, space):
     labels = read(image, LABELS[1:5, 2:7, 3:9], ONE, first=(3, 2, 1), space=space)
     np.testing.assert_array_equal(labels.voxels, LABELS)
     np.testing.assert_allclose(labels.affine, image.affine)
+
+
+def test_a_cut_may_be_stored_otherwise_than_its_image(image):
+    lying = dataclasses.replace(
+        image,
+        voxels=np.flip(np.moveaxis(image.voxels, 2, 0), 1),
+        affine=Turn((2, 0, 1), (False, True, False)).affine(image.affine, image.voxels.shape[:3]),
+    )
+    labels = read(lying, LABELS[1:5, 2:7, 3:9], ONE, first=(3, 2, 1))
+    np.testing.assert_array_equal(labels.voxels, np.flip(np.moveaxis(LABELS, 2, 0), 1))
 
 
 def test_an_extent_may_reach_beyond_the_image_where_nothing_is(image):

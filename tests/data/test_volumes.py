@@ -1,5 +1,8 @@
 import dataclasses
+import re
 
+import nibabel as nib
+from nibabel.orientations import axcodes2ornt
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -26,6 +29,30 @@ def test_grids_are_compared_by_shape_and_affine(tmp_path, one, other):
     less = volumes.read_labels(save(tmp_path / f"less{other}", COUNT[:3]))
     says = rf"its grid \(2, 3, 3\) is not the \(2, 3, 4\) of .*here{one}"
     refused(lambda: volumes.check_same_grid(image, less), says, less.path)
+
+
+def stored(path, voxels, codes):
+    """Writes (slice, y, x) of voxels of `save`'s sizes as NIfTI whose axes point to `codes`."""
+    image = nib.load(save(path, voxels))
+    change = nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    nib.save(image.as_reoriented(change), path)
+    return path
+
+
+@pytest.mark.parametrize("turned", ["LAS", "RPI", "PSR", "ARS"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_a_label_map_and_channels_stored_otherwise_than_their_image_are_turned_to_it(tmp_path, turned, ending):
+    """The same anatomy by its header; on another grid than the image's it is refused as it is."""
+    path = save(tmp_path / f"image{ending}", COUNT)
+    image, again = volumes.read_image(path), stored(tmp_path / "again.nii.gz", COUNT, turned)
+    labels = volumes.labels_on_grid_of(image, volumes.read_labels(again))
+    np.testing.assert_array_equal(labels.voxels, COUNT)
+    assert labels.spacing == pytest.approx(image.spacing)
+    volumes.check_same_grid(image, labels)
+    np.testing.assert_array_equal(volumes.read_channels([path, again]).voxels, np.stack([COUNT, COUNT], -1))
+    other = volumes.read_labels(stored(tmp_path / "other.nii.gz", COUNT[:3], turned))
+    shape = re.escape(str(other.voxels.shape[::-1]))
+    refused(lambda: volumes.labels_on_grid_of(image, other), f"its grid {shape} is not the", other.path)
 
 
 @every
@@ -245,3 +272,11 @@ def test_a_prostate_is_the_same_in_every_format(prostate_folder, tmp_path, endin
 def test_a_shortened_name_is_a_beginning_with_room_for_more(name):
     short = volumes.shortened(name)
     assert name.startswith(short) and min(len(name.encode()), 197) <= len(short.encode()) <= 200
+
+
+@pytest.mark.parametrize("value", [-3.4e38, 3.4e38])
+def test_the_largest_float_is_no_intensity(tmp_path, value):
+    voxels = COUNT.astype(np.float32)
+    voxels[0, 0, 0] = value
+    path = save(tmp_path / "a.nii", voxels)
+    refused(lambda: volumes.read_image(path), r"the image holds -?3\.4e\+38, as programs write", path)
