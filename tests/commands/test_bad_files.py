@@ -142,7 +142,7 @@ MASK_FILES = {
     "NaN": (with_voxel(MASK, np.nan, np.float32), ["whole numbers from 0 to 255"], True),
     "above 255": (with_voxel(MASK, 256, np.int16), ["whole numbers from 0 to 255"], True),
     "with channels": (np.stack([MASK, MASK], -1), ["its shape is (7, 6, 3, 2)", "three axes"], True),
-    "fewer slices": (MASK[:2], ["its grid (7, 6, 2)", "(7, 6, 3)", "resample"], True),
+    "fewer slices": (MASK[:2], ["its grid", "(7, 6, 2)", "(7, 6, 3)", "resample"], True),
     "elsewhere": (gzip.compress(nib.Nifti1Image(MASK.T, GRID).to_bytes()), ["its affine", "resample"], True),
     "cut off": (ZIPPED[:60], ["damaged"], True),
     "an unknown value": (with_voxel(MASK, 4, np.uint8), ["unknown label values [4]", "[0, 1, 2, 3, 255]"], False),
