@@ -89,6 +89,11 @@ class Experiment:
         if (workdir / "config.json").exists():
             before = _read_object(workdir / "config.json", GROUPS)
             check_resumable(before, config, workdir, longer=len(self.method.stages()) == 1)
+            if "directions" not in before["data"] and any(entry.turned for entry in self.data.entries):
+                raise Refused(
+                    f"{workdir}: was begun when images were not turned to lie alike, and these are stored in several "
+                    "orientations; give another --workdir."
+                )
         if (workdir / "splits.json").exists() and _read_object(workdir / "splits.json", {"train"}) != roles:
             raise Refused(
                 f"{workdir}: its splits.json names other patients or weak labels than now; give another --workdir."

@@ -143,7 +143,7 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
         atomic.write_text(epath.Path(output / "suggest.csv"), tables.csv_text([COLUMNS, *_rows(ranked)]))
         plots.save(plots.entropies(list(shown.values()), "to annotate first"), output / "suggest.png")
     if problems and ranked:
-        problems.append(f"{output}: the other {tables.counted(len(ranked), 'image')} of {folder} are ranked.")
+        problems.append(f"{output}: holds the ranking of the other {tables.counted(len(ranked), 'image')} of {folder}.")
     refuse_all(problems)
     return ranked
 

@@ -72,7 +72,7 @@ def refused(ask, says, names=""):
 def one_sentence(code, err, said):
     """Asserts that a command ended so: a code other than 0, and on standard error one sentence with these words."""
     assert code not in (0, None) and "Traceback" not in err
-    (line,) = (line for line in err.splitlines() if not line.startswith("Building the data set "))
+    (line,) = (line for line in err.splitlines() if not line.startswith(("Building the data set ", "warning: ")))
     assert line.startswith("msl_jax: ") and line[9] != " " and line[-1] in ".?", line
     assert all(word in line for word in said), line
 

@@ -1,8 +1,10 @@
 """What an experiment is warned of or refused before its first step, by what its files are called and hold."""
 
 import itertools
+import json
 import re
 
+from etils import epath
 import nibabel as nib
 from nibabel.orientations import axcodes2ornt
 import numpy as np
@@ -163,12 +165,42 @@ def test_time_points_in_several_parts_of_the_split_are_warned_of(folder_config):
     assert cautions(open_experiment(together)) == []
 
 
+def stored_as_spl(path):
+    """Writes a file again with its axes permuted and flipped."""
+    image = nib.load(path)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), axcodes2ornt("SPL"))
+    nib.save(image.as_reoriented(turn), path)
+
+
 def test_cases_that_are_turned_are_told(folder_config, tmp_path):
     config = folder_config(masks())
     for kind in ("images", "masks"):
-        path = tmp_path / kind / "c1.nii.gz"
-        image = nib.load(path)
-        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), axcodes2ornt("SPL"))
-        nib.save(image.as_reoriented(turn), path)
+        stored_as_spl(tmp_path / kind / "c1.nii.gz")
     (said,) = cautions(open_experiment(config))
     assert said == "1 case stored otherwise than most (SPL), and turned to lie like them: c1."
+
+
+def test_an_older_run_goes_on_where_nothing_is_turned(folder_config, tmp_path):
+    """Its config.json knows no directions; the rest is as it was."""
+    workdir = epath.Path(tmp_path / "run")
+    config = folder_config(masks())
+    open_experiment(config).claim(workdir)
+    before = json.loads((workdir / "config.json").read_text())
+    assert before["data"].pop("directions") is not None
+    (workdir / "config.json").write_text(json.dumps(before))
+    open_experiment(config).claim(workdir)
+    assert json.loads((workdir / "config.json").read_text())["data"]["directions"]
+
+
+def test_an_older_run_on_files_of_several_orientations_does_not_go_on(folder_config, tmp_path):
+    workdir = epath.Path(tmp_path / "run")
+    config = folder_config(masks())
+    for kind in ("images", "masks"):
+        stored_as_spl(tmp_path / kind / "c1.nii.gz")
+    opened = open_experiment(config)
+    opened.claim(workdir)
+    before = json.loads((workdir / "config.json").read_text())
+    del before["data"]["directions"]
+    (workdir / "config.json").write_text(json.dumps(before))
+    with pytest.raises(Refused, match="was begun when images were not turned to lie alike"):
+        opened.claim(workdir)

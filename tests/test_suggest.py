@@ -100,5 +100,5 @@ def test_one_damaged_file_stops_none_of_the_others(untrained, phantoms, tmp_path
         suggest.suggest(untrained("method=kl_ent"), tmp_path / "images", tmp_path / "out")
     first, last = str(refusal.value).splitlines()
     assert "b.nii: its header promises" in first
-    assert last == f"{tmp_path / 'out'}: the other 1 image of {tmp_path / 'images'} are ranked."
+    assert last == f"{tmp_path / 'out'}: holds the ranking of the other 1 image of {tmp_path / 'images'}."
     assert [row["case"] for row in table(tmp_path / "out" / "suggest.csv")] == ["a"]

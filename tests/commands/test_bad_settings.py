@@ -4,7 +4,6 @@ import os
 import shutil
 
 import nibabel as nib
-import numpy as np
 import pytest
 
 from files import NOTHING, arrays, write
@@ -173,7 +172,7 @@ def places(tmp_path, drawn):
     write(tmp_path, {"images/a.nii": IMAGE, "old/a.nii": "an old file", "older/a_prob.nii.gz": "an old file"})
     write(tmp_path, {"file": "a file", "picture.jpg": "a picture", "bare/config.json": config})
     write(tmp_path, {"cut/config.json": config[:99], "other/config.json": "{}"})
-    unknown = nib.Nifti1Image(MASK.T, np.eye(4)).to_bytes()
+    unknown = nib.Nifti1Image(MASK.T, None).to_bytes()
     write(tmp_path, {"labels/a.nii": MASK, "mixed/a.nii": MASK, "mixed/b.nii": unknown})
     write(tmp_path, {"taken.json/x": "", "half.csv/x": "", "linked/x.nii.gz": NOTHING})
     return {"RUN": str(shutil.copytree(drawn, tmp_path / "run")), "TMP": str(tmp_path)}
