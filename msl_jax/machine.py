@@ -20,6 +20,7 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 CPU_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type="}
 """jaxlib -> flags. Eigen's convolutions in place of YNNPACK's: 0.82 s against 0.92 s at width 32, equal at width 16.
 A flag that a jaxlib does not know ends the process, so there is a row for each release that was measured.
+Jaxlib 0.11.0 to 0.12.0.1 know this one too; how fast they are with it has not been measured on a quiet machine.
 """
 
 UTF8 = "PYTHONUTF8"
