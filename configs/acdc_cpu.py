@@ -15,12 +15,7 @@ from msl_jax import settings
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """acdc.py with a smaller network and smaller images."""
-    config = settings.defaults()
-    config.data.layout = "acdc"
-    config.data.source = "data/acdc"
-    config.data.classes = "LV"
-    config.data.strong = 3
-    config.data.weak = "erosion"
+    config = settings.load("acdc").unlock()
     config.data.size = 96
     config.model.width = 8
     config.train.steps = 2_000

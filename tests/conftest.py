@@ -105,6 +105,18 @@ def tiny_config(cache, phantoms):
     return make
 
 
+@pytest.fixture
+def opened(tiny_config):
+    """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
+
+    def make(arg="", **settings):
+        config = tiny_config(arg)
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+        return open_experiment(config)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_flags(cache, phantoms) -> list[str]:
     """What shrinks the phantom experiment to seconds, as flags of a command."""

@@ -1,8 +1,6 @@
 import dataclasses
-import errno
 import itertools
 import json
-import os
 
 from etils import epath
 import pytest
@@ -10,21 +8,8 @@ import pytest
 from msl_jax import lock
 from msl_jax.checks import Refused
 from msl_jax.data import builder
-from msl_jax.experiment import method_of, model_of, open_experiment, preparation_of, read_config
+from msl_jax.experiment import method_of, model_of, preparation_of, read_config
 from msl_jax.methods import METHODS, TERMS
-from test_paths import forget_home
-
-
-@pytest.fixture
-def opened(tiny_config):
-    """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
-
-    def make(arg="", **settings):
-        config = tiny_config(arg)
-        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
-        return open_experiment(config)
-
-    return make
 
 
 def names(entries):
@@ -50,74 +35,6 @@ def table(tmp_path):
         return str(tmp_path / "table.csv")
 
     return write
-
-
-# Where the data set is built
-
-
-def system(number, path=None):
-    """What the system says."""
-    return OSError(number, os.strerror(number), path)
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (system(errno.EACCES, "HERE/cache/msl_slices/x"), "HERE/cache/msl_slices/x: Permission denied; "),
-        (system(errno.EACCES, "HERE"), "HERE: Permission denied; "),
-        (system(errno.ENOTDIR, "HERE/cache/downloads"), "HERE/cache/downloads: Not a directory; "),
-        (system(errno.EROFS, "HERE/cache"), "HERE/cache: Read-only file system; "),
-        (system(errno.ENOSPC), "HERE/cache: No space left on device; "),
-        (RuntimeError("write() failed: No space left;\n writing HERE/cache/x"), "HERE/cache: write() failed: No space"),
-    ],
-)
-def test_what_cannot_be_written_into_the_cache_names_its_setting(opened, tmp_path, monkeypatch, error, said):
-    def fail(source, cache):
-        raise type(error)(*(arg.replace("HERE", str(tmp_path)) if isinstance(arg, str) else arg for arg in given))
-
-    given = (*error.args, error.filename) if isinstance(error, OSError) else error.args
-    monkeypatch.setattr(builder, "build", fail)
-    with pytest.raises(Refused) as refusal:
-        opened(data__cache=f"{tmp_path}/cache")
-    assert str(refusal.value).startswith(said.replace("HERE", str(tmp_path)))
-    assert str(refusal.value).endswith("; give a folder to build data sets in by --config.data.cache=FOLDER.")
-
-
-@pytest.mark.parametrize(
-    "error", [system(errno.EACCES, "/data/masks"), system(errno.ENOENT, "/data"), RuntimeError("a bug")]
-)
-def test_what_cannot_be_read_is_not_the_caches_fault(opened, tmp_path, monkeypatch, error):
-    def fail(source, cache):
-        raise error
-
-    monkeypatch.setattr(builder, "build", fail)
-    with pytest.raises(type(error)) as raised:
-        opened(data__cache=f"{tmp_path}/cache")
-    assert raised.value is error
-
-
-def test_the_cache_is_in_the_home_folder_unless_one_is_given(opened, phantoms, tmp_path, monkeypatch):
-    caches = []
-    monkeypatch.setattr(builder, "build", lambda source, cache: caches.append(cache) or phantoms)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TFDS_DATA_DIR", "")
-    monkeypatch.chdir(tmp_path)
-    opened(data__cache=None)
-    opened(data__cache="~/here")
-    opened(data__cache="here")
-    opened(data__cache="gs://bucket/here")
-    monkeypatch.setenv("TFDS_DATA_DIR", "/there")
-    opened(data__cache=None)
-    home = tmp_path / "home"
-    expected = [f"{home}/tensorflow_datasets", f"{home}/here", f"{tmp_path}/here", "gs://bucket/here", "/there"]
-    assert caches == expected
-
-
-def test_without_a_home_folder_a_cache_is_asked_for(opened, monkeypatch):
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    forget_home(monkeypatch)
-    with pytest.raises(Refused, match=r"there is no home folder ~ on this system; give .* --config.data.cache=FOLDER"):
-        opened(data__cache=None)
 
 
 # Who is who
