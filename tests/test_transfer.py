@@ -9,21 +9,9 @@ import pytest
 from msl_jax import checkpoints, transfer
 from msl_jax import train as training
 from msl_jax.checks import Refused
-from msl_jax.experiment import model_of, open_experiment, preparation_of
+from msl_jax.experiment import model_of, preparation_of
 from msl_jax.inference import init_variables
 from trees import paths, unequal
-
-
-@pytest.fixture
-def opened(tiny_config):
-    """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
-
-    def make(arg="", **settings):
-        config = tiny_config(arg)
-        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
-        return open_experiment(config)
-
-    return make
 
 
 def drawn(experiment, method=None):
