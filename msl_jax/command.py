@@ -15,9 +15,11 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from msl_jax import machine, paths, settings
-from msl_jax.checks import OddInput, Refused
-from msl_jax.signals import Interrupted
+from msl_jax import settings
+from msl_jax.errors import InputError, OddInput
+from msl_jax.system import machine, restart
+from msl_jax.system.paths import expanded, split
+from msl_jax.system.signals import Interrupted
 
 SETTINGS_MOVED = (
     "write `from msl_jax import settings` in place of `import configs`: settings.load('acdc') is acdc.get_config(), "
@@ -38,7 +40,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     system refuses: a folder that cannot be read or written, a full disk. A signal ends it in one, and 128 more than its
     number.
     """
-    machine.restart_in_utf8()
+    restart.restart_in_utf8()
     machine.set_up()
     warnings.showwarning = _show_warning
     codecs.register_error("plain", _plain)
@@ -46,7 +48,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         sys.stdout.reconfigure(errors="plain")
     try:
         app.run(main, flags_parser=_parse_flags)
-    except Refused as refused:
+    except InputError as refused:
         _end(str(refused), 2)
     except Interrupted as interrupted:
         _end(str(interrupted), 128 + interrupted.number)
@@ -94,14 +96,14 @@ class _Path(flags.ArgumentParser):
     """Puts the home folder in place of `~`."""
 
     def parse(self, path: str) -> str:
-        return paths.expanded(path)
+        return expanded(path)
 
 
 class _PathList(flags.ArgumentParser):
     """Splits at commas, but for those in the name of what is there."""
 
     def parse(self, text: str) -> list[str]:
-        return paths.split(text)
+        return split(text)
 
 
 def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
@@ -131,20 +133,24 @@ class _ConfigFile(flags.ArgumentParser):
 
     def parse(self, path: str) -> ConfigDict:
         file, arg = re.fullmatch(r"(.*?\.py|[^:]*)(?::(.*))?", path, re.DOTALL).groups()
-        file = paths.expanded(file)
+        file = expanded(file)
         if file not in settings.EXPERIMENTS and not os.path.exists(file):
-            raise Refused(f"--config={path}: there is no file {file}; give one, or {', '.join(settings.EXPERIMENTS)}.")
+            raise InputError(
+                f"--config={path}: there is no file {file}; give one, or {', '.join(settings.EXPERIMENTS)}."
+            )
         try:
             config = settings.load(file, arg).lock()
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             said = textwrap.shorten(_said(error), LONGEST).rstrip(".")
             cure = SETTINGS_MOVED if _module(error) == "configs" else f"correct it, {TRACEBACK}=1 shows where"
-            raise Refused(f"--config={path}: {kind}{said}; {cure}.") from error
+            raise InputError(f"--config={path}: {kind}{said}; {cure}.") from error
         wrong = sorted(set(_settings(config)) ^ set(_settings(settings.defaults())))
         if wrong:
             said = textwrap.shorten(", ".join(wrong), LONGEST)
-            raise Refused(f"--config={path}: unknown or missing is {said}; have the settings of msl_jax/settings.py.")
+            raise InputError(
+                f"--config={path}: unknown or missing is {said}; have the settings of msl_jax/settings.py."
+            )
         return config
 
 
@@ -178,15 +184,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
     except (AttributeError, KeyError) as error:
         name, _, hint = _said(error).partition("\n")
-        raise Refused(f"--config: there is no setting {name}; {hint or 'see its file for those that are.'}") from error
+        raise InputError(
+            f"--config: there is no setting {name}; {hint or 'see its file for those that are.'}"
+        ) from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise Refused(f"{str(error).strip().splitlines()[-1].strip(' .')}; see --help.") from error
+        raise InputError(f"{str(error).strip().splitlines()[-1].strip(' .')}; see --help.") from error
     if rest[1:]:
-        raise Refused(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")
+        raise InputError(f"'{rest[1]}' is no flag; flags are --NAME=VALUE, see --help.")
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if isinstance(flag.value, ConfigDict) and name != "config":
-            raise Refused(f"--{name}: is a group of settings; give each its own, --{name}.KEY=VALUE.")
+            raise InputError(f"--{name}: is a group of settings; give each its own, --{name}.KEY=VALUE.")
         if flag.present and flag.value in ("", []) and flag.default != "" and "." not in name:
-            raise Refused(f"--{name}: is empty; give it a value, or leave it out.")
+            raise InputError(f"--{name}: is empty; give it a value, or leave it out.")
     return rest

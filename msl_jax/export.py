@@ -14,116 +14,11 @@ classes are called, is said in JSON that travels along (`describe`): in the meta
   out), DenseGeneral_0/kernel of an upsampling (in, y, x, out), batch_stats/... the running mean and var.
 """
 
-from collections.abc import Callable, Mapping
-import contextlib
-import importlib.metadata
-import io
-import json
-import logging
-from typing import Any
-
 from absl import flags
 from etils import epath
-from flax.traverse_util import flatten_dict
-import jax
-from jax import export as jax_export
-import jax.numpy as jnp
-from ml_collections import ConfigDict
-import numpy as np
-import safetensors.numpy
 
-from msl_jax import atomic, command, experiment, inference
-from msl_jax.checks import Refused
-
-KEY = "msl_jax"
-"""Under which a format's metadata hold what `describe` says, as JSON."""
-
-Function = Callable[[jax.Array], Mapping[str, jax.Array]]
-"""Images (batch, y, x, channel) -> branch -> probabilities (batch, y, x, class)."""
-
-
-def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[str, Any]:
-    """What a user of the network needs to know of a run, for JSON."""
-    data = config.data.to_dict()
-    preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "size")
-    return {
-        "version": importlib.metadata.version("msl_jax"),
-        "step": step,
-        "method": config.method.name,
-        "network": config.model.name,
-        "branches": branches,
-        "classes": {"background": 0, **data["classes"]},
-        "channels": data["channels"],
-        "preprocessing": {key: data[key] for key in preprocessing} | {"resize": "linear, half-pixel centres"},
-    }
-
-
-def to_stablehlo(function: Function, variables: inference.Variables, shape: tuple[int, ...], said: str) -> bytes:
-    """The serialized program, weights included."""
-    batch, *rest = jax_export.symbolic_shape(f"batch, {', '.join(map(str, shape))}")
-    images = jax.ShapeDtypeStruct((batch, *rest), jnp.float32)
-    return bytes(jax_export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(images).serialize())
-
-
-def to_onnx(function: Function, variables: inference.Variables, shape: tuple[int, ...], said: str) -> bytes:
-    """An ONNX model; raises Refused where what makes it is not installed."""
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise Refused("--format=onnx: needs jax2onnx; install it by pip install -e '.[onnx]'.") from error
-    branches = tuple(jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32)))
-    with contextlib.redirect_stdout(io.StringIO()):  # it says what it is doing
-        logging.disable(logging.WARNING)
-        model = jax2onnx.to_onnx(
-            lambda images: tuple(function(images)[branch] for branch in branches),
-            [(1, *shape)],
-            model_name="msl_jax",
-            input_names=["images"],
-            output_names=list(branches),
-        )
-        logging.disable(logging.NOTSET)
-    model.metadata_props.add(key=KEY, value=said)
-    return model.SerializeToString()
-
-
-def to_safetensors(function: Function, variables: inference.Variables, shape: tuple[int, ...], said: str) -> bytes:
-    """Every array of the network by its name."""
-    arrays = {name: np.asarray(array) for name, array in flatten_dict(variables, sep="/").items()}
-    return safetensors.numpy.save(arrays, metadata={KEY: said})
-
-
-FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
-"""Name, and ending of the file -> (function, variables, (y, x, channel), metadata as JSON) -> the file's bytes."""
-HAVE_METADATA = ("onnx", "safetensors")
-"""Formats that hold the metadata; of another, they lie beside."""
-
-
-def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool = False) -> None:
-    """Writes the network of a run's last checkpoint, or of its best where its config says so.
-
-    Args:
-      workdir: the run's folder.
-      form: a key of FORMATS.
-      output: the file to write.
-      overwrite: replace what is there.
-
-    Raises:
-      Refused: there is no run, an output exists, or what a format needs is not installed.
-    """
-    config = experiment.read_config(workdir)
-    beside = [] if form in HAVE_METADATA else [output.with_name(output.name + ".json")]
-    for path in (output, *beside):
-        if path.exists() and not overwrite:
-            raise Refused(f"{path}: exists; give another --output, or --overwrite.")
-    segmenter, variables, step = inference.load(workdir, config.eval.checkpoint)
-    said = json.dumps(describe(config, segmenter.branches, step), indent=2)
-    shape = (*segmenter.preparation.size, config.data.channels)
-    contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, said)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(output, contents)
-    for path in beside:
-        atomic.write_text(path, said + "\n")
-    print(f"{output}: {', '.join(segmenter.branches)} of step {step}, {len(contents) / 1e6:.1f} MB")
+from msl_jax import command
+from msl_jax.inference.export import FORMATS, export
 
 
 def main(_) -> None:

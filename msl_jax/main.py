@@ -3,32 +3,38 @@
 python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KEY=VALUE ...]
 """
 
-from msl_jax import machine
+from msl_jax.system import restart
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 from absl import flags
 from etils import epath
 import jax
 
-from msl_jax import command, evaluate, experiment, lock, train, transfer
-from msl_jax.cautions import cautions
-from msl_jax.checks import warn_all
+from msl_jax import command
+from msl_jax.errors import warn_all
+from msl_jax.evaluation.test_split import evaluate_test
+from msl_jax.experiments.cautions import cautions
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.runs import lock
+from msl_jax.runs.config import claim
+from msl_jax.training import transfer
+from msl_jax.training.loop import train
 
 
 def main(_) -> None:
     """Trains, then evaluates the test split."""
     if DISTRIBUTED.value:
         jax.distributed.initialize()
-    opened = experiment.open_experiment(CONFIG.value)
+    opened = open_experiment(CONFIG.value)
     workdir = epath.Path(WORKDIR.value)
     transfer.check(opened.config, workdir)
     with lock.held(workdir):
-        opened.claim(workdir)
+        claim(opened, workdir)
         warn_all(cautions(opened))
-        train.train(opened, workdir)
-        evaluate.evaluate_test(opened, workdir)
+        train(opened, workdir)
+        evaluate_test(opened, workdir)
 
 
 if __name__ == "__main__":

@@ -7,38 +7,15 @@ python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER]
 
 from absl import flags
 from etils import epath
-from matplotlib.figure import Figure
-import numpy as np
 
-from msl_jax import atomic, command, plots
-from msl_jax.checks import Refused, check_output
-from msl_jax.data.case import ROLES, UNLABELED
-from msl_jax.experiment import Experiment, open_experiment, preparation_of
-from msl_jax.survey import Finding, oddities, report, survey, weak_labels_of
-
-CASES_A_ROLE = 4
-"""How many cases of each role and kind of weak label the page of pictures shows."""
-
-
-def page(experiment: Experiment, findings: list[Finding]) -> Figure:
-    """A few cases of every role and kind of weak label, each by the slice that shows most structure."""
-    rows: dict[str, list[plots.Sample]] = {}
-    for finding in sorted(findings, key=lambda finding: (*ROLES, "").index(finding.role)):
-        row = " ".join(filter(None, (finding.role, finding.kind)))
-        if finding.role and len(rows.setdefault(row, [])) < CASES_A_ROLE:
-            rows[row].append(_sample(experiment, finding))
-    return plots.samples(rows, ("background", *experiment.config.data.classes))
-
-
-def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
-    case = experiment.data.case(finding.entry)
-    class_of_value = preparation_of(experiment.config).class_of_value()
-    nothing = np.full(case.image.shape[:3], UNLABELED)
-    mask = class_of_value[nothing if case.mask is None else case.mask]
-    weak = weak_labels_of(experiment, finding.entry, case) if finding.kind else None
-    structure = [((labels > 0) & (labels != UNLABELED)).sum((1, 2)) for labels in (mask, weak) if labels is not None]
-    z = int(np.argmax(sum(structure))) if np.any(structure) else len(mask) // 2
-    return plots.Sample(case.name, case.image[z, ..., 0], mask[z], None if weak is None else weak[z], case.spacing)
+from msl_jax import command
+from msl_jax.errors import InputError
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.experiments.survey import oddities, report, survey
+from msl_jax.pictures import plots
+from msl_jax.pictures.cases import page
+from msl_jax.system import atomic
+from msl_jax.system.paths import check_output
 
 
 def main(_) -> None:
@@ -48,7 +25,7 @@ def main(_) -> None:
     output.mkdir(parents=True, exist_ok=True)
     try:
         experiment = open_experiment(CONFIG.value)
-    except Refused as refused:
+    except InputError as refused:
         atomic.write_text(
             output / "report.txt", "".join(f"error: {problem}\n" for problem in str(refused).splitlines())
         )

@@ -23,10 +23,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from msl_jax import checkpoints, inference, settings
+from msl_jax import settings
 from msl_jax.data import builder
 from msl_jax.data.case import Source
-from msl_jax.experiment import model_of, open_experiment, preparation_of
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.models.initial import init_variables
+from msl_jax.runs import checkpoints
+from msl_jax.runs.config import claim
+from msl_jax.settings.resolved import model_of, preparation_of
 
 PHANTOMS = Source("phantom", "patients=8,seed=0")
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
@@ -80,7 +84,7 @@ def cache(once) -> str:
 
 
 @pytest.fixture(scope="session")
-def phantoms(cache) -> builder.Built:
+def phantoms(cache) -> builder.Dataset:
     """Eight phantom patients, built."""
     return builder.build(PHANTOMS, cache)
 
@@ -136,10 +140,10 @@ def untrained(tiny_config, tmp_path_factory):
     def make(arg: str) -> epath.Path:
         opened, folder = open_experiment(tiny_config(arg)), epath.Path(tmp_path_factory.mktemp("untrained"))
         config = opened.config
-        opened.claim(folder)
+        claim(opened, folder)
         size, branches = preparation_of(config).size, tuple(opened.method.branches())
         manager = checkpoints.open_manager(folder, keep=1)
-        network = inference.init_variables(model_of(config), size, branches, config.seed)
+        network = init_variables(model_of(config), size, branches, config.seed)
         checkpoints.save(manager, 1, network, {"step": jnp.ones((), jnp.int32)}, None)
         manager.wait_until_finished()
         manager.close()

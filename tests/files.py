@@ -9,8 +9,8 @@ from PIL import Image
 import pytest
 import SimpleITK as sitk
 
-from msl_jax.checks import Refused
 from msl_jax.data.case import Source
+from msl_jax.errors import InputError
 
 SIZES = (1.5, 1.25, 8)
 NOTHING = object()
@@ -64,7 +64,7 @@ def arrays(name, shape=(3, 6, 7), values=(0, 1, 2, 3), unlabeled=255):
 
 def refused(ask, says, names=""):
     """Asserts that `ask` is refused in one line with these words, and that it begins with the path `names`."""
-    with pytest.raises(Refused, match=says) as refusal:
+    with pytest.raises(InputError, match=says) as refusal:
         ask()
     assert str(refusal.value).startswith(str(names)) and "\n" not in str(refusal.value)
 

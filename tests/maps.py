@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 import jax.numpy as jnp
 import numpy as np
 
-from msl_jax.losses import UNLABELED
+from msl_jax.labels import UNLABELED
 
 SHAPE = (2, 2, 3)
 """Images, y, x of the drawn arrays: few shapes, so that few programs are compiled."""

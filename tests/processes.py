@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 
@@ -33,3 +34,13 @@ def table(path):
     """The rows of a CSV file that one wrote."""
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def forget_home(patch):
+    """No HOME and no entry of the user's, as under `docker run --user`."""
+
+    def no_entry(user):
+        raise KeyError(user)
+
+    patch.delenv("HOME", raising=False)
+    patch.setattr(pwd, "getpwuid", no_entry)

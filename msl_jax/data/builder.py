@@ -17,36 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from msl_jax.checks import Refused
-from msl_jax.data import (
-    acdc,
-    folder,
-    geometry,
-    intensity,
-    itk,
-    layouts,
-    msd,
-    nifti,
-    nnunet,
-    orientation,
-    phantom,
-    png_tree,
-    slicer,
-    volumes,
-    wsl4mis,
-)
+from msl_jax.data import case, intensity
 from msl_jax.data import case as case_lib
-from msl_jax.data.case import UNLABELED, Case, Reader, Source
+from msl_jax.data.case import Case, Reader, Source
+from msl_jax.data.formats import geometry, itk, nifti, orientation, slicer, volumes
+from msl_jax.data.readers import READERS, layouts
+from msl_jax.errors import InputError
+from msl_jax.labels import UNLABELED
 
-READERS: Mapping[str, Reader] = {
-    "acdc": acdc.READER,
-    "folder": folder.READER,
-    "msd": msd.READER,
-    "nnunet": nnunet.READER,
-    "phantom": phantom.READER,
-    "png_tree": png_tree.READER,
-    "wsl4mis": wsl4mis.READER,
-}
 SPLIT = "slices"
 
 
@@ -81,7 +59,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Built:
+class Dataset:
     """A data set that was built: its cases and random access to its slices.
 
     Attributes:
@@ -204,7 +182,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 spacing=case.spacing,
                 units=case.units,
                 stored="" if stored.directions is None else orientation.codes(stored.directions),
-                turned=turn != orientation.across(axis),
+                turned=turn != orientation.turn_across(axis),
                 directions=None if case.directions is None else case.directions.tolist(),
                 remarks=case.remarks,
             )
@@ -213,7 +191,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
             first += entry.slices
 
 
-def build(source: Source, cache: str | None = None) -> Built:
+def build(source: Source, cache: str | None = None) -> Dataset:
     """Opens the data set, building it first where this source was not built before.
 
     Args:
@@ -221,11 +199,11 @@ def build(source: Source, cache: str | None = None) -> Built:
       cache: TFDS's data_dir; None for TFDS's own default.
 
     Raises:
-      Refused: the layout is unknown, the reader refuses the source, or its images differ in their number of channels.
+      InputError: the layout is unknown, the reader refuses the source, or its images have different channels.
     """
     layout = source.layout
     if layout not in READERS:
-        raise Refused(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
+        raise InputError(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
     tfds.disable_progress_bar()
 
     contents = _short_hash(READERS[layout].fingerprint(source).encode())
@@ -245,7 +223,7 @@ def build(source: Source, cache: str | None = None) -> Built:
         builder = opened()
     metadata = builder.info.metadata
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    return Built(
+    return Dataset(
         labels=READERS[layout].labels(source),
         channels=metadata["channels"],
         contents=contents,
@@ -262,7 +240,7 @@ def _common_directions(reader: Reader, source: Source) -> np.ndarray | None:
         return None
     cases = case_lib.load_all(reader.read(source))
     found = orientation.commonest(case.directions for case in cases if case.directions is not None)
-    return None if found is None else orientation.across(source.axis).directions(found)
+    return None if found is None else orientation.turn_across(source.axis).directions(found)
 
 
 def _tuple(value: Any) -> Any:
@@ -284,7 +262,7 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
-    shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
+    shared = (sys.modules[__name__], case, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
     modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
     return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
 

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from msl_jax.checks import Refused, refuse_all
-from msl_jax.data import volumes
-from msl_jax.data.orientation import Turn
+from msl_jax.data.formats import volumes
+from msl_jax.data.formats.orientation import Turn
+from msl_jax.errors import InputError, raise_all
+from msl_jax.labels import UNLABELED
 
-UNLABELED = 255
-"""A pixel nobody annotated, in every label map of this package."""
 ROLES = ("strong", "weak", "validation", "test")
 """What a patient can be for."""
 
@@ -46,12 +45,12 @@ class Source:
     axis: int = 2
 
     def patient_of(self, case: str) -> str:
-        """Whose case this is; raises Refused where the pattern does not say."""
+        """Whose case this is; raises InputError where the pattern does not say."""
         if not self.patient:
             return case
         found = re.search(self.patient, case)
         if not found or not found.groups() or not found[1]:
-            raise Refused(
+            raise InputError(
                 f"config.data.patient: the first group of '{self.patient}' finds nothing in '{case}'; correct it."
             )
         return found[1]
@@ -116,12 +115,12 @@ def shared_unit(measured: Iterable[Measured]) -> str:
     A file without a unit whose voxels have size 1 and that says which way it lies is in mm where the others are.
 
     Raises:
-      Refused: some have voxel sizes and some have none.
+      InputError: some have voxel sizes and some have none.
     """
     measured = list(measured)
     units = {one.units for one in measured}
     if len(units) > 1 and any(one.units == "voxel" and one.directions is None for one in measured):
-        raise Refused(
+        raise InputError(
             "Some cases have voxel sizes and some have none, so no mean distance exists; give all of them sizes, or "
             "evaluate them apart."
         )
@@ -129,21 +128,21 @@ def shared_unit(measured: Iterable[Measured]) -> str:
 
 
 Load = Callable[[], Case]
-"""Reads one case; raises Refused where a file of it cannot be used."""
+"""Reads one case; raises InputError where a file of it cannot be used."""
 
 
 def load_all(loads: Iterable[Load]) -> Iterator[Case]:
     """Reads case by case up to the first that cannot be used, and then looks through the others for the like.
 
     Raises:
-      Refused: after the last case, with what is wrong with each.
+      InputError: after the last case, with what is wrong with each.
     """
     problems: list[str] = []
     first = None
     for load in loads:
         try:
             case = load()
-        except Refused as refused:
+        except InputError as refused:
             problems.append(str(refused))
             continue
         first = first or case
@@ -152,7 +151,7 @@ def load_all(loads: Iterable[Load]) -> Iterator[Case]:
             problems.append(f"{case.name}: has {channels} channels, {first.name} {of_first}; they must agree.")
         if not problems:
             yield case
-    refuse_all(list(dict.fromkeys(problems)))
+    raise_all(list(dict.fromkeys(problems)))
 
 
 @dataclasses.dataclass(frozen=True)

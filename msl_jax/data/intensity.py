@@ -19,7 +19,6 @@ NARROW = 0.01
 """The least share of one range in another below which neither tells intensities apart."""
 DEVIATIONS = 3.0
 """How far from the mean "zscore" clips, in standard deviations."""
-
 Statistics = Mapping[str, Any]
 
 

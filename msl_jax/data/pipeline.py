@@ -6,110 +6,25 @@ any of them reading what came before or what belongs to another. Nothing is held
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from msl_jax.data import intensity, transforms, weak_labels
-from msl_jax.data.builder import Built, Entry
-from msl_jax.data.case import UNLABELED, in_case
-from msl_jax.data.intensity import Statistics
-from msl_jax.data.weak_labels import RECIPES, Style, Where
+from msl_jax.data import transforms
+from msl_jax.data.annotator import Annotator
+from msl_jax.data.builder import Dataset, Entry
+from msl_jax.data.preparation import Preparation
+from msl_jax.labels import UNLABELED
 
 STREAMS = {"strong": 0, "weak": 1}
-DRAWN = "drawn"
-"""In place of a recipe: what a person drew, or the mask where that is all there is, or nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """How slices become what the network sees, the same in training and inference.
-
-    Attributes:
-      size: (y, x) of the network's images.
-      normalization: a key of intensity.NORMALIZATIONS.
-      percentiles: for "percentiles", in percent.
-      window: for "window", intensities as stored.
-      values: label value of each class in the data set; values[0] is background, which is also every value not here.
-    """
-
-    size: tuple[int, int]
-    normalization: str
-    percentiles: tuple[float, float]
-    window: tuple[float, float]
-    values: tuple[int, ...]
-
-    def normalize(self, image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
-        """float32 (..., y, x, channel): intensities as stored -> [0, 1], by the statistics of their volume."""
-        low, high = intensity.limits(self.normalization, statistics, dataclasses.asdict(self))
-        return transforms.normalize(image, low, high)
-
-    def collapsed(self, statistics: Statistics) -> np.ndarray:
-        """Bool (channels,): where the normalisation's range is of no use to a volume and is widened."""
-        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
-
-    def class_of_value(self) -> np.ndarray:
-        """int32 (256,): value in a case's label map -> class; UNLABELED stays."""
-        table = np.zeros(256, np.int32)
-        table[[in_case(value) for value in self.values]] = np.arange(len(self.values))
-        table[UNLABELED] = UNLABELED
-        return table
-
-    def reference(self, mask: np.ndarray) -> np.ndarray:
-        """The classes of a case's mask, int32 as shaped; what it leaves open is background."""
-        classes = self.class_of_value()[mask]
-        return np.where(classes == UNLABELED, 0, classes)
-
-    def value_of_class(self) -> np.ndarray:
-        """uint8 (classes,): class -> value in files."""
-        return np.asarray(self.values, np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Weakening:
-    """Where weak labels come from.
-
-    Masks are resized before a recipe sees them: a core of few pixels would vanish if it were.
-
-    Attributes:
-      recipe: a key of weak_labels.RECIPES, or DRAWN.
-      style: of the recipes.
-      of_patient: patient -> recipe, for those whose recipe is another.
-    """
-
-    recipe: str
-    style: Style
-    of_patient: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def recipe_of(self, patient: str) -> str:
-        """A key of weak_labels.RECIPES, or DRAWN."""
-        return self.of_patient.get(patient, self.recipe)
-
-    def __call__(self, entry: Entry, z: int, label: np.ndarray, annotation: np.ndarray) -> np.ndarray:
-        """The weak label of slice `z` of a case.
-
-        Args:
-          entry: the case.
-          z: the slice's number.
-          label: int32 (y, x), the mask's classes at the network's size, UNLABELED where there is none.
-          annotation: int32, the drawn annotation's at native size, UNLABELED where there is none.
-
-        Returns:
-          int32, as `label`.
-        """
-        recipe = self.recipe_of(entry.patient)
-        if recipe != DRAWN:
-            return RECIPES[recipe](label, Where(entry.name, z, entry.slices), self.style)
-        return weak_labels.resize(annotation, label.shape) if entry.annotated else label
 
 
 def batches(
-    data: Built,
+    data: Dataset,
     sets: Mapping[str, Sequence[Entry]],
     sizes: Mapping[str, int],
     preparation: Preparation,
-    weakening: Weakening,
+    annotator: Annotator,
     augmentation: Mapping[str, float],
     *,
     ahead: int,
@@ -126,7 +41,7 @@ def batches(
       sets: "strong" and, where the method uses it, "weak" -> the cases whose slices are drawn.
       sizes: images of each set in one batch, over all hosts.
       preparation: normalisation, image size and classes.
-      weakening: how weak labels are made.
+      annotator: how weak labels are made.
       augmentation: keyword arguments of transforms.augment.
       ahead: how many batches are made ready while a step runs; this bounds the memory.
       seed: of the order and the augmentation.
@@ -148,7 +63,7 @@ def batches(
 
         def weaken(place, label, annotation):
             of_case = np.searchsorted(firsts, place, side="right") - 1
-            return weakening(entries[of_case], int(place - firsts[of_case]), label, annotation)
+            return annotator(entries[of_case], int(place - firsts[of_case]), label, annotation)
 
         def example(k):
             position = k // share * sizes[name] + host * share + k % share
@@ -189,7 +104,7 @@ def _place(position: tf.Tensor, slices: int, stream_seed: tf.Tensor) -> tf.Tenso
 OUTSIDE = {"label": 0, "weak_label": UNLABELED}
 
 
-def _load(data: Built, record: tf.Tensor, preparation: Preparation) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _load(data: Dataset, record: tf.Tensor, preparation: Preparation) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Image and mask at the network's size, and the drawn annotation at its own, as classes."""
     serialized = tf.numpy_function(lambda i: data.records[int(i)], [record], tf.string, stateful=False)
     example = data.features.deserialize_example(tf.ensure_shape(serialized, []))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from msl_jax.checks import Refused
+from msl_jax.errors import InputError
 
 Split = dict[str, list[str]]
 """The names "train", "validation" and "test" -> patients, sorted."""
@@ -38,18 +38,18 @@ def split_patients(
       seed: of the draw.
 
     Raises:
-      Refused: no row of `sizes` adds up to the number of patients, or too few of them have masks.
+      InputError: no row of `sizes` adds up to the number of patients, or too few of them have masks.
     """
     row = next((row for row in sizes if row[0] is None or sum(row) == len(groups)), None)
     if row is None:
         known = ", ".join("+".join(map(str, row)) for row in sizes)
-        raise Refused(
+        raise InputError(
             f"config.data.split_sizes: no row adds up to the {len(groups)} patients of the data set ({known}); "
             "give numbers for train, validation and test, --config.data.split_sizes='((TRAIN, VALIDATION, TEST),)'."
         )
     _, validation, test = row
     if validation + test >= len(masked):
-        raise Refused(
+        raise InputError(
             f"config.data.split_sizes: takes {validation + test} patients for validation and test, and {len(masked)} "
             "have masks; leave some to learn from."
         )
@@ -63,17 +63,19 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
     """Takes the split from lists of patients; patients on no list are left out.
 
     Raises:
-      Refused: a patient is unknown or on two lists, or a list is empty.
+      InputError: a patient is unknown or on two lists, or a list is empty.
     """
     seen: dict[str, str] = {}
     for role in ROLES:
         if not lists[role] and role != "validation":
-            raise Refused(f"config.data.split.{role}: is empty; list patients to train and to test on, or none at all.")
+            raise InputError(
+                f"config.data.split.{role}: is empty; list patients to train and to test on, or none at all."
+            )
         for patient in lists[role]:
             if patient not in groups:
-                raise Refused(f"config.data.split.{role}: the data set has no patient '{patient}'; name others.")
+                raise InputError(f"config.data.split.{role}: the data set has no patient '{patient}'; name others.")
             if patient in seen:
-                raise Refused(
+                raise InputError(
                     f"config.data.split.{role}: patient '{patient}' is already in {seen[patient]}; name each once."
                 )
             seen[patient] = role
@@ -94,13 +96,13 @@ def fold(split: Split, strong: Sequence[str], groups: Mapping[str, str], part: s
       The split: no validation, part I as test, all other training patients as train.
 
     Raises:
-      Refused: `part` does not read like that, or there are fewer strong patients than parts.
+      InputError: `part` does not read like that, or there are fewer strong patients than parts.
     """
     index, _, parts = part.partition("/")
     if not (index.isdecimal() and parts.isdecimal() and int(index) < int(parts) and int(parts) >= 2):
-        raise Refused(f"config.data.fold: is '{part}'; give I/N, part I of N counted from 0, like 0/4.")
+        raise InputError(f"config.data.fold: is '{part}'; give I/N, part I of N counted from 0, like 0/4.")
     if int(parts) > len(strong):
-        raise Refused(f"config.data.fold: is {part}, and {len(strong)} patients have masks; give fewer parts.")
+        raise InputError(f"config.data.fold: is {part}, and {len(strong)} patients have masks; give fewer parts.")
     held_out = stratified_order({patient: groups[patient] for patient in strong}, seed)[int(index) :: int(parts)]
     return {
         "train": [patient for patient in split["train"] if patient not in held_out],
@@ -121,18 +123,18 @@ def draw_strong(
       seed: seed of the draw.
 
     Raises:
-      Refused: there are fewer training patients with masks than that, or one listed is not among them.
+      InputError: there are fewer training patients with masks than that, or one listed is not among them.
     """
     if strong == "all" and masked:
         return sorted(masked)
     if isinstance(strong, int | str):
         if strong == "all" or not 1 <= strong <= len(masked):
-            raise Refused(
+            raise InputError(
                 f"config.data.strong: is {strong}; {len(masked)} training patients have full masks, give at most that."
             )
         return sorted(stratified_order({patient: train[patient] for patient in masked}, seed)[:strong])
     unknown = sorted(set(strong) - set(masked))
     if unknown or not strong or len(set(strong)) < len(strong):
         fault = f"{unknown} are no training patients with masks" if unknown else "the list is empty or names one twice"
-        raise Refused(f"config.data.strong: {fault}; name patients of the training part, each once.")
+        raise InputError(f"config.data.strong: {fault}; name patients of the training part, each once.")
     return sorted(strong)

@@ -14,8 +14,10 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from msl_jax.data.case import UNLABELED
+from msl_jax.labels import UNLABELED
 
+DRAWN = "drawn"
+"""In place of a recipe: what a person drew, or the mask where that is all there is, or nothing."""
 MAX_EROSIONS = 10
 MARGIN = 0.04
 """How far the background's scribble keeps from the structures, as a share of the slice's shorter side.

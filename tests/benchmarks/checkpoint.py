@@ -8,7 +8,10 @@ saves; "first_stall_s", the first, in which Orbax starts; the median "step_s" wi
 that of the one begun when save returns; and "mb", what one checkpoint takes on disk (10^6 bytes).
 """
 
-from msl_jax import machine
+from msl_jax.methods.table import Method
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.runs import checkpoints
+from msl_jax.system import machine
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -24,9 +27,6 @@ import time
 from etils import epath
 import jax
 
-from msl_jax import checkpoints
-from msl_jax.methods import Method
-from msl_jax.models.dual_branch import DualBranchUNet
 from train_step import make_step, random_batch
 
 

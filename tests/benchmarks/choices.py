@@ -6,7 +6,9 @@ All of them take turns, step by step, on the same random images. Prints a JSON l
 and that as a multiple of kl_ent's as it is.
 """
 
-from msl_jax import machine
+from msl_jax.methods.table import METHODS
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.system import machine
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -17,8 +19,6 @@ import json
 import statistics
 import time
 
-from msl_jax.methods import METHODS
-from msl_jax.models.dual_branch import DualBranchUNet
 from train_step import random_batch, training
 
 KL_ENT = METHODS["kl_ent"]

@@ -16,10 +16,11 @@ from unittest import mock
 import jax
 import optax
 
-from msl_jax.inference import initializer
-from msl_jax.methods import METHODS
+from msl_jax.methods.table import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.step import TrainState, make_train_step
+from msl_jax.models.initial import initializer
+from msl_jax.training.state import TrainState
+from msl_jax.training.step import make_train_step
 from train_step import random_batch
 
 

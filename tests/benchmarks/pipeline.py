@@ -12,7 +12,14 @@ at the last one. Memory that grows step by step doubles its growth from one of t
 steps short where that alone is asked.
 """
 
-from msl_jax import machine
+from msl_jax import settings
+from msl_jax.experiments.experiment import Experiment
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.settings.resolved import model_of
+from msl_jax.system import machine
+from msl_jax.training.loop import _batches
+from msl_jax.training.state import init_state, make_mesh, make_schedule
+from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -29,10 +36,6 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
-from msl_jax import settings, train
-from msl_jax.experiment import Experiment, model_of, open_experiment
-from msl_jax.step import make_train_step
-
 LEFT_OUT = 10
 
 
@@ -44,10 +47,10 @@ def resident_mb() -> float:
 
 def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     """Trains for `steps` steps, each `awaited` before the next batch is asked for, or not."""
-    config, mesh = experiment.config, train.make_mesh()
+    config, mesh = experiment.config, make_mesh()
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    optimizer = optax.adam(train.make_schedule(config))
-    state = jax.device_put(train.init_state(config, experiment.method, optimizer), replicated)
+    optimizer = optax.adam(make_schedule(config))
+    state = jax.device_put(init_state(config, experiment.method, optimizer), replicated)
     apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
     step_fn = jax.jit(
         make_train_step(apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, groups=mesh.size, key=key),
@@ -56,7 +59,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
         donate_argnums=0,
     )
     marks = {steps, *(100 * 2**k for k in range(steps.bit_length()))}
-    iterator, memory, waited = train._batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
+    iterator, memory, waited = _batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
     for step in range(1, steps + 1):
         asked = time.perf_counter()
         batch = next(iterator)
@@ -80,8 +83,8 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
 
 def alone(experiment: Experiment, steps: int) -> float:
     """Batches per second when nothing is done with them."""
-    sharded = NamedSharding(train.make_mesh(), PartitionSpec("data"))
-    iterator = train._batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
+    sharded = NamedSharding(make_mesh(), PartitionSpec("data"))
+    iterator = _batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
     for _ in itertools.islice(iterator, LEFT_OUT):
         pass
     start = time.perf_counter()

@@ -7,7 +7,12 @@ Prints one JSON line: "cold_s", the first call of a process, with nothing compil
 median of the 5 calls after it. Imports are in neither.
 """
 
-from msl_jax import machine
+from msl_jax import settings
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.inference.files import predict
+from msl_jax.runs import checkpoints
+from msl_jax.system import machine
+from msl_jax.training.state import init_state
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -27,8 +32,7 @@ import nibabel as nib
 import numpy as np
 import optax
 
-from msl_jax import checkpoints, predict, settings, train
-from msl_jax.experiment import open_experiment
+from msl_jax.runs.config import claim
 
 
 def make_run(config_path: str, folder: epath.Path) -> epath.Path:
@@ -38,8 +42,8 @@ def make_run(config_path: str, folder: epath.Path) -> epath.Path:
     config.data.layout, config.data.source, config.data.cache = "phantom", "patients=8,seed=0", str(folder / "cache")
     config.data.split_sizes = ((5, 1, 2),)
     experiment = open_experiment(config)
-    experiment.claim(folder / "run")
-    state = train.init_state(experiment.config, experiment.method, optax.adam(1e-3))
+    claim(experiment, folder / "run")
+    state = init_state(experiment.config, experiment.method, optax.adam(1e-3))
     with contextlib.closing(checkpoints.open_manager(folder / "run", keep=1)) as manager:
         checkpoints.save(manager, 1, state.network(), state.training(), None)
         manager.wait_until_finished()
@@ -64,7 +68,7 @@ def main() -> None:
         times = []
         for _ in range(6):
             start = time.perf_counter()
-            predict.predict([run], folder / "noise.nii.gz", folder / "predictions", overwrite=True)
+            predict([run], folder / "noise.nii.gz", folder / "predictions", overwrite=True)
             times.append(time.perf_counter() - start)
     report = {
         "config": a.config,

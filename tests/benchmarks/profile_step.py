@@ -9,7 +9,9 @@ tasks, so that the rest of the threads' time is theirs, waiting included. FLOPs 
 one JSON line; --trace keeps the trace for TensorBoard or Perfetto.
 """
 
-from msl_jax import machine
+from msl_jax.methods.table import Method
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.system import machine
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -27,8 +29,6 @@ import time
 import jax
 import jax.numpy as jnp
 
-from msl_jax.methods import Method
-from msl_jax.models.dual_branch import DualBranchUNet
 from train_step import make_step, random_batch
 
 SHOWN = 8

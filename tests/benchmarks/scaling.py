@@ -44,13 +44,13 @@ def count(a: argparse.Namespace) -> None:
     from jax.sharding import NamedSharding, PartitionSpec
     import optax
 
-    from msl_jax import train
-    from msl_jax.inference import initializer
-    from msl_jax.methods import METHODS
+    from msl_jax.methods.table import METHODS
     from msl_jax.models.dual_branch import DualBranchUNet
-    from msl_jax.step import TrainState, make_train_step
+    from msl_jax.models.initial import initializer
+    from msl_jax.training.state import TrainState, make_mesh
+    from msl_jax.training.step import make_train_step
 
-    mesh = train.make_mesh()
+    mesh = make_mesh()
     model, method, optimizer = DualBranchUNet(width=a.width, dtype="bfloat16"), METHODS["kl_ent"], optax.adam(1e-3)
 
     def start():

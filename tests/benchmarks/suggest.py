@@ -14,16 +14,18 @@ import statistics
 from etils import epath
 from scipy import stats
 
-from msl_jax import experiment, inference
 from msl_jax.data import builder
-from msl_jax.suggest import doubt
+from msl_jax.evaluation.suggestions import doubt
+from msl_jax.inference.segmenter import load_network
+from msl_jax.runs.config import read_config
+from msl_jax.settings.resolved import source_of
 
 
 def measure(workdir: epath.Path) -> dict[str, float]:
     """Measure -> rank correlation with the error."""
-    config = experiment.read_config(workdir)
-    data = builder.build(experiment.source_of(config), config.data.cache)
-    segmenter, variables, _ = inference.load(workdir, config.eval.checkpoint)
+    config = read_config(workdir)
+    data = builder.build(source_of(config), config.data.cache)
+    segmenter, variables, _ = load_network(workdir, config.eval.checkpoint)
     rows = csv.DictReader((workdir / "results" / "test.csv").read_text().splitlines())
     dice = {
         row["case"]: statistics.mean(float(value) for column, value in row.items() if column.endswith("_dice"))

@@ -8,7 +8,13 @@ With --infer: the student's label map of all images. Prints one JSON line: media
 and images per second at the median.
 """
 
-from msl_jax import machine
+from msl_jax.labels import UNLABELED
+from msl_jax.methods.table import Method
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.initial import init_variables
+from msl_jax.system import machine
+from msl_jax.training.state import TrainState
+from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
     machine.restart_on_huge_pages()
@@ -24,12 +30,6 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import optax
-
-from msl_jax.inference import init_variables
-from msl_jax.losses import UNLABELED
-from msl_jax.methods import Method
-from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.step import TrainState, make_train_step
 
 
 def random_batch(strong: int, weak: int, size: int, classes: int) -> dict[str, dict[str, jax.Array]]:

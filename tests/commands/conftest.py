@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from files import one_sentence
-from msl_jax import machine
+from msl_jax.system import machine
 from processes import ROOT, run
 
 

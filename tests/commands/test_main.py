@@ -14,7 +14,7 @@ from etils import epath
 import numpy as np
 import pytest
 
-from msl_jax import inference
+from msl_jax.inference.segmenter import load_network
 from processes import finished, run, start, table
 from trees import unequal
 
@@ -201,5 +201,5 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(settings, workdir, tmp
 def assert_same_run(one, other):
     for name in ("metrics.csv", "splits.json", "config.json", "results/test.json", "results/test.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    networks = [inference.load(epath.Path(folder))[1] for folder in (one, other)]
+    networks = [load_network(epath.Path(folder))[1] for folder in (one, other)]
     assert not unequal(*networks)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from files import SIZES, arrays, assert_case, save
-from msl_jax import inference
-from msl_jax.data import builder, volumes
+from msl_jax.data import builder
 from msl_jax.data.case import Source
+from msl_jax.data.formats import volumes
+from msl_jax.inference.segmenter import load_network
 from processes import table
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # of letters that no font of matplotlib's has
@@ -117,7 +118,7 @@ def predictions(command, drawn, data, tmp_path):
 
 
 def test_predictions_of_odd_images_are_those_of_their_voxels(predictions, drawn, data):
-    segmenter, variables, _ = inference.load(drawn)
+    segmenter, variables, _ = load_network(drawn)
     found = {volumes.stem(path): path for path in predictions.iterdir()}
     assert found.keys() == EXPECTED.keys() | {f"{case}_prob" for case in EXPECTED}
     for case, voxels in EXPECTED.items():

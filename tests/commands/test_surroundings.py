@@ -11,6 +11,7 @@ import pytest
 
 from files import arrays, save, write
 from msl_jax import settings
+from msl_jax.settings.configs import FOLDER
 from processes import ROOT
 
 OWN = ("configs", "configs.data", "configs.models", "data", "models", "tests", "src")
@@ -38,8 +39,8 @@ def test_only_the_package_the_standard_library_and_what_is_required_is_imported(
     required |= {"numpy", "optax", "orbax", "PIL", "safetensors", "scipy", "SimpleITK", "skimage", "tensorflow"}
     required |= {"tensorflow_datasets", "torch", "jax2onnx", "IPython", "array_record"}
     for path in [*(ROOT / "msl_jax").rglob("*.py"), *settings.EXPERIMENTS.values()]:
-        own = {"msl_jax"} if path.parent != settings.FOLDER else {"msl_jax", "ml_collections"}
-        allowed = own if path.parent == settings.FOLDER else own | required | sys.stdlib_module_names
+        own = {"msl_jax"} if path.parent != FOLDER else {"msl_jax", "ml_collections"}
+        allowed = own if path.parent == FOLDER else own | required | sys.stdlib_module_names
         assert set(imported(path)) <= allowed, path
 
 

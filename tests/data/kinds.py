@@ -18,8 +18,9 @@ from PIL import Image, PngImagePlugin
 import SimpleITK as sitk
 
 from files import at
-from msl_jax.checks import Refused
-from msl_jax.data import msd, nnunet, png_tree, volumes, wsl4mis
+from msl_jax.data.formats import volumes
+from msl_jax.data.readers import msd, nnunet, png_tree, wsl4mis
+from msl_jax.errors import InputError
 
 COUNT = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -68,7 +69,7 @@ def of_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
         volumes.check_same_grid(image, again)
     try:
         return image.voxels, volumes.read_labels(path).voxels
-    except Refused:
+    except InputError:
         return image.voxels, None
 
 

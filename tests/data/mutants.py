@@ -22,7 +22,7 @@ import zlib
 import numpy as np
 
 from kinds import KINDS, Kind
-from msl_jax.checks import Refused
+from msl_jax.errors import InputError
 
 SECONDS = 10
 """After so many for one mutant the process is killed: it hangs."""
@@ -104,7 +104,7 @@ def outcome(kind: Kind, contents: bytes, folder: pathlib.Path) -> str:
     path.write_bytes(contents)
     try:
         image, mask = kind.read(path)
-    except Refused as refused:
+    except InputError as refused:
         cause = str(refused.__cause__ or "")
         if not all(line.startswith((str(folder), "config.data")) for line in str(refused).split("\n")):
             return f"wrong: is refused by {str(refused)!r}"

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from msl_jax.checks import Refused
-from msl_jax.data import acdc, builder, phantom
-from msl_jax.data.case import UNLABELED, Case, Reader, Source, load_all
-from msl_jax.data.orientation import across
+from msl_jax.data import builder
+from msl_jax.data.case import Case, Reader, Source, load_all
+from msl_jax.data.formats.orientation import turn_across
+from msl_jax.data.readers import READERS, acdc, phantom
+from msl_jax.errors import InputError
+from msl_jax.labels import UNLABELED
 
 PHASES = {"ED": 1, "ES": 9}
 LPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
@@ -50,7 +52,7 @@ def unreadable(monkeypatch):
 
     def install():
         explode.__module__ = acdc.read.__module__
-        monkeypatch.setitem(builder.READERS, "acdc", dataclasses.replace(acdc.READER, read=explode))
+        monkeypatch.setitem(READERS, "acdc", dataclasses.replace(acdc.READER, read=explode))
 
     return install
 
@@ -110,7 +112,7 @@ def test_a_changed_reader_builds_anew(source, tmp_path, monkeypatch):
         yield next(acdc.read(source))
 
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 4
-    monkeypatch.setitem(builder.READERS, "acdc", dataclasses.replace(acdc.READER, read=one_case))
+    monkeypatch.setitem(READERS, "acdc", dataclasses.replace(acdc.READER, read=one_case))
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 1
 
 
@@ -151,7 +153,7 @@ def unmasked(monkeypatch):
     read = given(two_channels)
     read.__module__ = acdc.read.__module__
     reader = Reader(lambda source: {"A": 1}, lambda source: source.path, read, dict)
-    monkeypatch.setitem(builder.READERS, "unmasked", reader)
+    monkeypatch.setitem(READERS, "unmasked", reader)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +165,12 @@ def test_channels_bare_cases_roles_and_other_axes_come_back(unmasked, tmp_path, 
     case = data.case(data.entries[0])
     assert case.image.shape == (*shape, 2) and case.mask is None and case.spacing == spacing
     assert (data.channels, data.masked(full=False), data.roles()) == (2, [], {"a": "weak"})
-    np.testing.assert_array_equal(across(axis).undo(case.image), read.image)
-    np.testing.assert_array_equal(across(axis).undo(case.annotation), read.annotation)
+    np.testing.assert_array_equal(turn_across(axis).undo(case.image), read.image)
+    np.testing.assert_array_equal(turn_across(axis).undo(case.annotation), read.annotation)
 
 
 def test_images_of_other_channels_are_refused(unmasked, tmp_path):
-    with pytest.raises(Refused, match=r"^case3: has 3 channels, case2 2; they must agree\.$"):
+    with pytest.raises(InputError, match=r"^case3: has 3 channels, case2 2; they must agree\.$"):
         builder.build(Source("unmasked", "2"), str(tmp_path))
 
 
@@ -176,7 +178,7 @@ def test_every_case_that_cannot_be_used_is_named_once(source, tmp_path):
     training = source / "training"
     (training / "patient001" / "Info.cfg").unlink()
     (training / "patient002" / "patient002_frame09_gt.nii.gz").write_bytes(b"")
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InputError) as refusal:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
     first, second = str(refusal.value).splitlines()
     assert first.startswith(f"{training / 'patient001'}: holds no Info.cfg")
@@ -197,7 +199,7 @@ def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
     path = source / "training" / "patient002" / "patient002_frame09_gt.nii.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-9])
-    with pytest.raises(Refused, match="cannot be read") as refusal:
+    with pytest.raises(InputError, match="cannot be read") as refusal:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
     assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
     path.write_bytes(good)
@@ -205,7 +207,7 @@ def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"there is no 'nifti'; there are acdc, .*phantom"):
+    with pytest.raises(InputError, match=r"there is no 'nifti'; there are acdc, .*phantom"):
         builder.build(Source("nifti", str(tmp_path)), str(tmp_path))
 
 
@@ -235,11 +237,11 @@ def test_cases_that_are_stored_otherwise_are_turned_to_lie_like_most(mixed, axis
     assert [entry.name for entry in data.entries if entry.turned] == ["b", "d", "e"]
     for entry in data.entries:
         case = data.case(entry)
-        np.testing.assert_array_equal(case.image[..., 0], across(axis).apply(voxels["images"].T))
-        np.testing.assert_array_equal(case.mask, across(axis).apply(voxels["masks"].T))
-        assert case.spacing == across(axis).spacing((8, 1.25, 1.5))
+        np.testing.assert_array_equal(case.image[..., 0], turn_across(axis).apply(voxels["images"].T))
+        np.testing.assert_array_equal(case.mask, turn_across(axis).apply(voxels["masks"].T))
+        assert case.spacing == turn_across(axis).spacing((8, 1.25, 1.5))
         np.testing.assert_allclose(case.directions, data.directions, atol=1e-12)
-    np.testing.assert_allclose(data.directions, across(axis).directions(LPS))
+    np.testing.assert_allclose(data.directions, turn_across(axis).directions(LPS))
 
 
 def test_a_data_set_that_does_not_say_how_it_lies_has_no_directions(phantoms):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from msl_jax.data import intensity
-from msl_jax.data.pipeline import Preparation
+from msl_jax.data.preparation import Preparation
 
 RAMP = (np.arange(101, dtype=np.float32)[:, None] * np.float32([1, -10]))[None, None]
 """Two channels of 101 pixels, 0 to 100 and 0 to -1000."""

@@ -3,11 +3,14 @@ import itertools
 import numpy as np
 import pytest
 
-from msl_jax import inference
 from msl_jax.data import builder, intensity, pipeline, transforms
-from msl_jax.data.case import UNLABELED, Case, Reader, Source
-from msl_jax.data.pipeline import Preparation, Weakening
+from msl_jax.data.annotator import Annotator
+from msl_jax.data.case import Case, Reader, Source
+from msl_jax.data.preparation import Preparation
+from msl_jax.data.readers import READERS
 from msl_jax.data.weak_labels import RECIPES, Style, Where
+from msl_jax.inference.segmenter import Segmenter
+from msl_jax.labels import UNLABELED
 
 SIZE = (64, 56)
 STYLE = Style(background=True, radius=2, every=3)
@@ -47,7 +50,7 @@ def dataset(phantoms, sets):
             {name: sets[name] for name in names},
             {"strong": 4, "weak": 6},
             prepared(values),
-            Weakening(recipe, STYLE),
+            Annotator(recipe, STYLE),
             augmentation,
             seed=seed,
             start=start,
@@ -145,8 +148,8 @@ def as_inference_sees(monkeypatch, phantoms, entries):
         seen.append(images)
         return {branch: images for branch in segmenter.branches}
 
-    monkeypatch.setattr(inference, "_softmax", network)
-    segmenter = inference.Segmenter(None, prepared((0, 3)), ("student",), batch=1)
+    monkeypatch.setattr("msl_jax.inference.segmenter._softmax", network)
+    segmenter = Segmenter(None, prepared((0, 3)), ("student",), batch=1)
     for entry in entries:
         segmenter.probabilities({}, phantoms.case(entry).image)
     return np.concatenate(seen)
@@ -206,13 +209,13 @@ def as_users_bring_them(source):
 
 def test_a_batch_mixes_what_was_drawn_with_open_masks_and_bare_images(monkeypatch, tmp_path):
     """A scribble beside a partial mask and nothing, at the network's size; a recipe for one patient alone."""
-    as_users_bring_them.__module__ = "msl_jax.data.phantom"
+    as_users_bring_them.__module__ = "msl_jax.data.readers.phantom"
     reader = Reader(lambda source: {"LV": 3}, lambda source: "", as_users_bring_them, dict)
-    monkeypatch.setitem(builder.READERS, "users", reader)
+    monkeypatch.setitem(READERS, "users", reader)
     data = builder.build(Source("users", ""), str(tmp_path))
-    weakening = Weakening("drawn", STYLE, {"neither": "none"})
+    weak_labels = Annotator("drawn", STYLE, {"neither": "none"})
     drawn = pipeline.batches(
-        data, {"weak": data.entries}, {"weak": 6}, prepared((0, 3)), weakening, OFF, ahead=1, seed=0, start=0, stop=1
+        data, {"weak": data.entries}, {"weak": 6}, prepared((0, 3)), weak_labels, OFF, ahead=1, seed=0, start=0, stop=1
     )
     batch = next(drawn.as_numpy_iterator())["weak"]
     assert batch["image"].shape == (6, *SIZE, 2)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from msl_jax.checks import Refused
 from msl_jax.data import splits
+from msl_jax.errors import InputError
 
 SIZES = ((75, 5, 20), (55, 10, 15))
 ACDC_GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")
@@ -100,7 +100,7 @@ def test_whoever_has_no_mask_is_there_to_learn_from():
     able = [patient for patient in split["train"] if patient in masked]
     assert splits.draw_strong(dict.fromkeys(split["train"], ""), able, "all", 0) == able
     assert set(splits.draw_strong(dict.fromkeys(split["train"], ""), able, 4, 0)) < set(able)
-    with pytest.raises(Refused, match=r"split_sizes: takes 8 .* and 8 have masks"):
+    with pytest.raises(InputError, match=r"split_sizes: takes 8 .* and 8 have masks"):
         splits.split_patients(groups, masked[:8], [(None, 3, 5)], 0)
 
 
@@ -119,7 +119,7 @@ def test_the_parts_of_a_cross_validation_are_all_strong_patients_once(parts, mor
 @pytest.mark.parametrize("part", ["4/4", "0/1", "1", "a/4", "-1/4", "0/6", "1/2/3"])
 def test_parts_that_cannot_be_are_refused(part):
     split = {"train": list("abcdefg"), "validation": [], "test": ["h"]}
-    with pytest.raises(Refused, match=r"config\.data\.fold: is "):
+    with pytest.raises(InputError, match=r"config\.data\.fold: is "):
         splits.fold(split, list("abcde"), dict.fromkeys("abcdefgh", ""), part, 0)
 
 
@@ -143,12 +143,12 @@ def test_lists_are_taken_as_they_are():
 )
 def test_lists_that_cannot_be_meant_are_refused(role, patients, says):
     lists = {"train": ["patient001"], "validation": ["patient002"], "test": ["patient003"]}
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(InputError, match=says):
         splits.listed_split(acdc(80), {**lists, role: patients})
 
 
 def test_sizes_that_do_not_add_up_are_refused():
-    with pytest.raises(Refused, match=r"split_sizes: .*the 79 patients .*75\+5\+20, 55\+10\+15"):
+    with pytest.raises(InputError, match=r"split_sizes: .*the 79 patients .*75\+5\+20, 55\+10\+15"):
         splits.split_patients(dict(list(acdc(80).items())[1:]), acdc(80), SIZES, 0)
 
 
@@ -167,12 +167,12 @@ def test_strong_patients_that_are_not_there_are_refused(strong, says):
     train = train_of(acdc(80))
     if strong == ["first", "first"]:
         strong = 2 * [min(train)]
-    with pytest.raises(Refused, match=r"config\.data\.strong: .*" + says):
+    with pytest.raises(InputError, match=r"config\.data\.strong: .*" + says):
         splits.draw_strong(train, train, strong, 0)
 
 
 def test_a_strong_patient_of_the_test_part_is_refused():
     groups = acdc(80)
     held_out = splits.split_patients(groups, groups, SIZES, 0)["test"][0]
-    with pytest.raises(Refused, match=held_out):
+    with pytest.raises(InputError, match=held_out):
         splits.draw_strong(train_of(groups), train_of(groups), [held_out], 0)

@@ -8,7 +8,7 @@ from scipy import ndimage
 import tensorflow as tf
 
 from msl_jax.data import transforms
-from msl_jax.data.case import UNLABELED
+from msl_jax.labels import UNLABELED
 
 OFF = dict(flip=False, rotation=0.0, zoom=0.0, gamma=0.0, contrast=0.0)
 OUTSIDE = {"label": 0, "weak_label": UNLABELED}

@@ -8,9 +8,11 @@ import pytest
 from scipy import ndimage
 import tensorflow as tf
 
-from msl_jax.data import acdc, weak_labels
-from msl_jax.data.case import UNLABELED, Source, load_all
+from msl_jax.data import weak_labels
+from msl_jax.data.case import Source, load_all
+from msl_jax.data.readers import acdc
 from msl_jax.data.weak_labels import RECIPES, Style, Where
+from msl_jax.labels import UNLABELED
 
 WHERE = Where("patient001_frame01", slice=2, slices=10)
 ALL_BACKGROUND = {"box", "slices", "full"}  # annotate it, asked for or not

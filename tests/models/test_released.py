@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from msl_jax import inference, train
-from msl_jax.experiment import model_of, open_experiment
+from msl_jax.experiments.opening import open_experiment
 from msl_jax.models import released
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
-from msl_jax.step import make_train_step
+from msl_jax.models.initial import init_variables
+from msl_jax.settings.resolved import model_of
+from msl_jax.training.state import init_state
+from msl_jax.training.step import make_train_step
 from trees import paths, unequal
 
 SIZES = {2: 18, 3: 44, 4: 92, 5: 188}
@@ -54,7 +56,7 @@ def test_it_trains_as_any_network_does(tiny_config):
     experiment = open_experiment(config)
     assert experiment.config.model.dropout == 0.5
     optimizer = optax.adam(1e-3)
-    before = train.init_state(experiment.config, experiment.method, optimizer)
+    before = init_state(experiment.config, experiment.method, optimizer)
     model, key = model_of(experiment.config), jax.random.key(0)
     step = make_train_step(apply_fn=model.apply, optimizer=optimizer, method=experiment.method, groups=1, key=key)
     generator = np.random.default_rng(0)
@@ -72,7 +74,7 @@ def test_every_feature_map_matters():
     model = DualBranchUNet(width=8, depth=3, network="released")
     halves = NETWORKS["released"]
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 44, 44, 1)), jnp.float32)
-    variables = inference.init_variables(model, (44, 44), ("student",), seed=0)
+    variables = init_variables(model, (44, 44), ("student",), seed=0)
     part = lambda name: {kind: variables[kind][name] for kind in variables}  # noqa: E731
     levels = jax.jit(lambda x: halves.encoder(8, 3).apply(part("encoder"), x, train=False))(images)
     decode = jax.jit(lambda levels: halves.decoder(2).apply(part("student"), levels, train=False))

@@ -1,0 +1,51 @@
+"""A CSV that says of every patient what it is for: columns patient, and any of role, group, weak."""
+
+from collections.abc import Collection
+import csv
+import pathlib
+
+from msl_jax.data.case import ROLES
+from msl_jax.data.weak_labels import DRAWN, RECIPES
+from msl_jax.errors import InputError
+from msl_jax.system.paths import expanded
+
+TRAIN = "train"
+"""A role that leaves open whether a patient is strong or weak."""
+COLUMNS = {"patient": None, "role": ("", TRAIN, *ROLES), "group": None, "weak": ("", *RECIPES, DRAWN)}
+"""Column -> what it may hold; None for anything."""
+Table = dict[str, dict[str, str]]
+"""Patient -> column -> what it says."""
+
+
+def read_table(path: str, patients: Collection[str]) -> Table:
+    """Reads the CSV of config.data.table; patients who are not in it are left out of the experiment.
+
+    Raises:
+      InputError: the file cannot be read, a column, a patient or a value is unknown, or a patient comes twice.
+    """
+    try:
+        text = pathlib.Path(expanded(path)).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise InputError(f"{path}: cannot be read, {reason}; give a CSV file as config.data.table.") from error
+    try:
+        rows = list(csv.DictReader(text.splitlines(), restkey="(more values than columns)", restval=""))
+    except csv.Error as error:
+        raise InputError(f"{path}: is no readable CSV file ({error}); write it anew.") from error
+    found = list(dict.fromkeys(column for row in rows for column in row))
+    if "patient" not in found or not set(found) <= set(COLUMNS):
+        raise InputError(f"{path}: its columns are {', '.join(found)}; give patient and any of role, group, weak.")
+    table: Table = {}
+    for number, row in enumerate(rows, start=2):
+        row = {column: value.strip() for column, value in row.items()}
+        patient = row.pop("patient")
+        if patient not in patients:
+            raise InputError(f"{path}: line {number}: the data set has no patient '{patient}'; correct the name.")
+        if patient in table:
+            raise InputError(f"{path}: line {number}: patient '{patient}' comes a second time; keep one line.")
+        for column, value in row.items():
+            known = COLUMNS[column]
+            if known and value not in known:
+                raise InputError(f"{path}: line {number}: {column} is '{value}'; give one of {', '.join(known[1:])}.")
+        table[patient] = row
+    return table

@@ -1,0 +1,180 @@
+"""Whether a branch knows what it knows: expected calibration error, reliability curve and entropy, voxel by voxel.
+
+The confidence of a voxel is the probability of its likeliest class. A branch is calibrated where, of all voxels with a
+confidence of 0.8, it labels 80 % rightly, and over-confident where it labels fewer rightly. With B_m the voxels whose
+confidence lies in the m-th of 15 equal bins of [0, 1], n their number over all bins, and accuracy and confidence their
+means over a bin,
+
+    ECE = sum_m |B_m| / n * |accuracy(B_m) - confidence(B_m)|
+
+(Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, ICML 2017, equations 2 and 3), given over
+three regions, each within the one before:
+
+- "all": all voxels. Nearly all of them are background far from any structure, which every branch labels rightly with a
+  confidence near 1, so this error is small whatever a branch does at the structures.
+- "structure": the voxels that are structure in the reference or in the prediction. Every wrong voxel is among them, but
+  no background that was labelled rightly. So the accuracy stays below the confidence in a calibrated branch, too, and
+  the more so the less certain it is: of two classes at 0.5 a third is right here, not a half. Branches that differ in
+  entropy cannot be ranked by this error.
+- "predicted": the voxels that the branch labels as a structure. The reference has no say in which they are, so the
+  error of a branch that is calibrated given its label is 0 (Gupta and Ramdas, Top-label calibration and
+  multiclass-to-binary reductions, ICLR 2022). It says nothing of structure that was missed.
+
+Voxels of all cases are pooled: `measure` each case, `total` them, `summarise` the total.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from msl_jax.system import text
+
+BINS = 15
+EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)
+"""A bin holds its upper edge, the first one its lower edge too."""
+REGIONS = ("all", "structure", "predicted")
+
+
+class Sums(NamedTuple):
+    """What `measure` counts; field by field, the sums of two cases add up to those of both together.
+
+    The rows of an array (3, BINS) are the voxels that are background in reference and prediction, those of the
+    reference's structures that are missed, and those that are labelled as a structure: a region of REGIONS is its row
+    and those below. The columns are the bins.
+
+    Attributes:
+        voxels: number of voxels, int (3, BINS).
+        correct: number of voxels labelled rightly, int (3, BINS).
+        confidence: sum of the confidence, float64 (3, BINS).
+        wrong_confidence: sum of the confidence over the voxels labelled wrongly, float64 scalar.
+        reference: number of voxels of the reference's background and foreground, int (2,).
+        entropy: sum of the Shannon entropy in nats over each of these, float64 (2,).
+    """
+
+    voxels: np.ndarray
+    correct: np.ndarray
+    confidence: np.ndarray
+    wrong_confidence: np.float64
+    reference: np.ndarray
+    entropy: np.ndarray
+
+
+def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
+    """The sums of one case.
+
+    Args:
+        probabilities: float32 (..., classes), background first, that sum to 1 in each voxel.
+        classes: the reference's class of each of these voxels, int (...), from 0, the background, to classes - 1.
+
+    Raises:
+        ValueError: the shapes do not fit, a voxel's probabilities are no distribution, or a class has none.
+    """
+    _check(probabilities, classes)
+    prediction = probabilities.argmax(-1)
+    confidence = probabilities.max(-1)
+    correct = prediction == classes
+    foreground = (classes > 0).ravel()
+    row = np.where(prediction > 0, 2, classes > 0)
+    cell = (row * BINS + np.digitize(confidence, EDGES[1:-1], right=True)).ravel()
+
+    def by_cell(weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(cell, weights, minlength=len(REGIONS) * BINS).reshape(-1, BINS)
+
+    return Sums(
+        voxels=by_cell(),
+        correct=by_cell(correct.ravel()).astype(np.int64),
+        confidence=by_cell(confidence.ravel()),
+        wrong_confidence=confidence[~correct].sum(dtype=np.float64),
+        reference=np.bincount(foreground, minlength=2),
+        entropy=np.bincount(foreground, _entropy(probabilities).ravel(), minlength=2),
+    )
+
+
+def total(cases: Iterable[Sums]) -> Sums:
+    """The sums of one or more cases together."""
+    return Sums(*(sum(field) for field in zip(*cases, strict=True)))
+
+
+def summarise(sums: Sums) -> dict[str, Any]:
+    """Calibration of a branch as JSON has it.
+
+    Returns:
+        "ece", "ece_structure", "ece_predicted": the expected calibration error in [0, 1] over each of REGIONS.
+        "entropy": {"foreground", "background"}: the mean Shannon entropy in nats over these voxels of the reference,
+        from 0 (certain) to log(classes).
+        "confidence_where_wrong": the mean confidence over the voxels labelled wrongly.
+        "reliability": region -> {"count", "confidence", "accuracy"}, each a list with a value a bin: the number of
+        voxels, their mean confidence, and how many of them are labelled rightly.
+        A mean over no voxel is None.
+    """
+    regions = {
+        name: [field[first:].sum(0) for field in (sums.voxels, sums.correct, sums.confidence)]
+        for first, name in enumerate(REGIONS)
+    }
+    background, foreground = map(_mean, sums.entropy, sums.reference)
+    return {
+        "ece": _ece(*regions["all"]),
+        "ece_structure": _ece(*regions["structure"]),
+        "ece_predicted": _ece(*regions["predicted"]),
+        "entropy": {"foreground": foreground, "background": background},
+        "confidence_where_wrong": _mean(sums.wrong_confidence, np.sum(sums.voxels - sums.correct)),
+        "reliability": {name: _curve(*fields) for name, fields in regions.items()},
+    }
+
+
+def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Branch -> what `summarise` returned, as a table to read: ECE and confidence in percent, entropy in nats."""
+    header = ["branch", "ECE %", "ECE on predicted structure %", "confidence where wrong %"]
+    header += ["entropy on foreground", "entropy on background"]
+    rows = []
+    for branch, summary in summaries.items():
+        cells = [_cell(summary["ece"], 100, 2), _cell(summary["ece_predicted"], 100, 2)]
+        cells += [_cell(summary["confidence_where_wrong"], 100, 1)]
+        cells += [_cell(summary["entropy"][key], 1, 3) for key in ("foreground", "background")]
+        rows.append([branch, *cells])
+    note = (
+        f"ECE is the expected calibration error with {BINS} bins, over all voxels of all cases and over those that the "
+        "branch labels as a structure; entropy is the mean in nats over the reference's foreground and background."
+    )
+    return f"{text.markdown(header, rows)}\n\n{note}"
+
+
+def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:
+    if probabilities.shape[:-1] != classes.shape:
+        raise ValueError(
+            "probabilities must be (..., classes) and the reference's classes (...) of the same voxels, not "
+            f"{probabilities.shape} and {classes.shape}"
+        )
+    if not (np.abs(probabilities.sum(-1) - 1).max() < 1e-3 and probabilities.min() >= 0):
+        raise ValueError("probabilities must be finite, not negative, and sum to 1 in each voxel")
+    low, high, last = classes.min(), classes.max(), probabilities.shape[-1] - 1
+    if low < 0 or high > last:
+        raise ValueError(f"the reference's classes must be from 0 to {last}, not from {low} to {high}")
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """-sum_c p_c log p_c of each voxel in nats, p log p being 0 where p is."""
+    smallest = np.finfo(probabilities.dtype).tiny
+    return -(probabilities * np.log(probabilities.clip(smallest, 1))).sum(-1)
+
+
+def _ece(voxels: np.ndarray, correct: np.ndarray, confidence: np.ndarray) -> float | None:
+    """The module's formula; |B_m| times a mean over B_m is the sum over it."""
+    return _mean(np.abs(correct - confidence).sum(), voxels.sum())
+
+
+def _curve(voxels: np.ndarray, correct: np.ndarray, confidence: np.ndarray) -> dict[str, list]:
+    return {
+        "count": voxels.tolist(),
+        "confidence": list(map(_mean, confidence, voxels)),
+        "accuracy": list(map(_mean, correct, voxels)),
+    }
+
+
+def _mean(summed: float, count: int) -> float | None:
+    return float(summed / count) if count else None
+
+
+def _cell(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{value * scale:.{digits}f}"

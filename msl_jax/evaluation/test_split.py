@@ -1,0 +1,168 @@
+"""From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D.
+
+A run's own test split is also measured for calibration, since there the probabilities are known.
+
+python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=3,MYO=2 --output=RESULTS.json
+python -m msl_jax.evaluate --workdir=RUN --config=configs/acdc.py [--config.KEY=VALUE ...] --output=RESULTS.json
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from msl_jax.data.builder import Entry
+from msl_jax.data.case import Case, turned
+from msl_jax.data.formats import orientation, volumes
+from msl_jax.data.formats.orientation import UNTURNED, Turn
+from msl_jax.data.protocols import PROTOCOLS
+from msl_jax.errors import InputError, warn_all
+from msl_jax.evaluation import calibration, metrics
+from msl_jax.evaluation.results import Row, markdown, results, score, write_csv
+from msl_jax.experiments.experiment import Experiment
+from msl_jax.inference.segmenter import Segmenter, load_network
+from msl_jax.labels import UNLABELED
+from msl_jax.models.initial import Variables
+from msl_jax.pictures import charts, plots
+from msl_jax.runs import journal
+from msl_jax.runs.config import read_config
+from msl_jax.settings.resolved import directions_of
+from msl_jax.system import atomic
+
+FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
+"""Flags that go together."""
+
+
+def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Variables, Turn]:
+    """A run's network for an experiment that may be another than the run's.
+
+    Returns:
+      The segmenter, giving the experiment's label values, its variables, and how the experiment's volumes are turned
+      for it.
+
+    Raises:
+      InputError: there is no network that can be read, or it segments other structures or other images.
+    """
+    config = read_config(workdir)
+    there, here = config.data, experiment.config.data
+    for key, ours, its in (
+        ("classes", list(here.classes), list(there.classes)),
+        ("channels", here.channels, there.channels),
+    ):
+        if ours != its:
+            raise InputError(f"--workdir: {workdir} has {key} {its}, the experiment {ours}; they must agree.")
+    segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
+    values = (0, *here.classes.values())
+    preparation = dataclasses.replace(segmenter.preparation, values=values)
+    turn = UNTURNED
+    if (here.directions is None) != (there.directions is None):
+        who = "the run" if there.directions is None else "the experiment"
+        warn_all([f"{workdir}: {who} does not know which way its images lie, so both are taken to lie alike."])
+    if here.directions is not None and there.directions is not None:
+        turn, angle = orientation.nearest(directions_of(experiment.config), directions_of(config))
+        if angle > orientation.FAR:
+            warn_all([f"{workdir}: its images lay {angle:.0f} degrees off these, which no permutation of axes mends."])
+    return dataclasses.replace(segmenter, preparation=preparation), variables, turn
+
+
+def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int], turn: Turn = UNTURNED) -> Case:
+    """A case, turned, as config.eval.protocol wants it, for a network that takes images of `size`."""
+    return PROTOCOLS[experiment.config.eval.protocol](turned(experiment.data.case(entry), turn), size)
+
+
+def score_test(
+    experiment: Experiment, segmenter: Segmenter, variables: Variables, turn: Turn = UNTURNED
+) -> tuple[dict[str, Any], list[Row]]:
+    """Scores a network on the test split, over the voxels whose label is known and the structures that cases have.
+
+    Args:
+      experiment: whose test split it is.
+      segmenter: the network.
+      variables: of it.
+      turn: of the experiment's volumes for the network.
+
+    Returns:
+      The content of test.json: that of `results`, under "protocol" that of config.eval, and under "calibration"
+      branch -> `calibration.summarise`; and a row per case and branch.
+
+    Raises:
+      InputError: the network gives no finite probabilities.
+    """
+    structures = experiment.structures(experiment.split["test"])
+    rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
+    for entry in experiment.entries(experiment.split["test"]):
+        case = case_to_score(experiment, entry, segmenter.preparation.size, turn)
+        units.add(case.units)
+        reference, known = segmenter.preparation.reference(case.mask), case.mask != UNLABELED
+        for branch, probabilities in segmenter.probabilities(variables, case.image).items():
+            if not np.isfinite(probabilities).all():
+                raise InputError(
+                    f"config.optimizer.learning_rate: the {branch} gives no finite probabilities for {case.name}, the "
+                    "training has diverged; train anew with a lower one."
+                )
+            prediction = np.where(known, probabilities.argmax(-1), 0)
+            scores = score(prediction, reference, structures, case.spacing)
+            rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
+            sums[branch].append(calibration.measure(probabilities[known], reference[known]))
+    summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
+    summary["protocol"] = experiment.config.eval.protocol
+    summary["calibration"] = {
+        branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
+    }
+    return summary, rows
+
+
+def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
+    """Evaluates every trained branch of a finished run on the test split.
+
+    Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
+    student, or of the teacher where it is alone) and, once all that is there, test.json.
+
+    Returns:
+      The content of test.json, as `score_test` returns it.
+
+    Raises:
+      InputError: the network gives no finite probabilities.
+    """
+    segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
+    summary, rows = score_test(experiment, segmenter, variables)
+    if jax.process_index() == 0:
+        folder = workdir / "results"
+        (folder / "overlays").mkdir(parents=True, exist_ok=True)
+        write_csv(rows, folder / "test.csv")
+        plots.save(charts.reliability(summary["calibration"]), folder / "calibration.png")
+        plots.save(charts.curves(journal.read(workdir / "metrics.csv")), folder / "curves.png")
+        for old in (folder / "overlays").glob("*.png"):
+            old.unlink()
+        entries = experiment.entries(experiment.split["test"])
+        for rank, index in _ranked(rows, segmenter.branches[-1]).items():
+            case = case_to_score(experiment, entries[index], segmenter.preparation.size)
+            picture = _overlay(segmenter, variables, case, experiment.structures(experiment.split["test"]), rank)
+            plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
+        atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
+        print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
+    return summary
+
+
+def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
+    """Which case is the worst, the median and the best by mean Dice of a branch: rank -> index of the case."""
+    dice = [np.mean([s["dice"] for s in row["scores"].values()]) for row in rows if row["branch"] == branch]
+    order = np.argsort(dice, kind="stable").tolist()
+    return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+
+
+def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], rank: str):
+    probabilities = segmenter.probabilities(variables, case.image)
+    predictions = {branch: p.argmax(-1) for branch, p in probabilities.items()}
+    foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
+    reference = segmenter.preparation.reference(case.mask)
+    dice = ", ".join(
+        f"{branch} {np.mean([metrics.dice(p == c, reference == c) for c in structures.values()]):.3f}"
+        for branch, p in predictions.items()
+    )
+    title = f"{rank}: {case.name}, Dice {dice}"
+    return plots.overlay(case.image[..., 0], reference, predictions, foreground, title, case.spacing)

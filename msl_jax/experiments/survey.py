@@ -1,0 +1,219 @@
+"""What a data set holds and what a config makes of it: counted case by case, with whatever looks odd.
+
+What cannot work is refused before, when the data set is built and the experiment opened.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from msl_jax.data import intensity, weak_labels
+from msl_jax.data.builder import Entry
+from msl_jax.data.case import ROLES, Case, in_case
+from msl_jax.data.weak_labels import DRAWN
+from msl_jax.experiments.cautions import cautions
+from msl_jax.experiments.experiment import Experiment
+from msl_jax.labels import UNLABELED
+from msl_jax.settings.resolved import preparation_of
+from msl_jax.system.text import counted, few
+
+COARSER = 2.0
+"""How many times larger than across the slices a voxel may be in the plane before that looks odd."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One case.
+
+    Attributes:
+      entry: of the data set.
+      role: one of ROLES, or "" for a case that is left out.
+      kind: where its weak labels come from, "" in validation and test: a recipe, "annotation", "mask", "open mask" or
+        "nothing".
+      shape: (slice, y, x).
+      intensities: the 1st and 99th percentile of each channel, (2, channels).
+      collapsed: the channels whose range config.data.normalization had to be widened.
+      image: a hash of the image.
+      values: label value -> voxels of the mask.
+      labelled: class -> pixels of the weak labels, at the network's size; UNLABELED for the others.
+      contradicted: voxels that the drawn annotation labels otherwise than the mask.
+    """
+
+    entry: Entry
+    role: str
+    kind: str
+    shape: tuple[int, int, int]
+    intensities: np.ndarray
+    collapsed: tuple[int, ...]
+    image: str
+    values: Mapping[int, int]
+    labelled: Mapping[int, int]
+    contradicted: int
+
+
+def survey(experiment: Experiment) -> list[Finding]:
+    """Reads every case of the data set once."""
+    parts = {"strong": experiment.strong, "weak": experiment.weak(), **experiment.split}
+    roles = {patient: role for role in ROLES for patient in parts[role]}
+    return [_finding(experiment, entry, roles.get(entry.patient, "")) for entry in experiment.data.entries]
+
+
+def weak_labels_of(experiment: Experiment, entry: Entry, case: Case) -> np.ndarray:
+    """What the student learns from of a case, int (slice, y, x), at the network's size, before augmentation."""
+    preparation, annotator = preparation_of(experiment.config), experiment.annotator()
+    nothing = np.full(case.image.shape[:3], UNLABELED)
+    mask, annotation = (
+        preparation.class_of_value()[nothing if volume is None else volume] for volume in (case.mask, case.annotation)
+    )
+    return np.stack(
+        [annotator(entry, z, weak_labels.resize(mask[z], preparation.size), annotation[z]) for z in range(entry.slices)]
+    )
+
+
+def _finding(experiment: Experiment, entry: Entry, role: str) -> Finding:
+    case = experiment.data.case(entry)
+    taught = role in ("strong", "weak")
+    weak = weak_labels_of(experiment, entry, case) if taught else np.empty(0, int)
+    statistics = intensity.measure(case.image)
+    return Finding(
+        entry=entry,
+        role=role,
+        kind=_kind(experiment, entry) if taught else "",
+        shape=case.image.shape[:3],
+        intensities=np.stack(intensity.percentiles(statistics, (1, 99))),
+        collapsed=tuple(np.flatnonzero(preparation_of(experiment.config).collapsed(statistics)).tolist()),
+        image=hashlib.sha256(np.ascontiguousarray(case.image)).hexdigest(),
+        values={} if case.mask is None else _counts(case.mask),
+        labelled=_counts(weak),
+        contradicted=_contradicted(case),
+    )
+
+
+def _contradicted(case: Case) -> int:
+    if case.mask is None or case.annotation is None:
+        return 0
+    both = (case.mask != UNLABELED) & (case.annotation != UNLABELED)
+    return int((both & (case.mask != case.annotation)).sum())
+
+
+def _kind(experiment: Experiment, entry: Entry) -> str:
+    recipe = experiment.annotator().recipe_of(entry.patient)
+    if recipe != DRAWN:
+        return recipe
+    kinds = {"annotation": entry.annotated, "mask": entry.full, "open mask": entry.masked, "nothing": True}
+    return next(kind for kind, there in kinds.items() if there)
+
+
+def _counts(labels: np.ndarray) -> dict[int, int]:
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _sum(findings: Iterable[Finding], of: str) -> Counter:
+    total: Counter = Counter()
+    for finding in findings:
+        total.update(getattr(finding, of))
+    return total
+
+
+def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
+    """The survey as text to read."""
+    config, data = experiment.config, experiment.data
+    entries = [finding.entry for finding in findings]
+    names = {in_case(value): f"{name}={value}" for name, value in data.labels.items()}
+    names |= {0: "background=0", UNLABELED: "open"}
+    trained = ["background", *config.data.classes]
+    lines = [
+        f"{counted(len(entries), 'case')} of {counted(len(data.groups()), 'patient')}, "
+        f"{counted(sum(entry.slices for entry in entries), 'slice')}, {counted(data.channels, 'channel')}, "
+        f"{counted(sum(entry.full for entry in entries), 'case')} with a full mask, "
+        f"{sum(entry.masked and not entry.full for entry in entries)} with one that leaves voxels open, "
+        f"{sum(entry.annotated for entry in entries)} with a drawn annotation",
+        f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",
+        f"spacing (slice, y, x)  {_range([entry.spacing for entry in entries])} "
+        f"{', '.join(sorted({entry.units for entry in entries}))}",
+        f"orientation            {_listed(Counter(entry.stored or 'unknown' for entry in entries))}",
+    ]
+    intensities = np.stack([finding.intensities for finding in findings])
+    for channel in range(data.channels):
+        low, high = intensities[..., channel].T
+        lines.append(f"intensities, channel {channel}  1 % {_range(low[:, None])}, 99 % {_range(high[:, None])}")
+    voxels = _sum(findings, "values")
+    total = max(sum(voxels.values()), 1)
+    shares = (f"{names[value]} {100 * count / total:.3g} %" for value, count in sorted(voxels.items()))
+    lines += [f"voxels in masks        {', '.join(shares)}", f"trained                {', '.join(trained)}", ""]
+    groups = data.groups()
+    for role in ROLES:
+        patients = {finding.entry.patient for finding in findings if finding.role == role}
+        counts = Counter(groups[patient] for patient in patients)
+        detail = ", ".join(f"{n} {group}" for group, n in sorted(counts.items()) if group)
+        lines.append(f"{role:<11}{len(patients):>4} patients  {detail}".rstrip())
+    lines += [f"strong: {', '.join(experiment.strong)}", ""]
+    for role in ("strong", "weak"):
+        for kind in dict.fromkeys(finding.kind for finding in findings if finding.role == role):
+            of_kind = [finding for finding in findings if (finding.role, finding.kind) == (role, kind)]
+            labelled = _sum(of_kind, "labelled")
+            total = sum(labelled.values())
+            shares = ", ".join(f"{name} {100 * labelled[c] / total:.3g} %" for c, name in enumerate(trained))
+            lines.append(f"weak labels of {role} cases, {kind}: {len(of_kind)} cases, {shares} of their pixels")
+    return "\n".join(lines)
+
+
+def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
+    """What may be meant and may be a mistake, a sentence each, with what to do."""
+    said = cautions(experiment)
+    used = [finding for finding in findings if finding.role]
+    collapsed = [finding.entry.name for finding in used if finding.collapsed]
+    if collapsed:
+        data = experiment.config.data
+        said.append(
+            f"{few(collapsed)}: {data.normalization} would leave next to nothing of the image (channel "
+            f"{', '.join(map(str, sorted({c for f in used for c in f.collapsed})))}), and is widened to what is there; "
+            f"look at the pictures, or give another config.data.normalization."
+        )
+    clashing = [finding for finding in used if finding.contradicted]
+    if clashing:
+        worst = max(clashing, key=lambda finding: finding.contradicted)
+        said.append(
+            f"{len(clashing)} drawn annotations contradict the mask, {worst.entry.name} most ({worst.contradicted} "
+            "voxels); the annotation is learned as it is drawn, look whether it is right."
+        )
+    empty = [f.entry.name for f in used if f.entry.masked and not set(f.values) - {0, UNLABELED}]
+    if empty:
+        said.append(f"{few(empty)}: the mask holds no structure; leave it out, or fill it.")
+    weak = [finding for finding in findings if finding.role == "weak"]
+    if weak and not set(_sum(weak, "labelled")) - {UNLABELED} and experiment.config.data.weak != "none":
+        said.append("No weak case has a single annotated pixel; put annotations where the layout wants them.")
+    thick = [f.entry.name for f in used if max(f.entry.spacing[1:]) > COARSER * f.entry.spacing[0]]
+    if thick:
+        said.append(
+            f"{few(thick)}: voxels are more than {COARSER:g} times larger in the slices' plane than across it; "
+            f"try another config.data.axis than {experiment.config.data.axis}."
+        )
+    by_image = defaultdict(list)
+    for finding in used:
+        by_image[finding.image].append(finding.entry)
+    for twins in by_image.values():
+        if len({entry.patient for entry in twins}) > 1:
+            said.append(f"{few([entry.name for entry in twins])}: are one and the same image; keep one of them.")
+    if not experiment.split["validation"]:
+        said.append(
+            "No case is there for validation, so no best step can be chosen; with no masks to spare, train "
+            "--config.data.fold=0/4, 1/4, 2/4 and 3/4, and every mask has been a test once."
+        )
+    return said
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _range(values: Sequence[Sequence[float]]) -> str:
+    values = np.asarray(values)
+    return " x ".join(
+        f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        for low, high in zip(values.min(0), values.max(0), strict=True)
+    )

@@ -1,0 +1,1 @@
+"""From a run to label maps, probabilities and exported networks."""

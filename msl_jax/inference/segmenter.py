@@ -1,0 +1,109 @@
+"""From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
+
+import dataclasses
+
+from etils import epath
+import jax
+from jax.sharding import SingleDeviceSharding
+import numpy as np
+
+from msl_jax.data import intensity, transforms
+from msl_jax.data.preparation import Preparation
+from msl_jax.errors import InputError
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.initial import Variables, initializer
+from msl_jax.runs import checkpoints
+from msl_jax.runs.config import read_config
+from msl_jax.settings.resolved import method_of, model_of, preparation_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+    """Segments volumes slice by slice.
+
+    Attributes:
+      model: the network.
+      preparation: normalisation, image size and label values, as in training.
+      branches: which branches to run.
+      batch: slices at a time; the last batch of a volume is padded, so that one shape is compiled.
+    """
+
+    model: DualBranchUNet
+    preparation: Preparation
+    branches: tuple[str, ...]
+    batch: int
+
+    def probabilities(self, variables: Variables, volume: np.ndarray) -> dict[str, np.ndarray]:
+        """Softmax outputs on the volume's own grid.
+
+        Args:
+          variables: {"params", "batch_stats"} of the model.
+          volume: float32 (slice, y, x, channel), intensities as stored.
+
+        Returns:
+          Branch -> float32 (slice, y, x, classes), background first.
+        """
+        images = self.preparation.normalize(volume, intensity.measure(volume))
+        images = transforms.resize_image(images, self.preparation.size).numpy()
+        slices = len(images)
+        images = np.pad(images, ((0, -slices % self.batch), (0, 0), (0, 0), (0, 0)))
+        outputs = [
+            _softmax(self, variables, images[first : first + self.batch]) for first in range(0, slices, self.batch)
+        ]
+        outputs = jax.device_get(outputs)
+        return {
+            branch: transforms.resize_image(
+                np.concatenate([output[branch] for output in outputs])[:slices], volume.shape[1:3]
+            ).numpy()
+            for branch in self.branches
+        }
+
+    def softmax(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        """Prepared float32 images (n, y, x, channel) -> branch -> float32 probabilities (n, y, x, classes)."""
+        rows = {branch: slice(None) for branch in self.branches}
+        logits = self.model.apply(variables, images[None], rows, train=False)
+        return {branch: jax.nn.softmax(logits[branch][0]) for branch in self.branches}
+
+    def label_map(self, probabilities: np.ndarray) -> np.ndarray:
+        """uint8 (slice, y, x): the likeliest class as the data set's own label value."""
+        return self.preparation.value_of_class()[probabilities.argmax(-1)]
+
+
+def load_network(
+    workdir: epath.Path, which: str = "last", branch: str | None = None
+) -> tuple[Segmenter, Variables, int]:
+    """Reads a run's network.
+
+    Args:
+      workdir: the run's folder.
+      which: "last" or "best" checkpoint.
+      branch: "teacher" or "student", None for all that were trained.
+
+    Returns:
+      The segmenter, its variables and the step they are of.
+
+    Raises:
+      InputError: the folder holds no run or no checkpoint that can be read, or the branch was not trained.
+    """
+    config = read_config(workdir)
+    trained = tuple(method_of(config).branches())
+    if branch and branch not in trained:
+        raise InputError(
+            f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone; ask for that."
+        )
+    segmenter = Segmenter(
+        model=model_of(config),
+        preparation=preparation_of(config),
+        branches=(branch,) if branch else trained,
+        batch=config.eval.batch,
+    )
+    manager = checkpoints.open_manager(workdir)
+    size, channels = segmenter.preparation.size, config.data.channels
+    abstract = jax.eval_shape(initializer(segmenter.model, size, trained, channels), jax.random.key(0))
+    here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+    step, items = checkpoints.load(manager, which, network=abstract)
+    return segmenter, items["network"], step
+
+
+_softmax = jax.jit(Segmenter.softmax, static_argnums=0)

@@ -1,0 +1,1 @@
+"""What is trained: terms, losses, guides and the table of methods."""

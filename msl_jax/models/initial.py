@@ -1,0 +1,28 @@
+"""Freshly drawn variables of a network."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.system import machine
+
+Variables = Mapping[str, Any]
+
+
+def initializer(
+    model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], channels: int = 1
+) -> Callable[[jax.Array], Variables]:
+    """A function of a random key: freshly drawn parameters and batch statistics of a model with these branches."""
+    images = jnp.zeros((1, 1, *size, channels), jnp.float32)
+    rows = {branch: slice(None) for branch in branches}
+    return lambda key: model.init(key, images, rows, train=False)
+
+
+def init_variables(
+    model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int, channels: int = 1
+) -> Variables:
+    """What `initializer` draws from a seed."""
+    return machine.jit_once(initializer(model, size, branches, channels))(jax.random.key(seed))

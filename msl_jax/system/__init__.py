@@ -1,0 +1,1 @@
+"""The machine and the operating system: XLA settings, signals, paths, whole files."""

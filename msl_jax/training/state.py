@@ -1,0 +1,94 @@
+"""What a train step changes, and how it begins."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+import optax
+
+from msl_jax.methods.table import Method
+from msl_jax.models.initial import init_variables
+from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.training import transfer
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps done in this stage.
+      params: float32 parameters.
+      batch_stats: float32 running means and variances.
+      opt_state: of the optax optimizer.
+      sums: "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
+      guide: variables of the network that a method's guide is; None without one.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: dict[str, jax.Array]
+    guide: Any = None
+
+    def network(self) -> dict[str, Any]:
+        """The variables of the model: the "network" item of a checkpoint."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def training(self) -> dict[str, Any]:
+        """What else goes on from step to step: the "training" item of a checkpoint."""
+        items = {"step": self.step, "opt_state": self.opt_state, "sums": self.sums, "guide": self.guide}
+        return {name: item for name, item in items.items() if item is not None}
+
+
+def init_state(
+    config: ConfigDict,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    before: Any = None,
+    taken: transfer.Arrays | None = None,
+) -> TrainState:
+    """The state before the first step of a stage, from the config's seed.
+
+    Args:
+      config: filled in.
+      method: the stage's.
+      optimizer: from optax.
+      before: variables that the stage before has trained, for a guide that does not move.
+      taken: what the network has of another run, the rest being drawn.
+    """
+    size, channels = preparation_of(config).size, config.data.channels
+    variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
+    return state_of(method, optimizer, transfer.put(taken, variables) if taken else variables, before)
+
+
+def state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, before: Any) -> TrainState:
+    """The same of variables that are there."""
+    guide = before if method.after else jax.tree.map(jnp.copy, variables)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        sums={name: jnp.zeros((), jnp.float32) for name in ("loss", "steps", *method.terms)},
+        guide=guide if method.guide else None,
+    )
+
+
+def make_schedule(config: Any) -> optax.Schedule:
+    """The learning rate by step: linear warm-up, then a cosine to 0 at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
+        peak_value=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.train.steps,
+    )
+
+
+def make_mesh() -> Mesh:
+    """All devices of all hosts along one axis, "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))

@@ -1,0 +1,282 @@
+r"""Trains and evaluates methods x numbers of strong patients x seeds, and compares them in one table.
+
+python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl_ent --strong=3,5,10 --seeds=0,1,2 \
+    --workdir=SWEEP [--config.KEY=VALUE ...]
+
+Every run is a process of `msl_jax.main` in a folder of its own, SWEEP/METHOD/strongN/seedS, or SWEEP/METHOD/all/seedS
+for a method that takes every mask; what it says goes to train.log there. Settings of --config hold for all runs, also
+a weight like --config.method.terms.ent, which then is every method's. The same command again trains what is missing
+and goes on with what was interrupted; with longer lists it adds to the sweep.
+
+--parallel=N trains N runs at once, each on its share of the CPU cores and of the NVIDIA GPUs. Several hosts divide a
+sweep on a folder that all of them see: --share=1/4 takes every fourth run, beginning with the first. Each of them, and
+a later call, writes the table of what is there then.
+
+    SWEEP/table.md, table.csv    the comparison: a row for every method, number of strong patients, branch, structure
+    SWEEP/cases.csv              every case under every run, to redo the statistics from
+    SWEEP/runs.csv               test and last validation Dice of every run, and its terms' weights
+    SWEEP/dice.png               Dice against the number of strong patients
+    SWEEP/terms.png              KL, entropy and validation Dice while training, fewest strong patients
+    SWEEP/methods.png            the median test case under every method, fewest strong patients, first seed
+
+The tables are written after each run, the figures at the end. A run whose checkpoints were deleted still counts; it is
+only missing from methods.png.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import copy
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict, config_flags
+
+from msl_jax.data.builder import Dataset
+from msl_jax.errors import InputError
+from msl_jax.evaluation import comparison
+from msl_jax.evaluation.comparison import Finished, Run
+from msl_jax.inference.segmenter import load_network
+from msl_jax.methods.table import METHODS
+from msl_jax.pictures import charts, plots
+from msl_jax.runs import lock
+from msl_jax.runs.config import check_resumable
+from msl_jax.system import signals
+
+LOG = "train.log"
+WAIT = 0.2  # seconds between looks at the children
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What of the machine one run at a time gets; empty for all that its parent has."""
+
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Child:
+    """A run as a process of `main`; `name` is how the sweep calls it when it prints."""
+
+    run: Run
+    name: str
+    share: Share
+    log: pathlib.Path
+    process: subprocess.Popen
+    started: float
+
+
+def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
+    """The runs in the order they are trained: the first seed of everything comes first, each run once."""
+    take_all = [name for name, method in METHODS.items() if method.all_strong]
+    runs = (Run(name, None if name in take_all else n, seed) for seed in seeds for n in strong for name in names)
+    return list(dict.fromkeys(runs))
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Key of the config -> value, of what makes this run."""
+    strong = {} if run.strong is None else {"data.strong": run.strong}
+    return {"method.name": run.method, "seed": run.seed, **strong}
+
+
+def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with these settings."""
+    config = copy.deepcopy(config)
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
+    """Whether a run's results are there, of the checkpoint that the filled-in config asks for.
+
+    Raises:
+      InputError: the folder holds a run with other settings.
+    """
+    if (folder / "config.json").exists():
+        before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_resumable(before, json.loads(wanted.to_json()), folder)
+    results = folder / "results" / "test.json"
+    return results.exists() and json.loads(results.read_text(encoding="utf-8"))["checkpoint"] == wanted.eval.checkpoint
+
+
+def shares(parallel: int) -> list[Share]:
+    """Divides cores and GPUs evenly among runs that are trained at once; one run alone gets the machine as it is.
+
+    Raises:
+      InputError: there are fewer cores or GPUs than runs.
+    """
+    if parallel == 1:
+        return [Share()]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    gpus = _gpus()
+    for what, parts in (("CPU cores", cores), ("GPUs", gpus)):
+        if parts and len(parts) < parallel:
+            raise InputError(f"--parallel={parallel}: there are {len(parts)} {what}; give at most as many.")
+    return [Share(tuple(cores[i::parallel]), tuple(gpus[i::parallel])) for i in range(parallel)]
+
+
+def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> None:
+    """Writes dice.png and terms.png of at least one finished run, and methods.png of those that have checkpoints."""
+    plots.save(charts.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
+    few = comparison.fewest_strong(finished)
+    reports = {}
+    for one in few:
+        reports.setdefault(one.run.method, []).append(one.reports)
+    plots.save(charts.terms(reports), sweep / "terms.png")
+    kept = [one for one in few if (sweep / one.run.folder / "checkpoints").exists()]
+    first = [one for one in kept if one.run.seed == kept[0].run.seed]
+    if first:
+        plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
+
+
+def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> Figure:
+    name = comparison.median_case(finished)
+    case = data.case(next(entry for entry in data.entries if entry.name == name))
+    predictions, foreground = {}, {}
+    for one in finished:
+        segmenter, variables, _ = load_network(epath.Path(sweep / one.run.folder), one.results["checkpoint"])
+        probabilities = segmenter.probabilities(variables, case.image)
+        dice = [f"{branch} {100 * one.case_dice(branch)[name]:.1f}" for branch in probabilities]
+        row = "\n".join([one.run.method, *dice])
+        predictions[row] = {branch: p.argmax(-1) for branch, p in probabilities.items()}
+        foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
+    reference = segmenter.preparation.reference(case.mask)
+    strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
+    title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
+    return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
+
+
+def train(
+    sweep: pathlib.Path,
+    runs: Sequence[Run],
+    flags_of: Callable[[Run], list[str]],
+    machine: Sequence[Share],
+    after_each: Callable[[], None],
+) -> list[Run]:
+    """Trains runs as processes of `main`, as many at once as there are shares; they end when this process does.
+
+    Args:
+      sweep: the folder that holds the runs' folders.
+      runs: which, in order.
+      flags_of: run -> flags of `main`, without --workdir.
+      machine: a share for each run at a time.
+      after_each: called when a run has succeeded.
+
+    Returns:
+      The runs that failed.
+
+    Raises:
+      InputError: another process is training one of them.
+      Interrupted: SIGINT or SIGTERM came.
+    """
+    waiting, running = deque(enumerate(runs, start=1)), []
+    free, failed = list(machine), []
+    with signals.collected() as came:
+        try:
+            while waiting or running:
+                if came:
+                    raise signals.Interrupted(f"{sweep}: stopped; the same command goes on.", came[0])
+                while waiting and free:
+                    index, run = waiting.popleft()
+                    name = f"[{index}/{len(runs)}] {run.folder}"
+                    running.append(_start(run, name, sweep / run.folder, flags_of(run), free.pop(0)))
+                time.sleep(WAIT)
+                for child in [child for child in running if child.process.poll() is not None]:
+                    running.remove(child)
+                    free.append(child.share)
+                    _say_end(child)
+                    if child.process.returncode:
+                        failed.append(child.run)
+                    else:
+                        after_each()
+        finally:
+            for child in running:
+                child.process.terminate()
+            for child in running:
+                child.process.wait()
+    return failed
+
+
+def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str], share: Share) -> Child:
+    argv = [sys.executable, "-m", "msl_jax.main", *main_flags, f"--workdir={folder}"]
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("ab") as log, _on_cores(share.cores):
+        # The child inherits it, and so holds it also where this process is killed and the child lives on.
+        lock.take(
+            log.fileno(),
+            f"{folder}: another process is training this run; wait for it, or divide a sweep with --share.",
+        )
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+    print(f"{name}: started", flush=True)
+    return Child(run, name, share, folder / LOG, process, time.monotonic())
+
+
+def _say_end(child: Child) -> None:
+    minutes = f"{(time.monotonic() - child.started) / 60:.1f} min"
+    if child.process.returncode == 0:
+        print(f"{child.name}: done in {minutes}", flush=True)
+    else:
+        lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+        print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
+
+
+@contextlib.contextmanager
+def _on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """What is started within may use these cores alone; where the system cannot say so, all of them."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _gpus() -> list[str]:
+    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; asked of the driver, so that none is touched."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return [str(index) for index in range(len(re.findall("^GPU ", listed, re.MULTILINE)))]
+
+
+def _numbers(flag: str, values: Sequence[str]) -> list[int]:
+    if not values or not all(value.isdecimal() for value in values):
+        raise InputError(f"--{flag}={','.join(values)}: give whole numbers with commas between them, like 0,1,2.")
+    return [int(value) for value in values]
+
+
+def _part(text: str) -> slice:
+    """Which runs of the list --share=I/N takes."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--share={text}: give I/N, this host's number from 1 to N and the number of hosts, like 1/4.")
+    return slice(int(match[1]) - 1, None, int(match[2]))
+
+
+def _flags_of(run: Run) -> list[str]:
+    flag = flags.FLAGS["config"]
+    settings = config_flags.get_override_values(flag) | settings_of(run)
+    return [
+        f"--config={config_flags.get_config_filename(flag)}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]

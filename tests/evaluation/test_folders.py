@@ -1,0 +1,114 @@
+"""Folders of label maps, compared file by file."""
+
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from files import refused, save
+from msl_jax.errors import OddInput
+from msl_jax.evaluation.folders import evaluate_folders
+
+SHAPE = (3, 8, 9)
+MASK = np.zeros(SHAPE, np.uint8)
+MASK[:, 2:6, 3:7] = 1
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """make(predictions, references), each name -> voxels -> the two folders."""
+
+    def make(predictions, references):
+        for folder, files in (("predictions", predictions), ("references", references)):
+            for name, voxels in files.items():
+                save(tmp_path / folder / f"{name}.nii.gz", voxels)
+        return tmp_path / "predictions", tmp_path / "references"
+
+    return make
+
+
+def scored(folders, *, labels=None, **settings):
+    """Dice and HD95 of the structure, how many cases, and what was warned of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", OddInput)
+        summary, _ = evaluate_folders(*folders, labels or {"A": 1}, **settings)
+    values = summary["branches"]["prediction"]["A"]
+    return values["dice"]["mean"], values["hd95"]["mean"], summary["cases"], [str(one.message) for one in found]
+
+
+@pytest.mark.parametrize(("value", "settings"), [(255, {}), (4, {"unlabeled": 4}), (0, {"unlabeled": 0})])
+def test_what_a_reference_leaves_open_is_not_scored(folders, value, settings):
+    """The prediction is right wherever the reference says what is there, and says structure where it is open."""
+    reference, prediction = MASK.copy(), MASK.copy()
+    reference[:, :3], prediction[:, :3] = value, 1
+    if value == 0:
+        reference[reference == 0], prediction[:] = 0, 1
+    assert scored(folders({"x": prediction}, {"x": reference}), **settings) == (1.0, 0.0, 1, [])
+
+
+def test_open_voxels_of_an_unknown_value_are_told(folders):
+    reference, prediction = MASK.copy(), MASK.copy()
+    reference[:, :3], prediction[:, :3] = 4, 1
+    dice, _, _, (said,) = scored(folders({"x": prediction}, {"x": reference}))
+    assert dice == pytest.approx(2 * 36 / (36 + 36 + 3 * 27))
+    assert "the values [4], which count as background" in said and "--unlabeled" in said
+
+
+def test_a_reference_that_leaves_all_open_is_left_out(folders):
+    """And does not count as a case in which nothing is and nothing was found, with a Dice of 1."""
+    wrong = np.roll(MASK, 4, axis=2)
+    dice, _, cases, (said,) = scored(
+        folders({"x": wrong, "y": MASK}, {"x": MASK, "y": np.full(SHAPE, 255, np.uint8)}), labels={"A": 1}
+    )
+    assert (dice, cases) == (0.0, 1)
+    assert said.startswith("1 reference with every voxel open, which the means leave out: y;")
+
+
+def test_values_that_predictions_alone_hold_are_told(folders):
+    dice, _, _, (said,) = scored(folders({"x": MASK * np.uint8(255)}, {"x": MASK}))
+    assert dice == 0 and said.startswith("The predictions hold the values [255], which count as background;")
+
+
+def test_predictions_may_be_stored_otherwise_than_references(folders):
+    both = folders({"x": MASK}, {"x": MASK})
+    path = both[0] / "x.nii.gz"
+    nib.save(nib.load(path).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), path)
+    assert nib.load(path).shape != SHAPE[::-1] and scored(both) == (1.0, 0.0, 1, [])
+
+
+def test_255_may_be_a_structure(folders):
+    both = folders({"x": MASK * np.uint8(255)}, {"x": MASK * np.uint8(255)})
+    assert scored(both, labels={"A": 255}) == (1.0, 0.0, 1, [])
+    refused(lambda: evaluate_folders(*both, {"A": 255}, unlabeled=255), "give another value as --unlabeled")
+
+
+def test_references_without_a_prediction_are_named(folders):
+    dice, _, cases, (said,) = scored(
+        folders({"x": MASK}, {"x_gt": MASK, "y_gt": MASK, "z_gt": MASK, "z": MASK}), suffix="_gt"
+    )
+    assert (dice, cases) == (1.0, 1)
+    assert said.startswith("2 references without a prediction") and "y_gt, z_gt;" in said
+
+
+def test_probabilities_are_passed_over_beside_their_label_map_alone(folders):
+    probabilities = np.zeros((*SHAPE, 2), np.float32)
+    both = folders({"x": MASK, "x_prob": probabilities, "y_prob": MASK}, {"x": MASK, "y_prob": MASK})
+    assert scored(both) == (1.0, 0.0, 2, [])
+
+
+def bare(path, sizes):
+    """A mask without a unit; nibabel writes an s-form."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(MASK.T, np.diag([*sizes, 1])), path)
+
+
+def test_one_case_of_size_1_without_a_unit_does_not_stop_the_others(tmp_path):
+    for folder in ("predictions", "references"):
+        bare(tmp_path / folder / "x.nii.gz", (1, 1, 1))
+        save(tmp_path / folder / "y.nii.gz", MASK)
+    summary, _ = evaluate_folders(tmp_path / "predictions", tmp_path / "references", {"A": 1})
+    assert (summary["units"], summary["cases"]) == ("mm", 2)
+    bare(tmp_path / "predictions" / "y.nii.gz", (1, 1, 1))
+    bare(tmp_path / "references" / "y.nii.gz", (1, 1, 1))
+    assert evaluate_folders(tmp_path / "predictions", tmp_path / "references", {"A": 1})[0]["units"] == "voxel"

@@ -1,0 +1,338 @@
+import dataclasses
+import itertools
+import json
+
+from etils import epath
+import pytest
+
+from msl_jax.data import builder
+from msl_jax.errors import InputError
+from msl_jax.methods.table import METHODS
+from msl_jax.methods.terms import TERMS
+from msl_jax.runs import lock
+from msl_jax.runs.config import claim, read_config
+from msl_jax.settings.resolved import method_of, model_of, preparation_of
+
+
+def names(entries):
+    return [entry.name for entry in entries]
+
+
+@pytest.fixture
+def half_masked(monkeypatch, phantoms):
+    """The data set is one whose last three patients have no mask."""
+    patients = sorted(phantoms.groups())
+    entries = [
+        dataclasses.replace(e, masked=e.patient < patients[5], full=e.patient < patients[5]) for e in phantoms.entries
+    ]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    return patients
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(*rows):
+        (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+        return str(tmp_path / "table.csv")
+
+    return write
+
+
+# Who is who
+
+
+def test_a_table_says_who_is_what(opened, table):
+    path = table(
+        "patient,role,weak",
+        "phantom001,strong,",
+        "phantom002,weak,point",
+        "phantom003,weak,",
+        "phantom004,validation,",
+        "phantom006,test,",
+    )
+    experiment = opened(data__table=path)
+    assert experiment.split == {
+        "train": ["phantom001", "phantom002", "phantom003"],
+        "validation": ["phantom004"],
+        "test": ["phantom006"],
+    }
+    assert experiment.strong == ["phantom001"] and experiment.weak() == ["phantom002", "phantom003"]
+    weak_labels = experiment.annotator()
+    assert [weak_labels.recipe_of(patient) for patient in experiment.split["train"]] == ["erosion", "point", "erosion"]
+
+
+def test_roles_are_said_once(opened, table):
+    path = table("patient,role", "phantom001,strong", "phantom002,weak", "phantom006,test")
+    lists = {"data__split__train": ("phantom001",), "data__split__test": ("phantom003",)}
+    with pytest.raises(InputError, match=r"config\.data\.split: lists patients, and so does .*table\.csv"):
+        opened(data__table=path, **lists)
+
+
+def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
+    rows = ["phantom001,strong,", "phantom002,weak,{}", "phantom006,test,"]
+
+    def experiment(recipe):
+        return opened(data__table=table("patient,role,weak", *(row.format(recipe) for row in rows)))
+
+    workdir = epath.Path(tmp_path / "run")
+    experiment("point").claim(workdir)
+    assert json.loads((workdir / "splits.json").read_text())["recipes"] == {"phantom002": "point"}
+    experiment("point").claim(workdir)
+    with pytest.raises(InputError, match=r"splits\.json names other patients or weak labels"):
+        experiment("box").claim(workdir)
+
+
+def test_a_table_may_leave_the_draw_to_the_seed(opened, table):
+    roles = ["train"] * 5 + ["validation", "test"]
+    path = table("patient,role", *(f"phantom{i:03d},{role}" for i, role in enumerate(roles, start=1)))
+    draws = [opened(data__table=path, data__strong=2, seed=seed) for seed in range(4)]
+    assert all(draw.split["train"] == [f"phantom{i:03d}" for i in range(1, 6)] for draw in draws)
+    assert {len(draw.strong) for draw in draws} == {2} and len({tuple(draw.strong) for draw in draws}) > 1
+
+
+def test_groups_of_a_table_are_those_of_the_draw(opened, table, phantoms):
+    """Two of eight patients make a group of their own: of four drawn from all, one is of it."""
+    path = table("patient,group", *(f"{p},{'few' if p > 'phantom006' else 'many'}" for p in phantoms.groups()))
+    settings = {"data__split_sizes": ((None, 0, 4),), "data__strong": 1}
+    for seed in range(4):
+        test = opened(data__table=path, data__split_seed=seed, **settings).split["test"]
+        assert len({"phantom007", "phantom008"} & set(test)) == 1
+
+
+def test_bare_patients_are_there_to_learn_from(opened, half_masked):
+    experiment = opened(data__split_sizes=((None, 1, 2),), data__strong="all", data__weak="drawn")
+    assert set(half_masked[5:]) == set(experiment.weak()) and len(experiment.strong) == 2
+    assert opened(data__split_sizes=((None, 0, 1),), data__strong=2, data__weak="none").split["validation"] == []
+
+
+def test_masks_that_leave_voxels_open_are_strong_only_by_name(opened, monkeypatch, phantoms, table):
+    """A scribble that came as a mask is no full mask, whatever is drawn."""
+    patients = sorted(phantoms.groups())
+    entries = [dataclasses.replace(e, full=e.patient < patients[5]) for e in phantoms.entries]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    settings = {"data__weak": "drawn", "data__split_sizes": ((None, 1, 1),)}
+    for seed in range(3):
+        drawn = opened(data__strong="all", data__split_seed=seed, **settings)
+        assert len(drawn.strong) == 3 and set(patients[5:]) == set(drawn.weak())
+    with pytest.raises(InputError, match=r"config.data.strong: is 4; 3 training patients have full masks"):
+        opened(data__strong=4, **settings)
+    path = table("patient,role", f"{patients[7]},strong", f"{patients[0]},weak", f"{patients[1]},test")
+    assert opened(data__table=path).strong == [patients[7]]
+
+
+def test_masks_that_are_not_there_are_refused(opened, half_masked, table):
+    with pytest.raises(InputError, match=r"phantom00[678]: has no mask from which config.data.weak=erosion"):
+        opened(data__split_sizes=((None, 1, 2),), data__strong="all")
+    with pytest.raises(InputError, match="phantom008: is there for test and has no mask"):
+        opened(data__table=table("patient,role", "phantom001,strong", "phantom008,test", "phantom002,weak"))
+    with pytest.raises(InputError, match=r"config.data.strong: is 3; 2 training patients have full masks"):
+        opened(data__split_sizes=((None, 1, 2),), data__strong=3, data__weak="drawn")
+
+
+def test_without_validation_there_is_no_best_step(opened):
+    with pytest.raises(InputError, match=r"config.eval.checkpoint: is best, and no validation case"):
+        opened(data__split_sizes=((None, 0, 2),), eval__checkpoint="best")
+
+
+def test_folds_hold_out_every_strong_patient_once(opened):
+    settings = {"data__split_sizes": ((None, 0, 0),), "data__strong": 4}
+    folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
+    assert not set(folds[0].strong) & set(folds[1].strong) and [len(fold.strong) for fold in folds] == [2, 2]
+    assert folds[0].split["test"] == folds[1].strong and folds[1].split["test"] == folds[0].strong
+    with pytest.raises(InputError, match=r"config.data.split_sizes: .*test may be 0 with data.fold alone"):
+        opened(**settings)
+
+
+def test_a_split_divides_the_patients(opened, phantoms):
+    experiment = opened()
+    assert [len(experiment.split[role]) for role in ("train", "validation", "test")] == [5, 1, 2]
+    assert sorted(itertools.chain(*experiment.split.values())) == sorted(phantoms.groups())
+    assert len(experiment.strong) == 3 and set(experiment.strong) < set(experiment.split["train"])
+
+
+def test_the_split_follows_split_seed_and_the_strong_follow_seed(opened):
+    splits = [opened(seed=seed).split for seed in range(4)]
+    assert all(split == splits[0] for split in splits)
+    assert len({tuple(opened(seed=seed).strong) for seed in range(8)}) > 1
+    assert len({json.dumps(opened(data__split_seed=seed).split) for seed in range(4)}) > 1
+
+
+def test_strong_and_weak_cases_are_apart(opened):
+    experiment = opened()
+    sets = experiment.training_sets(experiment.method)
+    assert list(sets) == ["strong", "weak"]
+    strong, weak = ({entry.patient for entry in sets[name]} for name in sets)
+    assert strong == set(experiment.strong) and strong | weak == set(experiment.split["train"]) and not strong & weak
+    assert len(names(sets["strong"])) == 2 * 3 and len(names(sets["weak"])) == 2 * 2
+
+
+def test_a_method_without_weak_images_gets_none(opened):
+    experiment = opened("method=lower_bound")
+    assert list(experiment.training_sets(experiment.method)) == ["strong"]
+    assert {entry.patient for entry in experiment.training_sets(experiment.method)["strong"]} == set(experiment.strong)
+    assert len(experiment.strong) == 3
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_upper_bound_has_every_training_patients_mask(opened, number):
+    experiment = opened("method=upper_bound", data__strong=number)
+    assert experiment.strong == experiment.split["train"]
+    entries = experiment.training_sets(experiment.method)["strong"]
+    assert {entry.patient for entry in entries} == set(experiment.split["train"])
+
+
+def test_strong_by_list(opened):
+    chosen = opened().split["train"][1:3]
+    assert opened("strong=" + "+".join(chosen)).strong == chosen
+    assert opened(data__strong=chosen[::-1]).strong == chosen
+
+
+def test_a_listed_split(opened):
+    lists = {"train": ("phantom001", "phantom002"), "validation": ("phantom005",), "test": ("phantom003",)}
+    experiment = opened(**{f"data__split__{role}": patients for role, patients in lists.items()}, data__strong=1)
+    assert experiment.split == {role: list(patients) for role, patients in lists.items()}
+    assert len(experiment.training_sets(experiment.method)["weak"]) == 2
+
+
+def test_nobody_left_to_be_weak_is_refused(opened):
+    with pytest.raises(InputError, match=r"config.data.strong: .*give fewer"):
+        opened(data__strong=5)
+
+
+# What a config becomes
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [("LV", {"LV": 3}), ("RV+MYO", {"RV": 1, "MYO": 2}), ("LV+RV", {"RV": 1, "LV": 3})],
+)
+def test_classes_by_name(opened, asked, got):
+    config = opened(f"classes={asked}").config
+    assert list(config.data.classes.items()) == list(got.items())
+    assert preparation_of(config).values == (0, *got.values()) and model_of(config).classes == 1 + len(got)
+
+
+def test_all_classes(opened, phantoms):
+    assert opened("classes=all").config.data.classes.to_dict() == phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
+
+
+def test_a_class_may_have_a_plus_in_its_name(opened, phantoms, monkeypatch):
+    data = dataclasses.replace(phantoms, labels={"RV": 1, "MYO+LV": 2, "LV": 3})
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    assert opened("classes=MYO+LV").config.data.classes.to_dict() == {"MYO+LV": 2}
+
+
+def test_an_unknown_class_is_refused(opened):
+    with pytest.raises(InputError, match=r"config.data.classes: .*'LW'.*RV, MYO, LV and all"):
+        opened("classes=LW")
+
+
+def test_the_config_holds_what_is_used(opened):
+    config = opened("method=kl", method__terms__w=0.25).config
+    assert config.method.terms.to_dict() == {term: METHODS["kl"].terms.get(term, 0.0) for term in TERMS} | {"w": 0.25}
+    assert config.method.kd_on == METHODS["kl"].kd_on
+    assert method_of(config).terms == {**METHODS["kl"].terms, "w": 0.25}
+
+
+def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
+    assert opened().config.method.class_weights.to_dict() == {}
+    experiment = opened("classes=LV+RV", method__class_weights={"LV": 3, "background": 0.5})
+    claim(experiment, epath.Path(tmp_path))
+    for config in (experiment.config, read_config(epath.Path(tmp_path))):
+        assert list(config.method.class_weights.items()) == [("background", 0.5), ("RV", 1.0), ("LV", 3.0)]
+        assert list(config.data.classes) == ["RV", "LV"]
+    with pytest.raises(InputError, match=r"method.class_weights.LV was 3.0 and is 2.0"):
+        opened("classes=LV+RV", method__class_weights={"LV": 2, "background": 0.5}).claim(epath.Path(tmp_path))
+
+
+def test_the_network_is_that_of_the_config(opened):
+    model = model_of(opened(model__dtype="bfloat16", model__dropout=0.5, model__width=3).config)
+    assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 2, 2, 0.5, "bfloat16")
+    assert preparation_of(opened().config).size == (32, 32)
+
+
+# A run's folder
+
+
+def test_claim_writes_the_config_and_who_is_who(opened, tmp_path):
+    experiment, workdir = opened(), epath.Path(tmp_path) / "deep" / "run"
+    claim(experiment, workdir)
+    assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "splits.json"]
+    assert json.loads((workdir / "config.json").read_text()) == json.loads(experiment.config.to_json())
+    roles = json.loads((workdir / "splits.json").read_text())
+    assert set(roles) == {"train", "validation", "test", "strong", "weak"}
+    assert roles["strong"] == experiment.strong and sorted(roles["strong"] + roles["weak"]) == roles["train"]
+    assert {role: roles[role] for role in experiment.split} == experiment.split
+
+
+def test_what_was_written_opens_the_same_experiment(opened, tmp_path):
+    experiment = opened("method=kl,classes=RV+LV")
+    claim(experiment, epath.Path(tmp_path))
+    config = read_config(epath.Path(tmp_path))
+    assert method_of(config) == experiment.method
+    assert model_of(config) == model_of(experiment.config)
+    assert preparation_of(config) == preparation_of(experiment.config)
+    assert list(config.data.classes) == list(experiment.config.data.classes) == ["RV", "LV"]
+
+
+def test_the_same_run_is_claimed_again(opened, tmp_path):
+    workdir = epath.Path(tmp_path)
+    claim(opened(), workdir)
+    before = [(workdir / name).read_bytes() for name in ("config.json", "splits.json")]
+    claim(opened(), workdir)
+    assert before == [(workdir / name).read_bytes() for name in ("config.json", "splits.json")]
+
+
+def test_another_experiment_is_refused_with_what_differs(opened, tmp_path):
+    workdir = epath.Path(tmp_path)
+    claim(opened(), workdir)
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(InputError) as refusal:
+        opened("seed=5", model__width=3, method__terms__ent=0.125).claim(workdir)
+    weight = METHODS["kl_ent"].terms["ent"]
+    sentence = str(refusal.value)
+    for part in ("seed was 0 and is 5", "model.width was 2 and is 3", f"method.terms.ent was {weight} and is 0.125"):
+        assert part in sentence
+    assert "learning_rate" not in sentence and (workdir / "config.json").read_bytes() == before
+
+
+def test_how_it_is_evaluated_may_change(opened, tmp_path):
+    workdir = epath.Path(tmp_path)
+    claim(opened(), workdir)
+    opened(eval__checkpoint="best").claim(workdir)
+    assert read_config(workdir).eval.checkpoint == "best"
+
+
+def test_other_patients_under_the_same_settings_are_refused(opened, tmp_path):
+    workdir = epath.Path(tmp_path)
+    claim(opened(), workdir)
+    roles = json.loads((workdir / "splits.json").read_text())
+    roles["test"] = ["somebody else"]
+    (workdir / "splits.json").write_text(json.dumps(roles))
+    with pytest.raises(InputError, match=r"splits.json names other patients"):
+        claim(opened(), workdir)
+
+
+@pytest.mark.parametrize("name", ["config.json", "splits.json"])
+def test_a_damaged_run_is_not_gone_on_with(opened, tmp_path, name):
+    workdir = epath.Path(tmp_path)
+    claim(opened(), workdir)
+    (workdir / name).write_text((workdir / name).read_text()[:40])
+    with pytest.raises(InputError, match=f"{name}: is damaged or no run's; give another --workdir"):
+        claim(opened(), workdir)
+
+
+def test_a_file_is_no_workdir(opened, tmp_path):
+    path = epath.Path(tmp_path) / "file"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        with lock.held(path):
+            pass
+    assert path.read_text() == "mine"
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"config.json: is missing"):
+        read_config(epath.Path(tmp_path))

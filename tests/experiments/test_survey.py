@@ -1,0 +1,134 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from msl_jax.data import builder
+from msl_jax.experiments import survey
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.experiments.survey import oddities, report
+from msl_jax.labels import UNLABELED
+
+
+@pytest.fixture
+def opened(tiny_config):
+    def make(**settings):
+        config = tiny_config("classes=all")
+        config.update_from_flattened_dict({f"data.{key}": value for key, value in settings.items()})
+        return open_experiment(config)
+
+    return make
+
+
+@pytest.fixture
+def alter(monkeypatch, phantoms):
+    """alter(change): the data set is one of cases as `change` makes them, and knows of it."""
+
+    def go(change):
+        def case(self, entry):
+            return change(read(self, entry))
+
+        read = builder.Dataset.case
+        changed = [change(read(phantoms, entry)) for entry in phantoms.entries]
+        entries = [
+            dataclasses.replace(
+                entry,
+                spacing=case.spacing,
+                values=() if case.mask is None else tuple(np.unique(case.mask).tolist()),
+                masked=case.mask is not None,
+                annotated=case.annotation is not None,
+            )
+            for entry, case in zip(phantoms.entries, changed, strict=True)
+        ]
+        monkeypatch.setattr(builder.Dataset, "case", case)
+        data = dataclasses.replace(phantoms, entries=tuple(entries))
+        monkeypatch.setattr(builder, "build", lambda source, cache: data)
+
+    return go
+
+
+def test_every_pixel_is_counted(opened, phantoms):
+    experiment = opened(weak="full")
+    findings = survey.survey(experiment)
+    assert [finding.entry for finding in findings] == list(phantoms.entries)
+    for finding in findings:
+        mask = phantoms.case(finding.entry).mask
+        assert finding.values == {v: n for v in range(4) if (n := int((mask == v).sum()))}
+        assert finding.shape == mask.shape and finding.contradicted == 0
+        taught = finding.role in ("strong", "weak")
+        assert finding.kind == ("full" if taught else "")
+        assert sum(finding.labelled.values()) == (len(mask) * 32 * 32 if taught else 0)
+    roles = {finding.entry.patient: finding.role for finding in findings}
+    assert sorted(roles.values()) == 3 * ["strong"] + 2 * ["test"] + ["validation"] + 2 * ["weak"]
+    text = report(experiment, findings)
+    assert (
+        text.startswith("16 cases of 8 patients")
+        and "16 cases with a full mask, 0 with one that leaves voxels open, 0 with a drawn annotation" in text
+    )
+    assert oddities(experiment, findings) == []
+
+
+def said(experiment):
+    return "\n".join(oddities(experiment, survey.survey(experiment)))
+
+
+def drawn(case):
+    """Half of every image is annotated as LV, and every second patient has an annotation."""
+    if case.patient[-1] in "2468":
+        return case
+    annotation = np.full_like(case.mask, UNLABELED)
+    annotation[:, ::2] = 3
+    return dataclasses.replace(case, annotation=annotation)
+
+
+def test_annotations_that_contradict_masks_are_counted(opened, alter, phantoms):
+    alter(drawn)
+    experiment = opened(weak="drawn")
+    clashes = {
+        entry.name: int((phantoms.case(entry).mask[:, ::2] != 3).sum())
+        for entry in phantoms.entries
+        if entry.patient[-1] not in "2468"
+    }
+    worst = max(clashes, key=clashes.get)
+    assert f"{len(clashes)} drawn annotations contradict the mask, {worst} most ({clashes[worst]} voxels)" in said(
+        experiment
+    )
+    kinds = {finding.entry.patient: finding.kind for finding in survey.survey(experiment) if finding.kind}
+    assert all(kind == ("mask" if patient[-1] in "2468" else "annotation") for patient, kind in kinds.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "expected"),
+    [
+        (
+            lambda case: dataclasses.replace(case, mask=case.mask * (case.phase == "ED")),
+            {},
+            "the mask holds no structure",
+        ),
+        (lambda case: dataclasses.replace(case, mask=np.minimum(case.mask, 2)), {}, "No strong case holds LV=3"),
+        (lambda case: dataclasses.replace(case, spacing=(1.0, 2.5, 1.0)), {}, "another config.data.axis than 2"),
+        (
+            lambda case: dataclasses.replace(case, image=np.zeros_like(case.image[:, :9, :9])),
+            {},
+            "are one and the same image; keep one of them",
+        ),
+        (
+            lambda case: dataclasses.replace(
+                case, image=case.image * (np.arange(case.image.size) < 99).reshape(case.image.shape)
+            ),
+            {},
+            "percentiles would leave next to nothing of the image (channel 0), and is widened",
+        ),
+        (lambda case: case, {"weak": "none"}, ""),
+        (
+            lambda case: dataclasses.replace(case, annotation=np.full_like(case.mask, UNLABELED)),
+            {"weak": "drawn"},
+            "No weak case has a single annotated pixel",
+        ),
+        (lambda case: case, {"split_sizes": ((None, 0, 2),)}, "No case is there for validation"),
+    ],
+)
+def test_oddities_are_named_with_their_cure(opened, alter, change, settings, expected):
+    alter(change)
+    found = said(opened(**settings))
+    assert expected in found if expected else not found

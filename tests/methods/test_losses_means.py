@@ -1,0 +1,190 @@
+"""What losses are a mean over: labelled pixels, classes by weight, structures and images."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maps import CLASSES, LABELLED, QUICK, label_maps, labels_of, logit_maps, logits_of, value
+from msl_jax.labels import UNLABELED
+from msl_jax.methods.losses import MEANS, cross_entropy, dice, holds_structure, weigh
+
+# What a cross-entropy is a mean over
+
+
+def test_means_by_hand():
+    """Two images of two pixels: -log p is log 2 and log 4 in one; in the other log 8, its second pixel unlabelled."""
+    p = jnp.array([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875], [0.5, 0.5]], jnp.float32)
+    logits, labels = jnp.log(p).reshape(2, 1, 2, 2), jnp.array([0, 0, 0, UNLABELED], jnp.int32).reshape(2, 1, 2)
+    expected = {"labelled": (1 + 2 + 3) / 3, "pixels": (1 + 2 + 3) / 4, "images": ((1 + 2) / 2 + 3) / 2}
+    assert set(expected) == set(MEANS)
+    for mean, value_in_bits in expected.items():
+        assert float(cross_entropy(logits, labels, mean)) == pytest.approx(value_in_bits * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_an_image_without_a_label_counts_for_nothing_unless_all_pixels_count(mean):
+    generator = np.random.default_rng(0)
+    logits = jnp.array(generator.normal(size=(3, 4, 4, 2)), jnp.float32)
+    labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32).at[2].set(UNLABELED)
+    whole, without = cross_entropy(logits, labels, mean), cross_entropy(logits[:2], labels[:2], mean)
+    factor = 2 / 3 if mean == "pixels" else 1
+    assert float(whole) == pytest.approx(factor * float(without), rel=1e-6)
+    nothing = jnp.full_like(labels, UNLABELED)
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, nothing, mean)
+    assert value == 0 and not gradient.any()
+
+
+@QUICK
+@given(LABELLED)
+def test_where_every_pixel_is_labelled_all_means_are_one(pair):
+    logits, labels = (jnp.asarray(a) for a in pair)
+    labels = jnp.where(labels == UNLABELED, 0, labels)
+    for weights in ((), (0.5, 2.0, 0.25, 4.0)[: logits.shape[-1]]):
+        values = [float(cross_entropy(logits, labels, mean, weights)) for mean in ("labelled", "pixels")]
+        assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-6)
+    values = [float(cross_entropy(logits, labels, mean)) for mean in MEANS]
+    assert values == pytest.approx([values[0]] * len(values), rel=1e-4, abs=1e-6)
+
+
+# Class weights
+
+
+def test_class_weights_by_hand():
+    """Background weighs 1, the structure 3: log 2 of the one and log 4 of the other in one image, log 8 in the next."""
+    p = jnp.array([[0.5, 0.5], [0.75, 0.25], [0.875, 0.125], [0.5, 0.5]], jnp.float32)
+    logits, labels = jnp.log(p).reshape(2, 1, 2, 2), jnp.array([0, 1, 1, UNLABELED], jnp.int32).reshape(2, 1, 2)
+    total = 1 * 1 + 3 * 2 + 3 * 3
+    expected = {"labelled": total / 7, "pixels": total / 8, "images": ((1 * 1 + 3 * 2) / 4 + 3) / 2}
+    assert set(expected) == set(MEANS)
+    for mean, value_in_bits in expected.items():
+        result = cross_entropy(logits, labels, mean, (1.0, 3.0))
+        assert float(result) == pytest.approx(value_in_bits * math.log(2), rel=1e-6), mean
+
+
+WEIGHTS = (0.02, 0.0, 3.0, 0.5)
+
+
+@QUICK
+@given(st.tuples(logit_maps(4), label_maps(4)))
+def test_a_weighted_mean_is_that_of_its_formula(pair):
+    """sum v[y] ce / sum v[y] over labelled pixels, also where the weights add up to less than 1."""
+    logits, labels = pair
+    labelled = labels != UNLABELED
+    safe = np.where(labelled, labels, 0)
+    ce = -np.take_along_axis(np.asarray(jax.nn.log_softmax(jnp.asarray(logits))), safe[..., None], -1)[..., 0]
+    v = np.where(labelled, np.array(WEIGHTS)[safe], 0)
+    expected = (v * ce).sum() / v.sum() if v.sum() else 0.0
+    result = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), "labelled", WEIGHTS)
+    assert float(result) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_weights_of_1_are_no_weights(mean):
+    generator = np.random.default_rng(0)
+    logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
+    labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (3, 4, 4)), jnp.int32)
+    assert cross_entropy(logits, labels, mean, (1.0, 1.0, 1.0)) == cross_entropy(logits, labels, mean)
+    if mean != "pixels":  # where what is unlabelled weighs 1
+        weighted = [cross_entropy(logits, labels, mean, tuple(c * w for w in (1, 2, 5))) for c in (1.0, 0.001)]
+        assert float(weighted[0]) == pytest.approx(float(weighted[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_a_class_of_weight_0_teaches_nothing(mean):
+    generator = np.random.default_rng(0)
+    logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
+    labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32)
+    loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, mean, (0.0, 0.0, 1.0))
+    assert loss == 0 and not gradient.any()
+    if mean != "pixels":
+        one = jnp.where(labels == 1, 1, UNLABELED)
+        near = pytest.approx(float(cross_entropy(logits, one, mean)), rel=1e-5)
+        assert float(cross_entropy(logits, labels, mean, (0.0, 2.0, 1.0))) == near
+
+
+@pytest.mark.parametrize("weights", [(), (0.1, 2.0, 0.0)])
+@pytest.mark.parametrize("mean", MEANS)
+def test_divisors_of_parts_add_up_to_that_of_the_batch(mean, weights):
+    generator = np.random.default_rng(0)
+    labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (4, 3, 3), p=[0.1, 0.1, 0.1, 0.7]), jnp.int32)
+    parts = [weigh(labels[i : i + 2], mean, weights)[1] for i in (0, 2)]
+    assert float(weigh(labels, mean, weights)[1]) == pytest.approx(float(sum(parts)), rel=1e-6) != 0
+
+
+# Dice
+
+
+def test_dice_by_hand():
+    """p = 0.9, 0.2, 0.4 of the structure, the first two labelled so: 1 - 2 * 1.1 / (1.5 + 2)."""
+    logits = logits_of((0.1, 0.9), (0.8, 0.2), (0.6, 0.4))
+    assert value(dice, logits, labels_of(1, 1, 0)) == pytest.approx(1 - 2.2 / 3.5, rel=1e-5)
+    assert value(dice, logits, labels_of(1, 1, UNLABELED)) == pytest.approx(1 - 2.2 / 3.1, rel=1e-5)
+
+
+def test_dice_gradient():
+    """Of 1 - 2 I / S with I = sum p y, S = sum p + y: -2 (y S - I) / S^2 by p, times p (1 - p) by the logit."""
+    p, y = np.array([0.9, 0.2, 0.4]), np.array([1, 1, 0])
+    i, s = (p * y).sum(), (p + y).sum()
+    gradient = jax.grad(dice)(logits_of(*((1 - q, q) for q in p)), labels_of(*y))[0, 0]
+    np.testing.assert_allclose(gradient[:, 1], -2 * (y * s - i) / s**2 * p * (1 - p), atol=1e-6)
+    np.testing.assert_allclose(gradient[:, 0], -gradient[:, 1], atol=1e-7)
+
+
+def test_a_structure_that_an_image_does_not_hold_teaches_nothing():
+    """Three classes, the last one absent: the mean is over the other structure alone, whatever is said of the last."""
+    p = [(0.1, 0.6, 0.3), (0.5, 0.2, 0.3)]
+    assert value(dice, logits_of(*p), labels_of(1, 0)) == pytest.approx(1 - 1.2 / 1.8, rel=1e-5)
+    both = 1 - (1.2 / 1.8 + 0.6 / 1.6) / 2
+    assert value(dice, logits_of(*p), labels_of(1, 2)) == pytest.approx(both, rel=1e-5)
+
+
+def test_dice_is_a_mean_over_images_that_hold_a_structure():
+    logits = jnp.stack([logits_of((0.5, 0.5), (0.5, 0.5))[0], logits_of((0.1, 0.9), (0.2, 0.8))[0]])
+    labels = jnp.stack([labels_of(0, 1)[0], labels_of(1, 1)[0]])
+    first, second = 1 - 1 / 2, 1 - 3.4 / 3.7
+    assert value(dice, logits, labels) == pytest.approx((first + second) / 2, rel=1e-5)
+    empty = jnp.stack([labels_of(0, 1)[0], labels_of(0, 0)[0]])
+    assert value(dice, logits, empty) == pytest.approx(first, rel=1e-5)
+    assert value(dice, logits, labels.at[1].set(UNLABELED)) == pytest.approx(first, rel=1e-5)
+
+
+def test_dice_of_a_perfect_and_of_a_wrong_prediction():
+    labels = labels_of(0, 1, 2, 2, UNLABELED)
+    sure = 1e4 * jax.nn.one_hot(jnp.where(labels == UNLABELED, 0, labels), 3)
+    assert value(dice, sure, labels) == 0.0
+    assert value(dice, jnp.roll(sure, 1, axis=-1), labels) == 1.0
+
+
+@pytest.mark.parametrize("label", [0, UNLABELED])
+def test_without_a_structure_dice_is_exactly_zero_with_zero_gradient(label):
+    logits = jnp.array(np.random.default_rng(0).normal(0, 5, (2, 3, 3, 4)), jnp.float32)
+    loss, gradient = jax.value_and_grad(dice)(logits, jnp.full((2, 3, 3), label, jnp.int32))
+    assert float(loss) == 0.0 and not gradient.any()
+
+
+@QUICK
+@given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c, 1e4), label_maps(c))))
+def test_dice_is_finite_bounded_and_blind_to_what_is_unlabelled(drawn):
+    logits, labels = drawn
+    loss, gradient = jax.value_and_grad(dice)(jnp.asarray(logits), jnp.asarray(labels))
+    assert -1e-6 <= loss <= 1 + 1e-6 and jnp.isfinite(gradient).all()
+    unlabelled = labels == UNLABELED
+    assert not np.asarray(gradient)[unlabelled].any()
+    assert value(dice, np.where(unlabelled[..., None], -logits[..., ::-1], logits), labels) == float(loss)
+
+
+@QUICK
+@given(LABELLED)
+def test_dice_of_a_batch_is_the_mean_of_its_parts(drawn):
+    """Each weighing as many as it has images that hold a structure."""
+    logits, labels = drawn
+    held = np.asarray(holds_structure(jnp.asarray(labels)))
+    parts = [value(dice, logits[i : i + 1], labels[i : i + 1]) for i in range(2)]
+    assert held.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
+    expected = np.dot(parts, held) / max(held.sum(), 1)
+    assert value(dice, logits, labels) == pytest.approx(expected, rel=1e-5, abs=1e-6)

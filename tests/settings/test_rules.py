@@ -1,0 +1,138 @@
+import copy
+import functools
+import json
+import math
+
+import pytest
+
+from msl_jax.errors import InputError
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.runs.config import check_resumable
+from msl_jax.settings.older import LATER
+from msl_jax.settings.rules import check_config, parse_labels
+
+SETTINGS = [
+    ("data.size", 0, ["from 1 up"]),
+    ("data.weak_radius", -1, ["-1", "from 0 up"]),
+    ("data.weak_every", 0, ["0", "from 1 up"]),
+    ("data.window", (10.0, 10.0), ["10.0", "two numbers that rise"]),
+    ("data.unlabeled", 256, ["256", "0 to 255"]),
+    ("data.patient", "(", ["no regular expression"]),
+    ("data.split_sizes", ((5, 1, 0),), ["(5, 1, 0)", "data.fold"]),
+    ("data.size", 33, ["33", "model.depth=2", "multiple of 2"]),
+    ("model.width", 0, ["from 1 up"]),
+    ("model.depth", 0, ["from 1 up"]),
+    ("model.depth", 7, ["data.size", "32", "multiple of 64"]),
+    ("model.dtype", "float16", ["float16", "float32", "bfloat16"]),
+    ("model.dropout", 1.0, ["1.0", "below 1"]),
+    ("model.dropout", -0.1, ["-0.1"]),
+    ("train.steps", 0, ["from 1 up"]),
+    ("train.strong_batch", 0, ["from 1 up"]),
+    ("train.weak_batch", -4, ["-4"]),
+    ("train.report_every", 0, ["from 1 up"]),
+    ("train.checkpoint_every", 0, ["from 1 up"]),
+    ("train.validate_every", 0, ["from 1 up"]),
+    ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
+    ("train.keep", 0, ["from 1 up"]),
+    ("eval.batch", 0, ["from 1 up"]),
+    ("eval.checkpoint", "newest", ["newest", "last", "best"]),
+    ("seed", -1, ["-1", "from 0 to 4294967295"]),
+    ("seed", 2**32, ["4294967296", "from 0 to 4294967295"]),
+    ("data.split_seed", -1, ["-1", "from 0 to 4294967295"]),
+    ("data.percentiles", (99.0, 1.0), ["99.0", "1.0"]),
+    ("data.percentiles", (5.0, 101.0), ["101.0", "0 to 100"]),
+    ("data.percentiles", ("low", "high"), ["low", "two numbers"]),
+    ("data.window", (0.0, math.inf), ["inf", "two numbers"]),
+    ("data.source", "", ["empty"]),
+    ("data.augment.rotation", math.inf, ["inf", "0 for none"]),
+    ("optimizer.learning_rate", 0.0, ["above 0"]),
+    ("optimizer.learning_rate", math.nan, ["nan"]),
+    ("optimizer.learning_rate", math.inf, ["inf"]),
+    ("optimizer.warmup_steps", 4, ["4", "train.steps"]),
+    ("optimizer.warmup_steps", -1, ["-1"]),
+]
+NEED_DATA = [
+    ("method.name", "kl_entropy", ["kl_entropy", "lower_bound", "kl_ent", "upper_bound"]),
+    ("method.kd_on", "all", ["all", "strong", "weak", "both"]),
+    ("method.terms.ent", -1.0, ["-1.0"]),
+    ("method.terms.kd", math.nan, ["nan"]),
+    ("method.terms.s", 0.0, ["above 0"]),
+    ("method.class_weights", {"RV": 2.0}, ["'RV'", "background, LV"]),
+    ("method.class_weights", "LV=2", ["'LV=2'", "{'LV': 2}"]),
+    ("data.layout", "acdcc", ["acdcc", "acdc", "phantom"]),
+    ("data.weak", "erosoin", ["erosoin", "erosion", "scribble", "drawn"]),
+    ("data.axis", 3, ["3", "0, 1, 2"]),
+    ("data.normalization", "median", ["median", "percentiles, window, zscore, minmax"]),
+    ("data.labels", "LV:3", ["LV:3", "NAME=VALUE"]),
+    ("data.fold", "4/4", ["4/4", "0/4"]),
+    ("data.classes", "AORTA", ["AORTA", "RV", "MYO", "LV", "all"]),
+    ("data.classes", "LV+", ["''", "LV"]),
+    ("data.strong", 0, ["0", "5 training patients"]),
+    ("data.strong", 6, ["6", "5 training patients"]),
+    ("data.strong", ["nobody"], ["nobody"]),
+    ("data.strong", [], ["empty"]),
+    ("data.split_sizes", ((5, 1, 1),), ["5+1+1", "8 patients"]),
+    ("data.split.test", ("phantom001",), ["empty"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), SETTINGS + NEED_DATA, ids=lambda x: str(x) if x else "")
+def test_a_setting_that_cannot_work_is_refused_by_name(tiny_config, key, value, said):
+    config = tiny_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as refusal:
+        (check_config if (key, value, said) in SETTINGS else open_experiment)(config)
+    sentence = str(refusal.value)
+    group = key.rpartition(".")[0] if key.startswith("data.split.") else key
+    assert f"config.{group}" in sentence or "data.size" in said
+    assert all(word in sentence for word in said), sentence
+    assert "\n" not in sentence and sentence.endswith(".")
+
+
+def test_the_tiny_config_and_the_edges_are_accepted(tiny_config):
+    config = tiny_config()
+    check_config(config)
+    config.data.percentiles, config.optimizer.warmup_steps, config.model.dropout = (0.0, 100.0), 3, 0.99
+    config.eval.checkpoint, config.model.dtype, config.data.size = "best", "bfloat16", 4
+    check_config(config)
+
+
+BEFORE = {"seed": 0, "data": {"source": "a", "size": 32}, "train": {"keep": 2, "steps": 4}, "eval": {"batch": 8}}
+
+
+def test_equal_settings_go_on():
+    check_resumable(BEFORE, BEFORE, "RUN")
+
+
+def test_where_the_data_lie_and_how_it_is_evaluated_may_change():
+    now = BEFORE | {"data": {"source": "b", "size": 32}, "train": {"keep": 5, "steps": 4}, "eval": {"batch": 1}}
+    check_resumable(BEFORE, now, "RUN")
+
+
+def test_a_run_older_than_a_setting_goes_on_where_the_setting_is_left_alone(tiny_config):
+    now = json.loads(open_experiment(tiny_config()).config.to_json())
+    before = copy.deepcopy(now)
+    for key in LATER:
+        *groups, name = key.split(".")
+        del functools.reduce(dict.get, groups, before)[name]
+    check_resumable(before, now, "RUN")
+    now["method"]["terms"]["dice"] = 1.0
+    with pytest.raises(InputError, match=r"\(method.terms.dice was 0.0 and is 1.0\)"):
+        check_resumable(before, now, "RUN")
+
+
+def test_all_other_changes_are_listed_old_and_new():
+    now = BEFORE | {"seed": 7, "data": {"source": "a", "size": 64}, "extra": {"new": "x"}}
+    with pytest.raises(InputError) as refusal:
+        check_resumable(BEFORE, now, "RUN")
+    sentence = str(refusal.value)
+    assert sentence.startswith("RUN: ") and "\n" not in sentence
+    for part in ("seed was 0 and is 7", "data.size was 32 and is 64", 'extra.new was None and is "x"'):
+        assert part in sentence
+    assert "source was" not in sentence and "steps was" not in sentence
+
+
+def test_labels_may_have_spaces_around_and_each_a_value_of_its_own():
+    assert parse_labels("left ventricle = 3, MYO=2", "--labels") == {"left ventricle": 3, "MYO": 2}
+    with pytest.raises(InputError, match="--labels: LV=3,MYO=3 gives two structures one value"):
+        parse_labels("LV=3,MYO=3", "--labels")

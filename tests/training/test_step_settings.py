@@ -1,0 +1,212 @@
+"""What must not change a step, or not by much: parts, rematerialisation, precision, shapes."""
+
+import dataclasses
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.inference.segmenter import Segmenter
+from msl_jax.labels import UNLABELED
+from msl_jax.methods.losses import cross_entropy
+from msl_jax.methods.table import METHODS
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.initial import init_variables
+from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.system import machine
+from msl_jax.training.loop import train
+from msl_jax.training.state import TrainState
+from msl_jax.training.step import make_train_step
+
+BRANCHES = ("teacher", "student")
+SIZE = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Discs, four strong and four weak; of the weak labels most lie in the first image of each set."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    generator = np.random.default_rng(0)
+    made = {}
+    for name in ("strong", "weak"):
+        centres, radii = generator.uniform(10, 22, (4, 2, 1, 1)), generator.uniform(4, 9, (4, 1, 1))
+        label = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < radii**2).astype(np.int32)
+        image = label + generator.normal(0, 0.3, label.shape)
+        kept = generator.random(label.shape) < np.array([0.5, 0.02, 0.02, 0.02])[:, None, None]
+        made[name] = {"image": image[..., None].astype(np.float32), "weak_label": np.where(kept, label, UNLABELED)}
+        made[name] |= {"label": label} if name == "strong" else {}
+    return jax.tree.map(jnp.asarray, made)
+
+
+def without_statistics(variables, images, rows, watched, **_):
+    """A network of one number a branch and no batch norm."""
+    x = jnp.concatenate([images, -images], -1)
+    return {branch: x * variables["params"][branch] for branch in (*rows, *watched)}, {"batch_stats": {}}
+
+
+def start(params, batch_stats, optimizer, method):
+    sums = {name: jnp.zeros(()) for name in ("loss", "steps", *method.terms)}
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), sums)
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """Parts unrolled as on CPU, or in a loop as elsewhere."""
+    monkeypatch.setattr(machine.jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("backend", "parts", "mean", "class_weights"),
+    [
+        ("cpu", 2, "labelled", ()),
+        ("cpu", 4, "images", ()),
+        ("gpu", 4, "labelled", ()),
+        ("gpu", 2, "pixels", ()),
+        ("gpu", 4, "labelled", (2e-5, 1e-4)),
+        ("gpu", 2, "images", (1.0, 3.0)),
+        ("gpu", 2, "pixels", (0.0, 3.0)),
+    ],
+    indirect=["backend"],
+)
+def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts, mean, class_weights):
+    """With a structure in three of the four masks, so that a Dice of equal parts would not be that of the batch."""
+    terms = METHODS["kl_ent"].terms | {"dice": 1.0}
+    method, optimizer = dataclasses.replace(METHODS["kl_ent"], terms=terms, w_mean=mean), optax.sgd(1.0)
+    batch = batch | {"strong": batch["strong"] | {"label": batch["strong"]["label"].at[0].set(0)}}
+    before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
+
+    def after(parts):
+        step = make_train_step(
+            apply_fn=without_statistics,
+            optimizer=optimizer,
+            method=method,
+            groups=1,
+            key=jax.random.key(0),
+            parts=parts,
+            class_weights=class_weights,
+        )
+        return jax.jit(step)(before, batch)
+
+    with jax.numpy_rank_promotion("allow"):  # the network above, not the step
+        whole, divided = after(1), after(parts)
+        logits, _ = without_statistics({"params": before.params}, batch["strong"]["image"], ["teacher"], {})
+    expected = cross_entropy(logits["teacher"], batch["strong"]["label"], class_weights=class_weights)
+    np.testing.assert_allclose(whole.sums["s"], expected, rtol=1e-5)
+    for name, value in whole.sums.items():
+        np.testing.assert_allclose(divided.sums[name], value, rtol=2e-5, err_msg=name)
+    for branch, value in whole.params.items():
+        np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+def test_in_a_loop_parts_need_less_memory(batch, backend):
+    """As compiled: what a step needs beside its arguments, of four parts against one."""
+    method, optimizer = METHODS["kl_ent"], optax.sgd(1.0)
+    model = DualBranchUNet(width=2, depth=1)
+    variables = init_variables(model, SIZE, BRANCHES, seed=0)
+
+    def needed(parts):
+        step = make_train_step(
+            apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0), parts=parts
+        )
+        state = start(variables["params"], variables["batch_stats"], optimizer, method)
+        return jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert needed(4) < 0.5 * needed(1)
+
+
+@pytest.mark.soak
+def test_rematerialisation_changes_no_gradient_and_no_name():
+    images = jax.random.normal(jax.random.key(1), (1, 4, *SIZE, 1))
+    plain = DualBranchUNet(width=2, depth=3)
+    variables = init_variables(plain, SIZE, BRANCHES, seed=0)
+
+    def gradient(model):
+        def loss(params):
+            rows = {"teacher": slice(0, 2), "student": slice(0, 4)}
+            logits, updates = model.apply(
+                {**variables, "params": params}, images, rows, train=True, mutable=["batch_stats"]
+            )
+            return sum((v**2).mean() for v in logits.values()), updates
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradient(plain),
+        gradient(plain.clone(remat=True)),
+    )
+
+
+def losses(dtype, batch, steps=50):
+    """The loss of each step, and the last state."""
+    method, optimizer = METHODS["kl_ent"], optax.adam(3e-3)
+    model = DualBranchUNet(width=4, depth=3, dtype=dtype)
+    variables = init_variables(model, SIZE, BRANCHES, seed=0)
+    state = start(variables["params"], variables["batch_stats"], optimizer, method)
+    step = jax.jit(
+        make_train_step(apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0))
+    )
+    totals = [0.0]
+    for _ in range(steps):
+        state = step(state, batch)
+        totals.append(float(state.sums["loss"]))
+    return np.diff(totals), state
+
+
+@pytest.mark.soak
+def test_fifty_steps_in_bfloat16_stay_within_a_band_of_float32(batch):
+    """5 % of the first loss, at every step."""
+    exact, _ = losses(jnp.float32, batch)
+    rough, state = losses(jnp.bfloat16, batch)
+    assert exact[-1] < exact[0] / 2
+    np.testing.assert_allclose(rough, exact, atol=0.05 * exact[0], rtol=0)
+    assert not np.array_equal(rough, exact)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, state.sums))} == {
+        jnp.dtype("float32")
+    }
+
+
+@pytest.fixture
+def compiled():
+    """Names of the events of XLA's compiler since the test began."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.soak
+def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
+    counts = []
+    for steps in (4, 8):
+        config = tiny_config()
+        config.train.steps = steps
+        compiled.clear()
+        train(open_experiment(config), epath.Path(tmp_path / str(len(counts))))
+        counts.append(len(compiled))
+    assert 0 < counts[1] <= counts[0]
+
+
+def test_volumes_of_other_sizes_compile_nothing_more(tiny_config, compiled):
+    config = open_experiment(tiny_config()).config
+    segmenter = Segmenter(model_of(config), preparation_of(config), BRANCHES, batch=4)
+    variables = init_variables(segmenter.model, segmenter.preparation.size, BRANCHES, seed=0)
+    volume = np.random.default_rng(0).random((9, 50, 61, 1), np.float32)
+    segmenter.probabilities(variables, volume)
+    assert compiled
+    compiled.clear()
+    for other in (volume[:1], volume[:6, :33], volume[:, :, :20]):
+        segmenter.probabilities(variables, other)
+    assert not compiled

@@ -1,0 +1,285 @@
+import csv
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from msl_jax.errors import InputError
+from msl_jax.evaluation.comparison import Run
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.runs.config import claim
+from msl_jax.system.signals import Interrupted
+from msl_jax.training import sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+ALONE = [sweep.Share()]
+KL, SINGLE = Run("kl", 3, 0), Run("single", 3, 0)
+
+# The list of runs
+
+
+def test_the_first_seed_of_everything_comes_first_and_all_masks_once_a_seed():
+    runs = sweep.runs_of(["lower_bound", "upper_bound", "kl", "kl"], [3, 5], [0, 7])
+    assert [str(run.folder) for run in runs] == [
+        "lower_bound/strong3/seed0",
+        "upper_bound/all/seed0",
+        "kl/strong3/seed0",
+        "lower_bound/strong5/seed0",
+        "kl/strong5/seed0",
+        "lower_bound/strong3/seed7",
+        "upper_bound/all/seed7",
+        "kl/strong3/seed7",
+        "lower_bound/strong5/seed7",
+        "kl/strong5/seed7",
+    ]
+
+
+@pytest.mark.parametrize("hosts", [1, 3, 4, 20])
+def test_hosts_share_all_runs_and_none_twice(hosts):
+    runs = sweep.runs_of(["lower_bound", "kl"], [3, 5], [0, 1, 2])
+    parts = [runs[sweep._part(f"{host}/{hosts}")] for host in range(1, hosts + 1)]
+    assert sorted(run for part in parts for run in map(str, part)) == sorted(map(str, runs))
+    assert parts[0][0] == runs[0]
+
+
+def test_a_runs_config_is_the_users_with_its_own_settings(tiny_config):
+    config = tiny_config("strong=phantom001+phantom002,method=kl_ent,seed=5").lock()
+    run = sweep.with_settings(config, sweep.settings_of(Run("kl", 4, 2)))
+    assert (run.method.name, run.data.strong, run.seed, run.data.size) == ("kl", 4, 2, 32)
+    assert (config.method.name, config.seed) == ("kl_ent", 5)
+    upper = sweep.with_settings(config, sweep.settings_of(Run("upper_bound", None, 2)))
+    assert upper.data.strong == config.data.strong == ["phantom001", "phantom002"]
+
+
+# What is done
+
+
+@pytest.fixture
+def claimed(tiny_config, tmp_path):
+    """The filled-in config of a run and its folder, begun."""
+    experiment = open_experiment(tiny_config())
+    claim(experiment, tmp_path / "run")
+    return experiment.config, tmp_path / "run"
+
+
+def test_a_run_is_done_when_its_results_are_there(claimed):
+    config, folder = claimed
+    assert not sweep.is_done(folder / "other", config) and not sweep.is_done(folder, config)
+    (folder / "results").mkdir()
+    (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last"}))
+    assert sweep.is_done(folder, config)
+    config.eval.checkpoint = "best"
+    assert not sweep.is_done(folder, config), "results of another checkpoint are not those that were asked for"
+
+
+def test_a_folder_with_other_settings_is_refused(claimed):
+    config, folder = claimed
+    config.model.width = 4
+    with pytest.raises(InputError, match=r"model\.width was 2 and is 4"):
+        sweep.is_done(folder, config)
+
+
+# Shares of the machine
+
+
+def test_runs_at_once_share_cores_and_gpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5}, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert sweep.shares(1) == [sweep.Share()]
+    assert sweep.shares(2) == [sweep.Share((0, 2, 5), ("4",)), sweep.Share((1, 3), ("6",))]
+    with pytest.raises(InputError, match="2 GPUs"):
+        sweep.shares(3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [share.gpus for share in sweep.shares(5)] == [()] * 5
+    with pytest.raises(InputError, match="5 CPU cores"):
+        sweep.shares(6)
+
+
+def executable(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sweep._gpus() == []
+    executable(tmp_path / "nvidia-smi", "echo 'GPU 0: H100 (UUID: a)'; echo '  MIG 1g (UUID: b)'; echo 'GPU 1: H100'")
+    assert sweep._gpus() == ["0", "1"]
+
+
+# Training, with a stand-in for main
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+    """main(script): what the sweep starts is this shell script, whose arguments are those of Python."""
+
+    def replace(script):
+        monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "main", script)))
+
+    monkeypatch.setattr(sweep, "WAIT", 0.01)
+    return replace
+
+
+def train(folder, runs, machine=ALONE):
+    ended = []
+    failed = sweep.train(folder, runs, lambda run: [f"--run={run.method}"], machine, lambda: ended.append(1))
+    return failed, len(ended)
+
+
+def test_a_run_that_fails_is_named_and_the_rest_goes_on(main, tmp_path, capsys):
+    main('echo "$@"; case "$*" in *=single*) echo out of memory >&2; exit 3;; esac')
+    assert train(tmp_path, [SINGLE, KL]) == ([SINGLE], 1)
+    failed, done = (tmp_path / run.folder / "train.log" for run in (SINGLE, KL))
+    assert done.read_text() == f"-m msl_jax.main --run=kl --workdir={done.parent}\n"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and said[0] == "[1/2] single/strong3/seed0: started"
+    assert "FAILED" in said[1] and "out of memory" in said[1] and str(failed) in said[1]
+    assert said[3].startswith("[2/2] kl/strong3/seed0: done in 0.0 min")
+
+
+def test_a_second_attempt_keeps_the_log_of_the_first(main, tmp_path):
+    main("echo once")
+    train(tmp_path, [KL])
+    train(tmp_path, [KL])
+    assert (tmp_path / KL.folder / "train.log").read_text() == "once\n" * 2
+
+
+def test_as_many_at_once_as_there_are_shares(main, tmp_path):
+    """Each of the first two waits for the other's mark, which alone it would never see; the third gets a free share."""
+    main(
+        f"touch {tmp_path}/$$; echo on $CUDA_VISIBLE_DEVICES; i=0\n"
+        f"while [ $(ls {tmp_path} | grep -c '^[0-9]') -lt 2 ]\n"
+        "do sleep 0.05; i=$((i + 1)); [ $i -gt 200 ] && exit 1; done; exit 0"
+    )
+    runs = [KL, SINGLE, Run("kl", 5, 0)]
+    machine = [sweep.Share(gpus=("4",)), sweep.Share(gpus=("6",))]
+    assert train(tmp_path, runs, machine) == ([], 3)
+    first, second, third = ((tmp_path / run.folder / "train.log").read_text() for run in runs)
+    assert (first, second) == ("on 4\n", "on 6\n") and third in (first, second)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are chosen on Linux alone")
+def test_a_run_stays_on_its_cores(main, tmp_path):
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    main(f'exec {sys.executable} -c "import os; print(os.sched_getaffinity(0))"')
+    assert train(tmp_path, [KL], [sweep.Share(cores=(core,))]) == ([], 1)
+    assert (tmp_path / KL.folder / "train.log").read_text() == f"{{{core}}}\n"
+    assert os.sched_getaffinity(0) == before
+
+
+def is_held(log):
+    """Whether a process holds a run's log, as a child does while it lives."""
+    with log.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_runs_end_with_the_sweep(main, tmp_path, monkeypatch, number):
+    log = tmp_path / KL.folder / "train.log"
+    handler, held = signal.getsignal(number), []
+
+    def interrupt(_):
+        held.append(is_held(log))
+        signal.raise_signal(number)
+
+    main("exec sleep 60")
+    monkeypatch.setattr(sweep.time, "sleep", interrupt)
+    with pytest.raises(Interrupted, match="the same command goes on") as interrupted:
+        train(tmp_path, [KL])
+    assert interrupted.value.number == number
+    assert held == [True] and not is_held(log)
+    assert signal.getsignal(number) == handler
+
+
+def test_a_run_that_another_process_trains_is_refused(main, tmp_path):
+    main("echo started")
+    log = tmp_path / KL.folder / "train.log"
+    log.parent.mkdir(parents=True)
+    with log.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process"):
+            train(tmp_path, [KL])
+    assert log.read_text() == ""
+
+
+# The command, on phantoms
+
+
+@pytest.fixture(scope="module")
+def start(tiny_flags):
+    """start(*flags) -> the process of a sweep of two methods that takes seconds."""
+    assert jax.device_count() == 4  # those of this process are settled before its environment changes
+    command = [sys.executable, "-m", "msl_jax.sweep", "--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags]
+    command += [f"--config.{key}=2" for key in ("train.checkpoint_every", "train.validate_every")]
+    command += ["--methods=lower_bound,kl_ent", "--strong=2", "--seeds=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        yield lambda *more: subprocess.Popen([*command, *more], cwd=ROOT, **pipes)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
+    folder = tmp_path / "sweep=1,a"
+    code, out, err = finished(start(f"--workdir={folder}"))
+    assert code == 0, err
+    assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["branch"]) for row in rows] == [
+        ("lower_bound", "teacher"),
+        ("kl_ent", "teacher"),
+        ("kl_ent", "student"),
+    ]
+    assert json.loads((folder / "kl_ent/strong2/seed1/config.json").read_text())["data"]["classes"] == {"LV": 3}
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names == {"table.md", "table.csv", "cases.csv", "runs.csv", "dice.png", "terms.png", "methods.png"}
+
+    shutil.rmtree(folder / "lower_bound/strong2/seed1/checkpoints")
+    runs = {path: path.stat().st_mtime_ns for path in folder.rglob("seed1/**/*")}
+    code, again, err = finished(start(f"--workdir={folder}"))
+    assert code == 0, err
+    assert "2 of them done; 0 to train" in again and (folder / "table.md").read_text() in again
+    assert runs == {path: path.stat().st_mtime_ns for path in folder.rglob("seed1/**/*")}
+
+
+@pytest.mark.soak
+def test_a_sweep_is_stopped_and_goes_on(start, tmp_path):
+    folder, first = tmp_path / "sweep", tmp_path / "sweep" / "lower_bound" / "strong2" / "seed1"
+    process = start(f"--workdir={folder}", "--config.train.steps=60")
+    try:
+        while not (first / "checkpoints" / "2").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGTERM)
+    code, out, err = finished(process)
+    assert code == 128 + signal.SIGTERM and "Traceback" not in err
+    assert [line.split()[-1] for text in (out, err) for line in text.splitlines()[-1:]] == ["started", "on."]
+    assert not is_held(first / "train.log") and not (first / "results").exists()
+    code, out, err = finished(start(f"--workdir={folder}", "--config.train.steps=60"))
+    assert code == 0, err
+    assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
+    reports = [line.split()[:1] for line in (first / "train.log").read_text().splitlines()]
+    assert reports.count(["2/60"]) == 1, "it began anew"
