@@ -76,11 +76,11 @@ def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
         return opened(data__table=table("patient,role,weak", *(row.format(recipe) for row in rows)))
 
     workdir = epath.Path(tmp_path / "run")
-    experiment("point").claim(workdir)
+    claim(experiment("point"), workdir)
     assert json.loads((workdir / "splits.json").read_text())["recipes"] == {"phantom002": "point"}
-    experiment("point").claim(workdir)
+    claim(experiment("point"), workdir)
     with pytest.raises(InputError, match=r"splits\.json names other patients or weak labels"):
-        experiment("box").claim(workdir)
+        claim(experiment("box"), workdir)
 
 
 def test_a_table_may_leave_the_draw_to_the_seed(opened, table):
@@ -244,7 +244,7 @@ def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
         assert list(config.method.class_weights.items()) == [("background", 0.5), ("RV", 1.0), ("LV", 3.0)]
         assert list(config.data.classes) == ["RV", "LV"]
     with pytest.raises(InputError, match=r"method.class_weights.LV was 3.0 and is 2.0"):
-        opened("classes=LV+RV", method__class_weights={"LV": 2, "background": 0.5}).claim(epath.Path(tmp_path))
+        claim(opened("classes=LV+RV", method__class_weights={"LV": 2, "background": 0.5}), epath.Path(tmp_path))
 
 
 def test_the_network_is_that_of_the_config(opened):
@@ -290,7 +290,7 @@ def test_another_experiment_is_refused_with_what_differs(opened, tmp_path):
     claim(opened(), workdir)
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(InputError) as refusal:
-        opened("seed=5", model__width=3, method__terms__ent=0.125).claim(workdir)
+        claim(opened("seed=5", model__width=3, method__terms__ent=0.125), workdir)
     weight = METHODS["kl_ent"].terms["ent"]
     sentence = str(refusal.value)
     for part in ("seed was 0 and is 5", "model.width was 2 and is 3", f"method.terms.ent was {weight} and is 0.125"):
@@ -301,7 +301,7 @@ def test_another_experiment_is_refused_with_what_differs(opened, tmp_path):
 def test_how_it_is_evaluated_may_change(opened, tmp_path):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
-    opened(eval__checkpoint="best").claim(workdir)
+    claim(opened(eval__checkpoint="best"), workdir)
     assert read_config(workdir).eval.checkpoint == "best"
 
 
