@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
-from msl_jax.settings.older import completed
+from msl_jax.settings.older import completed, unknown_terms
 from msl_jax.settings.resolved import in_order
 from msl_jax.system import atomic
 
@@ -33,7 +33,7 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
-        before = _read_object(workdir / "config.json", GROUPS)
+        before = _read_known(workdir / "config.json")
         check_resumable(before, config, workdir, longer=len(experiment.method.stages()) == 1)
         if "directions" not in before["data"] and any(entry.turned for entry in experiment.data.entries):
             raise InputError(
@@ -87,12 +87,33 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return leaves
 
 
-def read_config(workdir: epath.Path) -> ConfigDict:
-    """The filled-in config of a run folder; raises InputError where there is none."""
-    path = workdir / "config.json"
+def read(workdir: epath.PathLike) -> dict[str, Any]:
+    """A run's config.json, with what came after it was written.
+
+    Raises:
+      InputError: there is none, it is damaged, or it needs what is not known here.
+    """
+    path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise InputError(f"{path}: is missing; give the folder of a run as --workdir.")
-    return in_order(completed(_read_object(path, GROUPS)))
+    return completed(_read_known(path))
+
+
+def read_config(workdir: epath.PathLike) -> ConfigDict:
+    """The filled-in config of a run folder; raises InputError as `read`."""
+    return in_order(read(workdir))
+
+
+def _read_known(path: epath.Path) -> dict[str, Any]:
+    """A config.json as it is; raises InputError where it is damaged, or was trained with what is not known here."""
+    found = _read_object(path, GROUPS)
+    terms = unknown_terms(found)
+    if terms:
+        raise InputError(
+            f"{path}: the run was trained with {', '.join(terms)}, no term of the loss that is known here; give the "
+            "module that registers it, --plugins=MODULE."
+        )
+    return found
 
 
 def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
