@@ -5,10 +5,12 @@ weak labels or image sizes: those are settings of a run. The build's name carrie
 of the code that reads it, so that a changed source is built anew and an unchanged one never twice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import inspect
 import io
 import pathlib
 import sys
@@ -263,8 +265,15 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
     shared = (sys.modules[__name__], case, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
-    modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
-    return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
+    return [*(pathlib.Path(module.__file__).read_bytes() for module in shared), _text_of(READERS[layout].read)]
+
+
+def _text_of(function: Callable[..., Any]) -> bytes:
+    """The source of the module that holds a function, or of the function where that is no file, as in a notebook."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    return pathlib.Path(file).read_bytes() if file else inspect.getsource(function).encode()
 
 
 def _short_hash(*parts: bytes) -> str:

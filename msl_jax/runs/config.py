@@ -1,6 +1,6 @@
 """A run's config.json and splits.json: written once, compared when the run is resumed, read for inference."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 import json
 import os
 from typing import Any
@@ -9,6 +9,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
+from msl_jax import plugins
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.settings.older import completed, unknown_terms
@@ -24,16 +25,19 @@ MAY_DIFFER_ON_RESUME = (
 """Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
 DERIVED = ("data.directions",)
 """Settings that follow from data.contents and data.axis, and that older runs lack."""
+PLUGINS = "plugins"
+"""Key of config.json: the modules that were loaded when the run was begun; missing where there were none."""
 
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
-    config = json.loads(experiment.config.to_json())
+    config, begun_with = json.loads(experiment.config.to_json()), plugins.loaded()
     roles = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
         before = _read_known(workdir / "config.json")
+        begun_with = before.get(PLUGINS, ())
         check_resumable(before, config, workdir, longer=len(experiment.method.stages()) == 1)
         if "directions" not in before["data"] and any(entry.turned for entry in experiment.data.entries):
             raise InputError(
@@ -46,8 +50,13 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+        atomic.write_text(workdir / "config.json", as_text(config, begun_with))
         atomic.write_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
+
+
+def as_text(config: Mapping[str, Any], begun_with: Sequence[str]) -> str:
+    """The text of config.json, of a run that was begun with these plugins."""
+    return json.dumps({**config, **({PLUGINS: list(begun_with)} if begun_with else {})}, indent=2) + "\n"
 
 
 def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bool = False) -> None:
@@ -66,7 +75,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED))
+        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED, PLUGINS))
         if not (longer and key == "train.steps" and int(new[key]) > int(old[key]))
     ]
     if changed:
@@ -107,6 +116,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
 def _read_known(path: epath.Path) -> dict[str, Any]:
     """A config.json as it is; raises InputError where it is damaged, or was trained with what is not known here."""
     found = _read_object(path, GROUPS)
+    plugins.check(found.get(PLUGINS, []), path)
     terms = unknown_terms(found)
     if terms:
         raise InputError(

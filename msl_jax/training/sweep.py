@@ -43,6 +43,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
+from msl_jax import plugins
 from msl_jax.data.builder import Dataset
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
@@ -276,6 +277,7 @@ def _flags_of(run: Run) -> list[str]:
     flag = flags.FLAGS["config"]
     settings = config_flags.get_override_values(flag) | settings_of(run)
     return [
+        *([plugins.flag()] if plugins.loaded() else []),
         f"--config={config_flags.get_config_filename(flag)}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
