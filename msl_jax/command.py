@@ -202,13 +202,27 @@ def _said(error: Exception) -> str:
 
 
 def _load_plugins(argv: Sequence[str]) -> None:
-    """Imports what --plugins names, wherever it stands: the settings of --config are those of all terms."""
+    """Imports what --plugins names, wherever it stands, and refuses a run in --workdir that needs more.
+
+    Before the flags are parsed: the settings of --config are those of all terms.
+    """
     with contextlib.suppress(flags.Error):  # which is raised again when all flags are parsed
         argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    plugins.load([module.strip() for text in _given("plugins", argv) for module in text.split(",") if module])
+    for text in _given("workdir", argv):
+        folders: list[str] = []
+        with contextlib.suppress(InputError):  # the same
+            folders = [] if "://" in text else split(text)
+        for folder in folders:
+            plugins.check_run(folder)
+
+
+def _given(flag: str, argv: Sequence[str]) -> Iterator[str]:
+    """The values of a flag, as they stand among the arguments."""
     for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, given, value = argument.partition("=")
-        if name in ("--plugins", "-plugins"):
-            plugins.load([module.strip() for module in (value if given else following).split(",") if module])
+        if name in (f"--{flag}", f"-{flag}"):
+            yield value if given else following
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

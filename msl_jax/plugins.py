@@ -13,11 +13,13 @@ it was begun with, so that a command can say which are missing. Nothing is impor
 
 from collections.abc import Mapping, Sequence
 import importlib
+import json
 import os
 import sys
 import textwrap
 from typing import Any, cast
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from msl_jax.data.case import Reader
@@ -30,6 +32,8 @@ from msl_jax.models.dual_branch import NETWORKS, Network
 
 COLUMNS = ("step", "learning_rate", "loss", "skipped")
 """Columns of metrics.csv, whose others are called as the terms."""
+KEY = "plugins"
+"""Of config.json: the modules that were loaded when the run was begun; missing where there were none."""
 LONGEST = 300
 """Characters of what a module's error says that are passed on."""
 _loaded: list[str] = []
@@ -110,6 +114,17 @@ def check(names: Any, whose: object) -> None:
         raise InputError(f"{whose}: its plugins are {names}; make them a list of modules' names.")
     if not set(names) <= sys.modules.keys():
         raise InputError(f"{whose}: was begun with plugins that are not loaded; give {flag(names)}.")
+
+
+def check_run(workdir: str) -> None:
+    """Refuses a folder of a run that needs modules which are not imported; says nothing of a folder without a run."""
+    path = epath.Path(workdir) / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what reads it for its settings says so
+        return
+    if isinstance(found, dict):
+        check(found.get(KEY, []), path)
 
 
 def _register(kind: str, table: Mapping[str, Any], name: str, row: Any, taken: Sequence[str] = ()) -> None:

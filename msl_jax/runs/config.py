@@ -25,8 +25,6 @@ MAY_DIFFER_ON_RESUME = (
 """Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
 DERIVED = ("data.directions",)
 """Settings that follow from data.contents and data.axis, and that older runs lack."""
-PLUGINS = "plugins"
-"""Key of config.json: the modules that were loaded when the run was begun; missing where there were none."""
 
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
@@ -37,7 +35,7 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
         before = _read_known(workdir / "config.json")
-        begun_with = before.get(PLUGINS, ())
+        begun_with = before.get(plugins.KEY, ())
         check_resumable(before, config, workdir, longer=len(experiment.method.stages()) == 1)
         if "directions" not in before["data"] and any(entry.turned for entry in experiment.data.entries):
             raise InputError(
@@ -56,7 +54,7 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
 
 def as_text(config: Mapping[str, Any], begun_with: Sequence[str]) -> str:
     """The text of config.json, of a run that was begun with these plugins."""
-    return json.dumps({**config, **({PLUGINS: list(begun_with)} if begun_with else {})}, indent=2) + "\n"
+    return json.dumps({**config, **({plugins.KEY: list(begun_with)} if begun_with else {})}, indent=2) + "\n"
 
 
 def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bool = False) -> None:
@@ -75,7 +73,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED, PLUGINS))
+        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED, plugins.KEY))
         if not (longer and key == "train.steps" and int(new[key]) > int(old[key]))
     ]
     if changed:
@@ -116,7 +114,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
 def _read_known(path: epath.Path) -> dict[str, Any]:
     """A config.json as it is; raises InputError where it is damaged, or was trained with what is not known here."""
     found = _read_object(path, GROUPS)
-    plugins.check(found.get(PLUGINS, []), path)
+    plugins.check(found.get(plugins.KEY, []), path)
     terms = unknown_terms(found)
     if terms:
         raise InputError(

@@ -67,10 +67,11 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags):
     assert header[:7] == ["step", "learning_rate", "loss", "s", "w", "kd", "doubt"]
 
     predict = ["predict", f"--workdir={run}", "--input=images", "--output=masks"]
-    lacking = call(tmp_path, *predict)
     said = [f"{run}/config.json", "begun with plugins that are not loaded; give --plugins=my_plugin."]
-    one_sentence(lacking.returncode, lacking.stderr, said)
-    assert lacking.returncode == 2 and not (tmp_path / "masks").exists()
+    for argv in (predict, ["main", "--config=phantom:method=mine", *flags, f"--workdir={run}"]):
+        lacking = call(tmp_path, *argv)
+        one_sentence(lacking.returncode, lacking.stderr, said)
+        assert lacking.returncode == 2 and not (tmp_path / "masks").exists()
     done = call(tmp_path, *predict, "--plugins", "my_plugin")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "masks" / "a.nii.gz").exists()
