@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -17,7 +18,8 @@ from msl_jax.errors import InputError
 from msl_jax.methods.table import METHODS, Method
 from msl_jax.methods.terms import TERMS
 from msl_jax.models.dual_branch import NETWORKS
-from msl_jax.runs.config import read
+from msl_jax.runs.config import claim, read
+from msl_jax.training.sweep import is_done
 from processes import ROOT
 
 MINE = """
@@ -153,3 +155,12 @@ def test_runs_say_which_plugins_they_need_and_import_none(tables, untrained, tmp
             read(tmp_path)
     config.write_text(json.dumps(settings | {"plugins": ["json"]}))
     assert read(tmp_path)["plugins"] == ["json"] and "lies_here" not in sys.modules
+
+
+def test_a_run_keeps_the_plugins_it_was_begun_with(tables, opened, tmp_path, monkeypatch):
+    experiment, workdir = opened(), epath.Path(tmp_path)
+    for now, kept in ((["json"], ["json"]), (["json", "csv"], ["json"])):
+        monkeypatch.setattr(plugins, "_loaded", now)
+        claim(experiment, workdir)
+        assert read(workdir)["plugins"] == kept and not is_done(tmp_path, experiment.config)
+    assert plugins.flag() == "--plugins=json,csv"
