@@ -11,10 +11,12 @@ import json
 import sys
 from typing import Any
 import zlib
+
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
 from msl_jax.errors import InputError
 
 METRIC = "validation_dice"

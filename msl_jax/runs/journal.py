@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 import csv
 import io
 import time
+
 from etils import epath
 import jax
+
 from msl_jax.system import atomic
 from msl_jax.system.text import csv_text
 

@@ -5,11 +5,12 @@ import contextlib
 import errno
 import fcntl
 import os
+
 from etils import epath
 import jax
+
 from msl_jax.errors import InputError
 from msl_jax.system.paths import check_name
-
 
 
 @contextlib.contextmanager

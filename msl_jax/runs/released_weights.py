@@ -7,26 +7,23 @@ python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN \
 from collections.abc import Iterator, Mapping
 import pathlib
 from typing import Any
-from absl import flags
+
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from msl_jax import command
-from msl_jax.runs import checkpoints
-from msl_jax.runs import lock
+
 from msl_jax import settings
-from msl_jax.system import atomic
-from msl_jax.data.intensity import NORMALIZATIONS
-from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
 from msl_jax.models.unet import HEAD
+from msl_jax.runs import checkpoints, lock
 from msl_jax.settings.resolved import filled_in, method_of, model_of
-from msl_jax.settings.rules import check_config, parse_labels
+from msl_jax.settings.rules import check_config
+from msl_jax.system import atomic
 
 DEPTH = 5
 BRANCHES = {"A": "teacher", "B": "student"}
@@ -123,7 +120,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def check_entries(path: pathlib.Path, entries: Mapping[str, np.ndarray], model: DualBranchUNet, size: int) -> None:
-    """Raises InputError, naming each, where entries are missing, not of the network, of another shape, or no numbers."""
+    """Raises InputError for each entry that is missing, not of the network, of another shape, or not finite."""
     wanted = dict(_shapes(model, size))
     problems = [f"{path}: has no {name}" for name in wanted if name not in entries]
     for name, entry in entries.items():
