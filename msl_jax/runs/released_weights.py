@@ -122,7 +122,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def check_entries(path: pathlib.Path, entries: Mapping[str, np.ndarray], model: DualBranchUNet, size: int) -> None:
-    """Raises InputError naming each entry that is missing, not of the network, of another shape, or no number."""
+    """Raises InputError for each entry that is missing, not of the network, of another shape, or not finite."""
     wanted = dict(_shapes(model, size))
     problems = [f"{path}: has no {name}" for name in wanted if name not in entries]
     for name, entry in entries.items():
