@@ -60,9 +60,9 @@ class Segmenter:
 
     def softmax(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Prepared float32 images (n, y, x, channel) -> branch -> float32 probabilities (n, y, x, classes)."""
-        rows = {branch: slice(None) for branch in self.branches}
-        logits = self.model.apply(variables, images[None], rows, train=False)
-        return {branch: jax.nn.softmax(logits[branch][0]) for branch in self.branches}
+        sets = {"images": images[None]}
+        logits = self.model.apply(variables, sets, dict.fromkeys(self.branches, tuple(sets)), train=False)
+        return {branch: jax.nn.softmax(logits[branch]["images"][0]) for branch in self.branches}
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
         """uint8 (slice, y, x): the likeliest class as the data set's own label value."""

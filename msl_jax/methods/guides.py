@@ -29,14 +29,16 @@ class Guide:
     """How a guide's targets are made.
 
     Attributes:
-      targets: (ask, images, key, ramp, noise, passes) -> name -> array (groups, n, y, x, ...), over weak images
-        (groups, n, y, x, 1) that lie in groups, one a device. `ramp` is a float32 scalar that rises from exp(-5) to 1,
-        `noise` and `passes` are the method's settings.
+      targets: (ask, images, key, ramp, noise, passes) -> name -> array (groups, n, y, x, ...), over the images
+        (groups, n, y, x, 1) of `images` that lie in groups, one a device. `ramp` is a float32 scalar that rises from
+        exp(-5) to 1, `noise` and `passes` are the method's settings.
       makes: the names.
+      images: the set of images it is asked about.
     """
 
     targets: Callable[[Ask, jax.Array, jax.Array, jax.Array, float, int], Mapping[str, jax.Array]]
     makes: tuple[str, ...]
+    images: str = "weak"
 
 
 def _perturbed(images: jax.Array, key: jax.Array, noise: float) -> jax.Array:

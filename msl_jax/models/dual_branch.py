@@ -3,8 +3,9 @@
 A network is a row of NETWORKS: an encoder and a decoder that fit each other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 from flax import linen as nn
@@ -14,6 +15,10 @@ import jax.numpy as jnp
 from msl_jax.models import released, unet
 
 BRANCHES = ("teacher", "student")
+Arrays = Mapping[str, jax.Array]
+"""Name of a set of images -> an array of each of its images."""
+Sets = Mapping[str, Sequence[str]]
+"""Branch -> names of sets of images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,42 +67,48 @@ class DualBranchUNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, rows: Mapping[str, slice], train: bool, watched: Mapping[str, slice] | None = None
-    ) -> dict[str, jax.Array]:
-        """Runs the encoder on all images and each branch on its rows.
+        self, images: Arrays, trained: Sets, train: bool, watched: Sets | None = None
+    ) -> dict[str, dict[str, jax.Array]]:
+        """Runs the encoder on all images and each branch on the sets of images it is asked about.
 
         Args:
-          images: float (groups, n, y, x, channels). A group is what lies on one device: rows are cut within groups,
-            so that no image leaves its device.
-          rows: branch -> which of the n images of every group it sees. A branch that is not named has no parameters.
+          images: set -> float (groups, n, y, x, channels), n of each set. A group is what lies on one device: sets are
+            joined and cut within groups, so that no image leaves its device. Batch norm takes all sets together.
+          trained: branch -> the sets it sees. A branch that is not named has no parameters.
           train: batch norm with the statistics of this batch (and dropout) instead of the running ones.
-          watched: branch -> rows beside its own, if any, on which it is only asked for its opinion: its decoder works
-            as at test time, with running statistics and without a gradient. Were they part of its batch, they would
-            shift the statistics under which it learns from the others, and it would learn to tell the two apart.
+          watched: branch -> further sets, if any, on which it is only read as a target: its decoder works as at test
+            time, with running statistics and without a gradient. Were they part of its batch, they would shift the
+            statistics under which it learns from the others, and it would learn to tell the two apart.
 
         Returns:
-          Branch -> float32 logits (groups, rows and watched rows, y, x, classes).
+          Branch -> set -> float32 logits (groups, n, y, x, classes), of trained and watched sets.
         """
-        groups, n, y, x, channels = images.shape
+        rows = _rows_of(images)
+        joined = jnp.concatenate(list(images.values()), axis=1)
+        groups, n, y, x, channels = joined.shape
         halves = NETWORKS[self.network]
         encoder = halves.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
-        levels = encoder(images.reshape(groups * n, y, x, channels).astype(self.dtype), train)
+        levels = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
 
-        def decode(decoder, cut, train):
-            seen = [level[:, cut] for level in grouped]
+        def decode(decoder: nn.Module, sets: Sequence[str], train: bool) -> dict[str, jax.Array]:
+            seen = [jnp.concatenate([level[:, rows[name]] for name in sets], axis=1) for level in grouped]
             out = decoder([level.reshape(-1, *level.shape[2:]) for level in seen], train)
-            return released.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
+            out = released.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
+            return {name: out[:, cut] for name, cut in _rows_of({name: images[name] for name in sets}).items()}
 
-        logits = {}
+        logits: dict[str, dict[str, jax.Array]] = {}
         for branch in BRANCHES:
             decoder = halves.decoder(self.classes, self.remat, self.dtype, name=branch)
-            parts = []
-            if branch in rows:
-                parts.append((rows[branch].start, decode(decoder, rows[branch], train)))
-            if watched and branch in watched:
-                opinion = jax.lax.stop_gradient(decode(decoder, watched[branch], train=False))
-                parts.append((watched[branch].start, opinion))
-            if parts:
-                logits[branch] = jnp.concatenate([part for _, part in sorted(parts, key=lambda p: p[0] or 0)], axis=1)
+            if trained.get(branch):
+                logits[branch] = decode(decoder, trained[branch], train)
+            if watched and watched.get(branch):
+                targets = decode(decoder, watched[branch], train=False)
+                logits[branch] = logits.get(branch, {}) | jax.lax.stop_gradient(targets)
         return logits
+
+
+def _rows_of(images: Arrays) -> dict[str, slice]:
+    """Which rows each set takes where sets (groups, n, ...) are joined along their second axis."""
+    ends = itertools.accumulate(array.shape[1] for array in images.values())
+    return {name: slice(end - array.shape[1], end) for (name, array), end in zip(images.items(), ends, strict=True)}

@@ -16,9 +16,8 @@ def initializer(
     model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], channels: int = 1
 ) -> Callable[[jax.Array], Variables]:
     """A function of a random key: freshly drawn parameters and batch statistics of a model with these branches."""
-    images = jnp.zeros((1, 1, *size, channels), jnp.float32)
-    rows = {branch: slice(None) for branch in branches}
-    return lambda key: model.init(key, images, rows, train=False)
+    images = {"images": jnp.zeros((1, 1, *size, channels), jnp.float32)}
+    return lambda key: model.init(key, images, dict.fromkeys(branches, tuple(images)), train=False)
 
 
 def init_variables(

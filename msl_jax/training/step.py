@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from msl_jax.methods.losses import safe_divisor
 from msl_jax.methods.table import Method, ramp
-from msl_jax.methods.terms import SETS, TERMS
+from msl_jax.methods.terms import TERMS
 from msl_jax.system import machine
 from msl_jax.training.state import TrainState
 
@@ -50,40 +49,34 @@ def make_train_step(
     """
 
     def part_loss(params, batch_stats, part, shares, weights, key):
-        spans = rows_of_sets({name: part[name]["image"].shape[1] for name in method.sets()})
-        rows = {branch: spans[sets] for branch, sets in method.branches().items()}
-        watched = {branch: spans[sets] for branch, sets in method.watched().items()}
-        seen = {branch: _joined(rows[branch], watched.get(branch, rows[branch])) for branch in rows}
-        holders = _holders(part, method.sets())
-        arrays = {name: _of_sets(part, name, sets) for name, sets in holders.items()}
-        labelled = {name: spans[sets] for name, sets in holders.items()}
-        passed = []
+        logits = {branch: {} for branch in method.branches()}
         passes = method.forward_passes()
         for sets, dropout_key in zip(passes, jax.random.split(key, len(passes)), strict=True):
-            logits, updates = apply_fn(
+            outputs, updates = apply_fn(
                 {"params": params, "batch_stats": batch_stats},
-                arrays["image"][:, spans[sets]],
-                _within(rows, spans[sets]),
+                {name: part[name]["image"] for name in sets},
+                _among(method.branches(), sets),
                 train=True,
-                watched=_within(watched, spans[sets]),
+                watched=_among(method.watched(), sets),
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
             batch_stats = updates["batch_stats"]
-            passed.append(logits)
-        logits = {branch: jnp.concatenate([p[branch] for p in passed if branch in p], axis=1) for branch in rows}
+            logits = {branch: of_sets | outputs.get(branch, {}) for branch, of_sets in logits.items()}
+        labels = _by_name(part)
         terms = {}
         for name in method.terms:
-            wanted = spans[method.images(name)]
-            cut = _cut(logits, seen, wanted), _cut(arrays, labelled, wanted)
-            terms[name] = shares[name] * TERMS[name].loss(*cut, method.mean(name), class_weights)
+            term, sets = TERMS[name], method.images(name)
+            loss = term.loss(join(logits, sets), join(labels, sets), method.mean(name), class_weights)
+            terms[name] = shares[name] * loss
         loss = sum(weights[name] * terms[name] for name in method.terms)
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
         if method.guide:
-            batch = batch | {"weak": batch["weak"] | guided(state, batch["weak"]["image"], guide_key)}
+            asked = batch[method.guide.images]
+            batch = batch | {method.guide.images: asked | guided(state, asked["image"], guide_key)}
         divided = split(batch, groups, parts)
         shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
         weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
@@ -118,18 +111,18 @@ def make_train_step(
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state).replace(step=after.step)
 
     def guided(state, images, key):
-        """What the guide makes for all weak images: name -> array (n, ...)."""
+        """What the guide makes for all images of a set: name -> array (n, ...)."""
 
         def ask(images, key, train):
             logits, _ = apply_fn(
                 state.guide,
-                images,
-                {"teacher": slice(None)},
+                {"asked": images},
+                {"teacher": ("asked",)},
                 train=train,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            return logits["teacher"]
+            return logits["teacher"]["asked"]
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided()))
         images = images.reshape(groups, -1, *images.shape[1:])
@@ -144,53 +137,43 @@ def split(batch: Batch, groups: int, parts: int) -> Batch:
     return jax.tree.map(lambda a: a.reshape(groups, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
 
 
-def rows_of_sets(sizes: Mapping[str, int]) -> dict[tuple[str, ...], slice]:
-    """Which rows of a group each choice of sets takes, given how many images of each set a group holds."""
-    ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
+def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> dict[str, jax.Array]:
+    """Joins what a term asks for along n.
+
+    Args:
+      arrays: branch, or name of a label map -> set -> array (groups, n, ...).
+      sets: names of sets.
+
+    Returns:
+      Branch or name -> array (groups, n of all these sets, ...); without those that some of the sets lack.
+    """
     return {
-        sets: slice(ends[sets[0]] - sizes[sets[0]], ends[sets[-1]]) for sets in SETS.values() if set(sets) <= set(sizes)
+        name: jnp.concatenate([of_sets[held] for held in sets], axis=1)
+        for name, of_sets in arrays.items()
+        if set(sets) <= of_sets.keys()
     }
 
 
-def _holders(part: Batch, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Name of an array -> the sets whose images it is held for."""
-    names = dict.fromkeys(name for held in sets for name in part[held])
-    return {name: tuple(held for held in sets if name in part[held]) for name in names}
+def _by_name(batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    """Set -> name -> array as name -> set -> array."""
+    names = dict.fromkeys(name for arrays in batch.values() for name in arrays)
+    return {name: {held: arrays[name] for held, arrays in batch.items() if name in arrays} for name in names}
 
 
-def _of_sets(part: Batch, name: str, sets: Sequence[str]) -> jax.Array:
-    """One array of these sets of one part, (groups, n, ...) each, joined along n."""
-    return jnp.concatenate([part[held][name] for held in sets], axis=1)
+def _among(by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Branch -> those of its sets that are among `sets`."""
+    return {branch: tuple(name for name in own if name in sets) for branch, own in by_branch.items()}
 
 
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
     """float32 (parts,): which share of what a term is a mean over lies in each part."""
-    name = TERMS[term].labels
-    if name is None:
+    row = TERMS[term]
+    if row.labels is None:
         return jnp.full(parts, 1 / parts, jnp.float32)
 
     def divisor(part: Batch) -> jax.Array:
-        labels = _of_sets(part, name, method.images(term))
-        return TERMS[term].divisor(labels, method.mean(term), class_weights)
+        labels = join(_by_name(part), method.images(term))[row.labels]
+        return row.divisor(labels, method.mean(term), class_weights)
 
     divisors = jax.vmap(divisor)(divided)
     return divisors / safe_divisor(divisors.sum())
-
-
-def _joined(rows: slice, others: slice) -> slice:
-    return slice(min(rows.start, others.start), max(rows.stop, others.stop))
-
-
-def _within(rows: Mapping[str, slice], of: slice) -> dict[str, slice]:
-    """What lies in `of` of every branch's rows, counted from its beginning; a branch without any is left out."""
-    cut = {branch: (max(r.start, of.start) - of.start, min(r.stop, of.stop) - of.start) for branch, r in rows.items()}
-    return {branch: slice(start, stop) for branch, (start, stop) in cut.items() if start < stop}
-
-
-def _cut(arrays: Mapping[str, jax.Array], held: Mapping[str, slice], rows: slice) -> dict[str, jax.Array]:
-    """Of arrays that hold the rows `held` of every group, those that hold all of `rows`, cut to them."""
-    return {
-        name: array[:, rows.start - held[name].start : rows.stop - held[name].start]
-        for name, array in arrays.items()
-        if held[name].start <= rows.start and rows.stop <= held[name].stop
-    }

@@ -15,13 +15,34 @@ ALL = dict.fromkeys(BRANCHES, slice(None))
 IMAGES = jnp.array(np.random.default_rng(0).uniform(size=(2, 4, 16, 16, 1)), jnp.float32)
 
 
+def sets(images):
+    """Every image of a group as a set of its own."""
+    return {str(i): images[:, i : i + 1] for i in range(images.shape[1])}
+
+
+def seen(rows, images):
+    """Branch -> the names of the sets in its rows."""
+    return {branch: tuple(str(i) for i in range(images.shape[1])[span]) for branch, span in rows.items()}
+
+
+def apply(variables, images, rows=ALL, model=MODEL, watched=None, **kwargs):
+    """The model's logits with the sets joined in their order, branch -> (groups, n, y, x, classes); and its updates."""
+    watched = watched and seen(watched, images)
+    out = model.apply(variables, sets(images), seen(rows, images), watched=watched, **kwargs)
+    logits, *updates = out if "mutable" in kwargs else (out,)
+    return {b: jnp.concatenate([of[name] for name in sorted(of)], axis=1) for b, of in logits.items()}, *updates
+
+
 def run(variables, images, rows=ALL, model=MODEL):
-    return jax.jit(lambda v, x: model.apply(v, x, rows, train=False))(variables, images)
+    return jax.jit(lambda v, x: apply(v, x, rows, model, train=False)[0])(variables, images)
 
 
 def shapes(model, rows=ALL, size=16):
     images = jax.ShapeDtypeStruct((1, 1, size, size, 1), jnp.float32)
-    return jax.eval_shape(lambda x: model.init_with_output(KEY, x, rows, train=False), images)
+    logits, variables = jax.eval_shape(
+        lambda x: model.init_with_output(KEY, sets(x), seen(rows, x), train=False), images
+    )
+    return {branch: of["0"] for branch, of in logits.items()}, variables
 
 
 def count(tree):
@@ -81,7 +102,7 @@ def test_bfloat16_leaves_parameters_and_logits_float32():
     logits, variables = shapes(model)
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype("float32")}
     drawn = draw(variables)
-    program = str(jax.make_jaxpr(lambda v, x: model.apply(v, x, ALL, train=False))(drawn, IMAGES))
+    program = str(jax.make_jaxpr(lambda v, x: apply(v, x, ALL, model, train=False))(drawn, IMAGES))
     convolutions = [line for line in program.splitlines() if "conv_general_dilated[" in line]
     assert convolutions and all("bf16[" in line for line in convolutions)
     outputs = run(drawn, IMAGES, model=model)
@@ -125,7 +146,7 @@ def test_each_skip_matters_to_both_branches(variables, level):
 
 def test_every_parameter_moves_the_logits_of_its_own_branch_alone(variables):
     def loss(params, branch):
-        logits = MODEL.apply({**variables, "params": params}, IMAGES, ALL, train=False)[branch]
+        logits = apply({**variables, "params": params}, IMAGES, train=False)[0][branch]
         return (logits * jnp.sin(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)).sum()
 
     for branch, other in itertools.permutations(BRANCHES):
@@ -136,7 +157,8 @@ def test_every_parameter_moves_the_logits_of_its_own_branch_alone(variables):
 
 def test_the_decoders_share_no_parameters(variables):
     """They are drawn apart, and changing all of one's leaves the other's logits as they were."""
-    drawn = DualBranchUNet(width=2, depth=1).init(KEY, IMAGES[:1, :1], ALL, train=False)["params"]
+    one = IMAGES[:1, :1]
+    drawn = DualBranchUNet(width=2, depth=1).init(KEY, sets(one), seen(ALL, one), train=False)["params"]
     assert (drawn["teacher"]["Conv_0"]["kernel"] != drawn["student"]["Conv_0"]["kernel"]).any()
     before = run(variables, IMAGES)
     changed = jax.tree.map(lambda x: x + 1, variables["params"]["student"])
@@ -150,7 +172,7 @@ def test_the_decoders_share_no_parameters(variables):
     [{"teacher": slice(0, 2), "student": slice(1, 4)}, {"teacher": slice(3, 4)}, {"student": slice(None)}],
     ids=str,
 )
-def test_rows_select_what_they_say(variables, rows):
+def test_sets_select_what_they_say(variables, rows):
     everything, selected = run(variables, IMAGES), run(variables, IMAGES, rows)
     assert set(selected) == set(rows)
     for branch, span in rows.items():
@@ -159,7 +181,7 @@ def test_rows_select_what_they_say(variables, rows):
 
 
 def test_groups_are_an_arrangement_of_the_same_images(variables):
-    """Rows are cut within groups: rows 0-1 of two groups of four are images 0, 1, 4, 5 of one group of eight."""
+    """Sets are cut within groups: images 0-1 of two groups of four are images 0, 1, 4, 5 of one group of eight."""
     rows = {"teacher": slice(0, 2), "student": slice(None)}
     grouped = run(variables, IMAGES, rows)
     one = run(variables, IMAGES.reshape(1, 8, 16, 16, 1))
@@ -168,12 +190,12 @@ def test_groups_are_an_arrangement_of_the_same_images(variables):
     np.testing.assert_allclose(grouped["student"].reshape(one["student"].shape), one["student"], atol=1e-4)
 
 
-def test_in_training_a_decoders_statistics_are_of_its_own_rows(variables):
+def test_in_training_a_decoders_statistics_are_of_its_own_sets(variables):
     """What the student alone sees reaches the teacher's running means through the encoder, and by no other way."""
 
     def statistics(rows):
-        apply = jax.jit(lambda v, x: MODEL.apply(v, x, rows, train=True, mutable=["batch_stats"])[1]["batch_stats"])
-        return apply(variables, IMAGES)
+        updated = jax.jit(lambda v, x: apply(v, x, rows, train=True, mutable=["batch_stats"])[1]["batch_stats"])
+        return updated(variables, IMAGES)
 
     alone = statistics({"teacher": slice(0, 2)})
     beside = statistics({"teacher": slice(0, 2), "student": slice(None)})
@@ -188,11 +210,11 @@ def test_in_training_a_decoders_statistics_are_of_its_own_rows(variables):
 
 @pytest.mark.parametrize(("own", "watched"), [((0, 3), (3, 4)), ((2, 4), (0, 2))])
 def test_a_watched_branch_decodes_as_at_test_time_and_learns_nothing(variables, own, watched):
-    """Its own rows, their statistics and their gradient are as if it were not watched; the rest is its opinion."""
+    """Its own sets, their statistics and their gradient are as if it were not watched; the rest is its opinion."""
     own, watched = slice(*own), slice(*watched)
 
     def logits(params, watched):
-        return MODEL.apply(
+        return apply(
             {**variables, "params": params},
             IMAGES,
             {"teacher": own},

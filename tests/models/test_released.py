@@ -20,9 +20,9 @@ SIZES = {2: 18, 3: 44, 4: 92, 5: 188}
 
 
 def logits(model, size):
-    images = jax.ShapeDtypeStruct((1, 2, *size, 1), jnp.float32)
-    rows = {"teacher": slice(0, 1), "student": slice(None)}
-    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, rows, train=False)[0], images)
+    images = dict.fromkeys(("one", "other"), jax.ShapeDtypeStruct((1, 1, *size, 1), jnp.float32))
+    sets = {"teacher": ("one",), "student": ("one", "other")}
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, sets, train=False)[0], images)
 
 
 @pytest.mark.parametrize(("depth", "least"), SIZES.items())
@@ -31,7 +31,7 @@ def test_the_smallest_image_and_those_above_it_work(depth, least):
     assert f"give {least} or more" in released.wrong_size(least - 1, depth)
     for size in itertools.product((least, least + 7), repeat=2):
         assert not any(released.wrong_size(side, depth) for side in size)
-        assert logits(model, size)["teacher"].shape == (1, 1, *size, 2)
+        assert logits(model, size)["teacher"]["one"].shape == (1, 1, *size, 2)
     with pytest.raises((ValueError, ZeroDivisionError, TypeError)):
         logits(model, (least - 1, least))
 

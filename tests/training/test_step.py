@@ -17,7 +17,7 @@ from msl_jax.methods.table import METHODS
 from msl_jax.models.initial import init_variables
 from msl_jax.settings.resolved import model_of
 from msl_jax.training.state import init_state
-from msl_jax.training.step import make_train_step, rows_of_sets, split
+from msl_jax.training.step import join, make_train_step, split
 from trees import paths, unequal
 
 
@@ -98,13 +98,12 @@ def test_split_gives_every_part_its_share_of_every_device():
     np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 
-def test_rows_of_sets():
-    assert rows_of_sets({"strong": 2, "weak": 3}) == {
-        ("strong",): slice(0, 2),
-        ("weak",): slice(2, 5),
-        ("strong", "weak"): slice(0, 5),
-    }
-    assert rows_of_sets({"strong": 4}) == {("strong",): slice(0, 4)}
+def test_join_takes_the_sets_in_the_order_asked_for_and_leaves_out_what_lacks_one():
+    arrays = {"student": {"a": jnp.zeros((2, 1)), "b": jnp.ones((2, 3))}, "teacher": {"a": jnp.ones((2, 1))}}
+    joined = join(arrays, ("b", "a"))
+    assert set(joined) == {"student"}
+    np.testing.assert_array_equal(joined["student"], [[1, 1, 1, 0]] * 2)
+    assert set(join(arrays, ("a",))) == {"student", "teacher"}
 
 
 # One step

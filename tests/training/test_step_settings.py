@@ -42,10 +42,13 @@ def batch():
     return jax.tree.map(jnp.asarray, made)
 
 
-def without_statistics(variables, images, rows, watched, **_):
+def without_statistics(variables, images, trained, watched, **_):
     """A network of one number a branch and no batch norm."""
-    x = jnp.concatenate([images, -images], -1)
-    return {branch: x * variables["params"][branch] for branch in (*rows, *watched)}, {"batch_stats": {}}
+    x = {name: jnp.concatenate([array, -array], -1) for name, array in images.items()}
+    asked = {branch: (*trained[branch], *watched.get(branch, ())) for branch in trained}
+    weights = variables["params"]
+    logits = {branch: {name: x[name] * weights[branch] for name in names} for branch, names in asked.items()}
+    return logits, {"batch_stats": {}}
 
 
 def start(params, batch_stats, optimizer, method):
@@ -94,8 +97,10 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts,
 
     with jax.numpy_rank_promotion("allow"):  # the network above, not the step
         whole, divided = after(1), after(parts)
-        logits, _ = without_statistics({"params": before.params}, batch["strong"]["image"], ["teacher"], {})
-    expected = cross_entropy(logits["teacher"], batch["strong"]["label"], class_weights=class_weights)
+        logits, _ = without_statistics(
+            {"params": before.params}, {"strong": batch["strong"]["image"]}, {"teacher": ("strong",)}, {}
+        )
+    expected = cross_entropy(logits["teacher"]["strong"], batch["strong"]["label"], class_weights=class_weights)
     np.testing.assert_allclose(whole.sums["s"], expected, rtol=1e-5)
     for name, value in whole.sums.items():
         np.testing.assert_allclose(divided.sums[name], value, rtol=2e-5, err_msg=name)
@@ -123,17 +128,18 @@ def test_in_a_loop_parts_need_less_memory(batch, backend):
 
 @pytest.mark.soak
 def test_rematerialisation_changes_no_gradient_and_no_name():
-    images = jax.random.normal(jax.random.key(1), (1, 4, *SIZE, 1))
+    pairs = jax.random.normal(jax.random.key(1), (2, 1, 2, *SIZE, 1))
+    images = dict(zip(("one", "other"), pairs, strict=True))
     plain = DualBranchUNet(width=2, depth=3)
     variables = init_variables(plain, SIZE, BRANCHES, seed=0)
 
     def gradient(model):
         def loss(params):
-            rows = {"teacher": slice(0, 2), "student": slice(0, 4)}
+            sets = {"teacher": ("one",), "student": ("one", "other")}
             logits, updates = model.apply(
-                {**variables, "params": params}, images, rows, train=True, mutable=["batch_stats"]
+                {**variables, "params": params}, images, sets, train=True, mutable=["batch_stats"]
             )
-            return sum((v**2).mean() for v in logits.values()), updates
+            return sum((v**2).mean() for v in jax.tree.leaves(logits)), updates
 
         return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
 
