@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import io
 import pathlib
 import sys
@@ -177,7 +178,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 slices=len(case.image),
                 masked=masked,
                 full=masked and not np.any(case.mask == UNLABELED),
-                values=tuple(np.unique(case.mask).tolist()) if masked else (),
+                values=() if case.mask is None or not masked else tuple(np.unique(case.mask).tolist()),
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,
@@ -264,7 +265,7 @@ def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
     shared = (sys.modules[__name__], case, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
     modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
-    return [pathlib.Path(sys.modules[module].__file__).read_bytes() for module in modules]
+    return [pathlib.Path(inspect.getfile(sys.modules[module])).read_bytes() for module in modules]
 
 
 def _short_hash(*parts: bytes) -> str:
