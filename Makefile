@@ -28,6 +28,7 @@ soak: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 audit: setup
 	$(RUN) -m pip install --quiet 'pip-audit~=2.10'

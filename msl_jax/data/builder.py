@@ -179,7 +179,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 slices=len(case.image),
                 masked=masked,
                 full=masked and not np.any(case.mask == UNLABELED),
-                values=tuple(np.unique(case.mask).tolist()) if masked else (),
+                values=() if case.mask is None or not masked else tuple(np.unique(case.mask).tolist()),
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,
@@ -265,7 +265,7 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 def _code(layout: str) -> list[bytes]:
     """The source text of whatever decides what is built."""
     shared = (sys.modules[__name__], case, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
-    return [*(pathlib.Path(module.__file__).read_bytes() for module in shared), _text_of(READERS[layout].read)]
+    return [*(pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared), _text_of(READERS[layout].read)]
 
 
 def _text_of(function: Callable[..., Any]) -> bytes:

@@ -59,8 +59,13 @@ class Source:
 class Measured(Protocol):
     """What has voxels of a size: a case, its entry in the data set, a volume."""
 
-    units: str
-    directions: Any
+    @property
+    def units(self) -> str:
+        """The unit of its size, "mm" or "voxel"."""
+
+    @property
+    def directions(self) -> Any:
+        """Which way it lies; None where that is not known."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,12 +105,13 @@ class Case:
 
 def turned(case: Case, turn: Turn) -> Case:
     """A case whose axes are permuted and flipped."""
-    planes = {"image": case.image, "mask": case.mask, "annotation": case.annotation}
     return dataclasses.replace(
         case,
         spacing=turn.spacing(case.spacing),
         directions=None if case.directions is None else turn.directions(case.directions),
-        **{name: None if volume is None else turn.apply(volume) for name, volume in planes.items()},
+        image=turn.apply(case.image),
+        mask=None if case.mask is None else turn.apply(case.mask),
+        annotation=None if case.annotation is None else turn.apply(case.annotation),
     )
 
 

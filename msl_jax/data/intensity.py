@@ -38,11 +38,13 @@ def percentiles(statistics: Statistics, percents: Sequence[float]) -> list[Any]:
 
 
 def _percentiles(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    return tuple(percentiles(statistics, settings["percentiles"]))
+    low, high = percentiles(statistics, settings["percentiles"])
+    return low, high
 
 
 def _window(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    return tuple(np.float32(bound) for bound in settings["window"])
+    low, high = (np.float32(bound) for bound in settings["window"])
+    return low, high
 
 
 def _zscore(statistics: Statistics, settings: Mapping[str, Any]) -> tuple[Any, Any]:

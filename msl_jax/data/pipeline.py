@@ -6,6 +6,7 @@ any of them reading what came before or what belongs to another. Nothing is held
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,7 @@ def batches(
     sizes: Mapping[str, int],
     preparation: Preparation,
     annotator: Annotator,
-    augmentation: Mapping[str, float],
+    augmentation: Mapping[str, Any],
     *,
     ahead: int,
     seed: int,

@@ -16,7 +16,7 @@ def papers(case: Case, size: tuple[int, int]) -> Case:
     The authors made 256 x 256 PNGs of the volumes once, and evaluated volumes of these. In their published script every
     volume lacks its last slice, in prediction and reference alike; here it is there.
     """
-    mask = transforms.resize_labels(case.mask[..., None], size)[..., 0].numpy()
+    mask = None if case.mask is None else transforms.resize_labels(case.mask[..., None], size)[..., 0].numpy()
     image = transforms.resize_image(case.image, size).numpy()
     return dataclasses.replace(case, image=image, mask=mask, spacing=(1.0, 1.0, 1.0), units="voxel")
 

@@ -19,7 +19,7 @@ def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
       seed: the order depends on it and on `groups` alone.
     """
     rng = np.random.default_rng(seed)
-    places = []
+    places: list[tuple[float, int, str]] = []
     for group in rng.permutation(sorted(set(groups.values()))):
         members = rng.permutation(sorted(p for p, g in groups.items() if g == group))
         places += [((i + 0.5) / len(members), len(places) + i, str(p)) for i, p in enumerate(members)]
@@ -27,7 +27,7 @@ def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
 
 
 def split_patients(
-    groups: Mapping[str, str], masked: Collection[str], sizes: Sequence[Sequence[int | None]], seed: int
+    groups: Mapping[str, str], masked: Collection[str], sizes: Sequence[tuple[int | None, int, int]], seed: int
 ) -> Split:
     """Draws the split whose sizes (train, validation, test) add up to the number of patients.
 
@@ -40,7 +40,7 @@ def split_patients(
     Raises:
       InputError: no row of `sizes` adds up to the number of patients, or too few of them have masks.
     """
-    row = next((row for row in sizes if row[0] is None or sum(row) == len(groups)), None)
+    row = next((row for row in sizes if row[0] is None or row[0] + row[1] + row[2] == len(groups)), None)
     if row is None:
         known = ", ".join("+".join(map(str, row)) for row in sizes)
         raise InputError(
@@ -55,7 +55,7 @@ def split_patients(
         )
     order = stratified_order({patient: groups[patient] for patient in masked}, seed)
     parts = {"test": order[:test], "validation": order[test : test + validation]}
-    parts["train"] = set(groups) - set(order[: test + validation])
+    parts["train"] = list(set(groups) - set(order[: test + validation]))
     return {role: sorted(parts[role]) for role in ROLES}
 
 
@@ -128,7 +128,7 @@ def draw_strong(
     if strong == "all" and masked:
         return sorted(masked)
     if isinstance(strong, int | str):
-        if strong == "all" or not 1 <= strong <= len(masked):
+        if isinstance(strong, str) or not 1 <= strong <= len(masked):
             raise InputError(
                 f"config.data.strong: is {strong}; {len(masked)} training patients have full masks, give at most that."
             )

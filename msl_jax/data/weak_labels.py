@@ -112,7 +112,7 @@ def centroid(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
         return _disc(structure, np.flatnonzero(structure)[nearest], style.radius)
 
     def innermost(structure):
-        return _disc(structure, np.argmax(_depth(structure)), style.radius)
+        return _disc(structure, int(np.argmax(_depth(structure))), style.radius)
 
     return _annotate(mask, style, at_centroid, innermost)
 

@@ -93,7 +93,7 @@ def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
 
 def total(cases: Iterable[Sums]) -> Sums:
     """The sums of one or more cases together."""
-    return Sums(*(sum(field) for field in zip(*cases, strict=True)))
+    return Sums._make(sum(field) for field in zip(*cases, strict=True))
 
 
 def summarise(sums: Sums) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     """
     units_of(finished)
     baselines = [f for f in finished if f.run.method == BASELINE]
-    fewest = min((f.run.strong for f in baselines), default=None)
+    fewest = min((f.run.strong for f in baselines if f.run.strong is not None), default=None)
     methods = list(dict.fromkeys(f.run.method for f in finished))
     groups = sorted({(f.run.strong or np.inf, methods.index(f.run.method)) for f in finished})
     rows = []
@@ -225,7 +225,7 @@ def _row(group: Sequence[Finished], branch: str, structure: str, baseline: Seque
     scores = [f.results["branches"][branch][structure] for f in group]
     dice = [score["dice"]["mean"] for score in scores]
     ours = _dice(group, branch, structure)
-    differences = {"baseline": {}, "teacher": {}}
+    differences: dict[str, Mapping[str, Any]] = {"baseline": {}, "teacher": {}}
     if group[0].run.method != BASELINE:
         differences["baseline"] = paired_difference(ours, _dice(baseline, "teacher", structure))
     if branch == "student":
@@ -260,7 +260,7 @@ def difference_text(difference: Mapping[str, float | int | None]) -> str:
     mean, low, high, better, patients = (difference[key] for key in DIFFERENCE)
     if mean is None:
         return "-"
-    interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    interval = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * mean:+.1f}{interval}, {better}/{patients}"
 
 
@@ -276,7 +276,7 @@ def _run_rows(finished: Finished) -> list[dict[str, Any]]:
     rows = []
     for branch, structures in finished.results["branches"].items():
         dice = {f"{name}_test_dice": values["dice"]["mean"] for name, values in structures.items()}
-        row = _key(finished) | {"branch": branch, "steps": int(last["step"])}
+        row = _key(finished) | {"branch": branch, "steps": int(last["step"] or 0)}
         rows.append(row | {"validation_dice": last[journal.DICE + branch]} | dice | weights)
     return rows
 

@@ -47,7 +47,7 @@ def evaluate_folders(
             f"--labels: {unlabeled} is a structure and the value of voxels that references leave open; give another "
             "value as --unlabeled."
         )
-    found = {}
+    found: dict[str, list[pathlib.Path]] = {}
     for path in _files(references):
         found.setdefault(volumes.stem(path), []).append(path)
     given: dict[str, pathlib.Path] = {}
@@ -56,7 +56,8 @@ def evaluate_folders(
         if name in given:
             raise InputError(f"{path}: is the second prediction named {name} below {predictions}; one is needed.")
         given[name] = path
-    rows, measured, unknown, present, predicted = [], [], [], set(), set()
+    rows, measured, unknown = [], [], []
+    present, predicted = set(), set()
     for name, path in given.items():
         if name.endswith("_prob") and name.removesuffix("_prob") in given:
             continue
@@ -72,7 +73,7 @@ def evaluate_folders(
             unknown.append(name + suffix)
             continue
         predicted.update(np.unique(prediction.voxels[known]).tolist())
-        measured.append(dataclasses.replace(reference, voxels=None))
+        measured.append(dataclasses.replace(reference, voxels=np.empty(0)))
         present.update(np.unique(reference.voxels).tolist())
         scores = score(
             np.where(known, prediction.voxels, 0), np.where(known, reference.voxels, 0), labels, reference.spacing

@@ -66,6 +66,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def _cell(values: Mapping[str, float | None], scale: float, digits: int) -> str:
-    if values["mean"] is None:
+    mean, std = values["mean"], values["std"]
+    if mean is None or std is None:
         return "-"
-    return f"{values['mean'] * scale:.{digits}f} ± {values['std'] * scale:.{digits}f}"
+    return f"{mean * scale:.{digits}f} ± {std * scale:.{digits}f}"

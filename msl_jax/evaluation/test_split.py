@@ -30,7 +30,6 @@ from msl_jax.models.initial import Variables
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import journal
 from msl_jax.runs.config import read_config
-from msl_jax.settings.resolved import directions_of
 from msl_jax.system import atomic
 
 FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
@@ -63,7 +62,7 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
         who = "the run" if there.directions is None else "the experiment"
         warn_all([f"{workdir}: {who} does not know which way its images lie, so both are taken to lie alike."])
     if here.directions is not None and there.directions is not None:
-        turn, angle = orientation.nearest(directions_of(experiment.config), directions_of(config))
+        turn, angle = orientation.nearest(np.asarray(here.directions), np.asarray(there.directions))
         if angle > orientation.FAR:
             warn_all([f"{workdir}: its images lay {angle:.0f} degrees off these, which no permutation of axes mends."])
     return dataclasses.replace(segmenter, preparation=preparation), variables, turn
@@ -93,10 +92,12 @@ def score_test(
       InputError: the network gives no finite probabilities.
     """
     structures = experiment.structures(experiment.split["test"])
-    rows, sums, units = [], {branch: [] for branch in segmenter.branches}, set()
+    rows, units = [], set()
+    sums: dict[str, list[calibration.Sums]] = {branch: [] for branch in segmenter.branches}
     for entry in experiment.entries(experiment.split["test"]):
         case = case_to_score(experiment, entry, segmenter.preparation.size, turn)
         units.add(case.units)
+        assert case.mask is not None, "every test case has a mask"
         reference, known = segmenter.preparation.reference(case.mask), case.mask != UNLABELED
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():

@@ -85,7 +85,7 @@ def _finding(experiment: Experiment, entry: Entry, role: str) -> Finding:
         shape=case.image.shape[:3],
         intensities=np.stack(intensity.percentiles(statistics, (1, 99))),
         collapsed=tuple(np.flatnonzero(preparation_of(experiment.config).collapsed(statistics)).tolist()),
-        image=hashlib.sha256(np.ascontiguousarray(case.image)).hexdigest(),
+        image=hashlib.sha256(case.image.tobytes()).hexdigest(),
         values={} if case.mask is None else _counts(case.mask),
         labelled=_counts(weak),
         contradicted=_contradicted(case),
@@ -157,8 +157,8 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
             of_kind = [finding for finding in findings if (finding.role, finding.kind) == (role, kind)]
             labelled = _sum(of_kind, "labelled")
             total = sum(labelled.values())
-            shares = ", ".join(f"{name} {100 * labelled[c] / total:.3g} %" for c, name in enumerate(trained))
-            lines.append(f"weak labels of {role} cases, {kind}: {len(of_kind)} cases, {shares} of their pixels")
+            of_class = ", ".join(f"{name} {100 * labelled[c] / total:.3g} %" for c, name in enumerate(trained))
+            lines.append(f"weak labels of {role} cases, {kind}: {len(of_kind)} cases, {of_class} of their pixels")
     return "\n".join(lines)
 
 
@@ -212,8 +212,8 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _range(values: Sequence[Sequence[float]]) -> str:
-    values = np.asarray(values)
+    table = np.asarray(values)
     return " x ".join(
         f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        for low, high in zip(values.min(0), values.max(0), strict=True)
+        for low, high in zip(table.min(0), table.max(0), strict=True)
     )

@@ -36,6 +36,7 @@ from msl_jax.inference.segmenter import load_network
 from msl_jax.models.initial import Variables
 from msl_jax.runs.config import read_config
 from msl_jax.system import atomic
+from msl_jax.system.optional import needed
 
 KEY = "msl_jax"
 """Under which a format's metadata hold what `describe` says, as JSON."""
@@ -68,10 +69,8 @@ def to_stablehlo(function: Function, variables: Variables, shape: tuple[int, ...
 
 def to_onnx(function: Function, variables: Variables, shape: tuple[int, ...], said: str) -> bytes:
     """An ONNX model; raises InputError where what makes it is not installed."""
-    try:
+    with needed("--format=onnx", "jax2onnx", "onnx"):
         import jax2onnx
-    except ImportError as error:
-        raise InputError("--format=onnx: needs jax2onnx; install it by pip install -e '.[onnx]'.") from error
     branches = tuple(jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32)))
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it is doing
         logging.disable(logging.WARNING)

@@ -50,7 +50,7 @@ def remarks(config: ConfigDict, image: volumes.Volume) -> list[str]:
             f"{image.path}: does not say which way it lies, so it is segmented as it is stored; if the result is poor, "
             "reorient it like the training images."
         )
-    elif angle > orientation.FAR:
+    elif angle is not None and angle > orientation.FAR:
         found.append(
             f"{image.path}: lies {angle:.0f} degrees off the training images, which no permutation of its axes mends; "
             "look at the result, or resample the image."

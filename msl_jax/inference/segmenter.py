@@ -1,6 +1,7 @@
 """From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
 
 import dataclasses
+from typing import Any
 
 from etils import epath
 import jax
@@ -50,10 +51,10 @@ class Segmenter:
         outputs = [
             _softmax(self, variables, images[first : first + self.batch]) for first in range(0, slices, self.batch)
         ]
-        outputs = jax.device_get(outputs)
+        fetched: list[dict[str, np.ndarray]] = jax.device_get(outputs)
         return {
             branch: transforms.resize_image(
-                np.concatenate([output[branch] for output in outputs])[:slices], volume.shape[1:3]
+                np.concatenate([output[branch] for output in fetched])[:slices], volume.shape[1:3]
             ).numpy()
             for branch in self.branches
         }
@@ -61,7 +62,7 @@ class Segmenter:
     def softmax(self, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         """Prepared float32 images (n, y, x, channel) -> branch -> float32 probabilities (n, y, x, classes)."""
         sets = {"images": images[None]}
-        logits = self.model.apply(variables, sets, dict.fromkeys(self.branches, tuple(sets)), train=False)
+        logits: Any = self.model.apply(variables, sets, dict.fromkeys(self.branches, tuple(sets)), train=False)
         return {branch: jax.nn.softmax(logits[branch]["images"][0]) for branch in self.branches}
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def channel_mean(x: jax.Array) -> jax.Array:
     return x.reshape(n * h, w * c).sum(0).reshape(w, c).sum(0) / (n * h * w)
 
 
-def spread(values: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
+def spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Repeats one value a channel over all pixels: (c,) -> (n, y, x, c); its transpose sums as `channel_mean` does."""
     n, h, w, c = shape
     row = jnp.broadcast_to(values[None], (w, c)).reshape(1, w * c)

@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=unet.HEAD)(x).astype(jnp.float32)
 
 
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Linear interpolation of (n, y, x, c) to `size`, as PyTorch's with align_corners=False.
 
     Centres of pixels are half-way between their edges, and nothing is smoothed where the size shrinks.
@@ -112,7 +112,7 @@ def _logits_side(side: int, depth: int) -> int:
     return side - 4
 
 
-def _sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+def _sizes(size: tuple[int, ...], levels: int) -> list[tuple[int, ...]]:
     """(y, x) of what a decoder's blocks take, coarsest first: each loses 4 pixels, an upsampling doubles the rest."""
     sizes = [size]
     for _ in range(levels - 1):

@@ -74,8 +74,7 @@ def reliability(calibration: Mapping[str, Mapping[str, Any]]) -> Figure:
         A panel a branch: the voxels that it labels as a structure in its own colour, all voxels in grey.
     """
     figure = Figure(figsize=(0.8 + 4.2 * len(calibration), 6), facecolor="white", layout="constrained")
-    rows = {"squeeze": False, "sharex": True, "sharey": "row", "height_ratios": (3, 1)}
-    axes = figure.subplots(2, len(calibration), **rows)
+    axes = figure.subplots(2, len(calibration), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     for (branch, summary), (diagram, shares) in zip(calibration.items(), axes.T, strict=True):
         _reliability_panel(diagram, shares, branch, summary)
     points = [line.get_xydata() for diagram in axes[0] for line in diagram.lines]
@@ -95,7 +94,7 @@ def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mappin
         (curves_of["predicted"], "labelled as structure", summary["ece_predicted"], OUTLINES[branch]),
     ):
         count, confidence, accuracy = (np.array(curve[key], float) for key in ("count", "confidence", "accuracy"))
-        style = {"color": color, "linewidth": 1.5, "marker": "o", "markersize": 4, "clip_on": False}
+        style: dict[str, Any] = {"color": color, "linewidth": 1.5, "marker": "o", "markersize": 4, "clip_on": False}
         diagram.plot(confidence, accuracy, label=f"{name}: ECE {_number(error, 100, 2, ' %')}", **style)
         shares.plot(confidence, count / max(count.sum(), 1), **style)
     entropy = {name: _number(value, 1, 3) for name, value in summary["entropy"].items()}
@@ -104,7 +103,7 @@ def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mappin
         fontsize=11,
     )
     diagram.legend(loc="upper left", frameon=False, fontsize=9)
-    place = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
+    place: dict[str, Any] = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
     diagram.text(0.97, 0.04, "below the diagonal: over-confident", **place)
     shares.set_xlabel("confidence")
     for axis in (diagram, shares):

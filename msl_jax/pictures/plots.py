@@ -271,6 +271,7 @@ def _probability(axis: Axes, probability: np.ndarray, aspect: float) -> None:
 def _probability_bar(axis: Axes, label: str) -> None:
     """What the colours of a panel at the right border mean."""
     figure, box = axis.figure, axis.get_position()
+    assert isinstance(figure, Figure), "panels lie in a figure, not in a part of one"
     width = figure.get_figwidth()
     place = figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height))
     bar = figure.colorbar(axis.images[0], cax=place, ticks=(0, 0.5, 1))

@@ -120,16 +120,16 @@ def restore_newest(
         except Damaged as error:
             damaged[step] = error
             continue
-        for newer, error in damaged.items():
+        for newer, fault in damaged.items():
             print(
-                f"warning: {manager.directory / str(newer)}: is damaged ({error}); "
+                f"warning: {manager.directory / str(newer)}: is damaged ({fault}); "
                 f"{manager.directory / str(step)} before it is taken.",
                 file=sys.stderr,
             )
         return step, items
-    (newest, error), *_ = damaged.items()
+    (newest, fault), *_ = damaged.items()
     raise InputError(
-        f"{manager.directory}: each of its {len(damaged)} checkpoints is damaged, {newest} because {error}; "
+        f"{manager.directory}: each of its {len(damaged)} checkpoints is damaged, {newest} because {fault}; "
         "put a copy in place, or train anew in another --workdir."
     )
 
@@ -194,7 +194,7 @@ def _checksum(tree: Any) -> int:
     """CRC-32 over the bytes of a tree's arrays, in JAX's order of its leaves."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), total)
+        total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
     return total
 
 

@@ -39,7 +39,7 @@ class Table:
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends a row; the file on disk is always whole."""
-        self.reported = row["step"] if "learning_rate" in row else self.reported
+        self.reported = int(row["step"]) if "learning_rate" in row else self.reported
         self.text += csv_text([[row.get(column, "") for column in self.columns]])
         self._write()
 
@@ -58,7 +58,7 @@ def read(path: epath.PathLike) -> list[dict[str, float | None]]:
 def last_step(path: epath.PathLike) -> int:
     """The last step that a metrics.csv reports; 0 where there is none."""
     rows = read(path)
-    return int(rows[-1]["step"]) if rows else 0
+    return int(rows[-1]["step"] or 0) if rows else 0
 
 
 class Clock:

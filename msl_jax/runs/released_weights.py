@@ -26,6 +26,7 @@ from msl_jax.runs.config import as_text
 from msl_jax.settings.resolved import filled_in, method_of, model_of
 from msl_jax.settings.rules import check_config
 from msl_jax.system import atomic
+from msl_jax.system.optional import needed
 
 DEPTH = 5
 BRANCHES = {"A": "teacher", "B": "student"}
@@ -94,7 +95,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-        tensors = _torch().load(path, map_location="cpu", weights_only=True)
+        tensors = _torch(path).load(path, map_location="cpu", weights_only=True)
         return {name: _array(tensor) for name, tensor in tensors.items()}
     except InputError:
         raise
@@ -106,14 +107,9 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _torch() -> Any:
-    try:
+def _torch(path: pathlib.Path) -> Any:
+    with needed(path, "PyTorch", "torch", instead="save the weights as FILE.safetensors"):
         import torch
-    except ImportError as error:
-        raise InputError(
-            "--weights: a file of PyTorch needs PyTorch to be read; install it by pip install -e '.[torch]', or "
-            "save the weights as FILE.safetensors."
-        ) from error
     return torch
 
 

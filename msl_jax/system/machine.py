@@ -33,7 +33,7 @@ def set_up() -> None:
     if "ynn" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAGS.get(version('jaxlib'), '')}".strip()
     cache = _cache()
-    if cache and not jax.config.jax_compilation_cache_dir:
+    if cache and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -31,7 +31,8 @@ def split(text: str) -> list[str]:
     Raises:
       InputError: as `expanded`.
     """
-    found, parts = [], text.split(",") if text else []
+    found: list[str] = []
+    parts = text.split(",") if text else []
     while parts:
         joined = [(",".join(parts[:n]), n) for n in range(len(parts), 1, -1)]
         path, n = next(((path, n) for path, n in joined if os.path.exists(os.path.expanduser(path))), (parts[0], 1))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import signal
 import threading
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -26,7 +27,7 @@ def collected() -> Iterator[list[int]]:
     In another thread than the main one, where Python lets nobody ask for signals, the list stays empty.
     """
     came: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def enter(number, frame):
         del frame
@@ -40,5 +41,5 @@ def collected() -> Iterator[list[int]]:
     try:
         yield came
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for ours, handler in before.items():
+            signal.signal(ours, handler)

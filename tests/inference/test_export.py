@@ -1,6 +1,7 @@
 """What is exported computes what the run does, and says what it is."""
 
 import json
+import sys
 
 from etils import epath
 from flax.traverse_util import flatten_dict
@@ -88,3 +89,9 @@ def test_nothing_is_replaced_unless_asked_for(run, tmp_path, form):
     with pytest.raises(InputError, match="exists; give another --output, or --overwrite"):
         export(run, form, path)
     assert path.read_text() == "kept" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_without_jax2onnx_its_format_is_refused(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(InputError, match=r"^--format=onnx: needs jax2onnx; .* 'msl_jax\[onnx\]'\.$"):
+        exported("onnx")

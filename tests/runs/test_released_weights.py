@@ -23,7 +23,7 @@ from msl_jax.runs.released_weights import BRANCHES, COUNTER, check_entries, name
 
 GOLDEN = pathlib.Path(__file__).parents[3] / "shared" / "golden"
 SMALL = DualBranchUNet(width=2, depth=3, network="released")
-ROWS = dict.fromkeys(BRANCHES.values(), slice(None))
+SETS = dict.fromkeys(BRANCHES.values(), ("images",))
 
 
 @pytest.fixture(scope="session")
@@ -57,16 +57,16 @@ def test_logits_are_those_of_the_authors_code(golden, image):
     entries, arrays = golden
     model, variables = DualBranchUNet(network="released"), to_variables(entries, 5)
     images = jnp.asarray(arrays[f"{image}_input"].transpose(0, 2, 3, 1)[None])
-    logits = jax.jit(lambda v, x: model.apply(v, x, ROWS, train=False))(variables, images)
-    for branch in ROWS:
+    logits = jax.jit(lambda v, x: model.apply(v, {"images": x}, SETS, train=False))(variables, images)
+    for branch in SETS:
         expected = arrays[f"{image}_{branch}_logits"].transpose(0, 2, 3, 1)
-        assert abs(logits[branch][0] - expected).max() <= 1e-5 * np.ptp(expected)
+        assert abs(logits[branch]["images"][0] - expected).max() <= 1e-5 * np.ptp(expected)
 
 
 def test_every_array_of_the_model_comes_from_one_entry():
     entries = entries_of(SMALL, 44)
     variables = to_variables(entries, SMALL.depth)
-    drawn = jax.eval_shape(initializer(SMALL, (44, 44), tuple(ROWS)), jax.random.key(0))
+    drawn = jax.eval_shape(initializer(SMALL, (44, 44), tuple(SETS)), jax.random.key(0))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, drawn)
     assert len(flatten_dict(variables)) == len(entries)
 
@@ -160,5 +160,5 @@ def test_a_pytorch_file_is_read_and_one_that_would_run_code_is_not(weights, tmp_
 def test_without_pytorch_its_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "weights.pth").write_bytes(b"\x80")
-    with pytest.raises(InputError, match=r"install it by pip install -e '.\[torch\]'"):
+    with pytest.raises(InputError, match=r"weights\.pth: needs PyTorch; .*'msl_jax\[torch\]', or save"):
         released_weights.read_state_dict(tmp_path / "weights.pth")

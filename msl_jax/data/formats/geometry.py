@@ -3,6 +3,7 @@
 An affine is float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1) in mm.
 """
 
+from collections.abc import Sequence
 import itertools
 import math
 import pathlib
@@ -19,9 +20,7 @@ SKEW = 1.0
 """By how many degrees axes may be off perpendicular without a remark."""
 
 
-def check(
-    path: pathlib.Path, affine: np.ndarray, sizes: tuple[float, float, float], names: tuple[str, str]
-) -> tuple[str, ...]:
+def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names: tuple[str, str]) -> tuple[str, ...]:
     """Looks through a file's geometry.
 
     Args:

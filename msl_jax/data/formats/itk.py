@@ -9,21 +9,22 @@ import dataclasses
 import math
 import pathlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import zlib
 
 import numpy as np
-import SimpleITK as sitk
 
 from msl_jax.data.formats import DEFLATE_RATIO, geometry, slicer
 from msl_jax.errors import InputError
 
+if TYPE_CHECKING:  # elsewhere in the functions that need it: it takes half a second, and most runs read no such file
+    import SimpleITK as sitk
+
 SCALARS = {"Int8": 1, "UInt8": 1, "Int16": 2, "UInt16": 2, "Int32": 4, "UInt32": 4, "Int64": 8, "UInt64": 8}
 SCALARS |= {"Float32": 4, "Float64": 8}
+"""ITK's types of plain numbers -> bytes of each."""
 NOTHING = rb"(?!)"
 """A regular expression that is found nowhere."""
-BYTES = {getattr(sitk, f"sitk{of}{scalar}"): size for of in ("", "Vector") for scalar, size in SCALARS.items()}
-"""ITK's type of a voxel -> bytes of each of its components, for those that are plain numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,8 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
     Raises:
       InputError: the file is damaged, contradicts itself, holds no volume of plain numbers, or names another file.
     """
+    import SimpleITK as sitk
+
     layout = LAYOUTS[path.suffix.lower()]
     if re.search(layout.elsewhere, contents):
         raise InputError(
@@ -152,8 +155,10 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
     }
 
 
-def save(path: pathlib.Path, voxels: np.ndarray, like: sitk.ImageFileReader) -> None:
+def save(path: pathlib.Path, voxels: np.ndarray, like: "sitk.ImageFileReader") -> None:
     """Writes voxels (slice, y, x[, channel]) on the grid of what was read."""
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(voxels, isVector=voxels.ndim == 4)
     image.SetSpacing(like.GetSpacing())
     image.SetOrigin(like.GetOrigin())
@@ -161,7 +166,7 @@ def save(path: pathlib.Path, voxels: np.ndarray, like: sitk.ImageFileReader) -> 
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def _affine(reader: sitk.ImageFileReader) -> np.ndarray:
+def _affine(reader: "sitk.ImageFileReader") -> np.ndarray:
     """(x, y, slice, 1) -> RAS."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
@@ -186,16 +191,19 @@ def _voxels_at(path: pathlib.Path, layout: Layout, contents: bytes, start: int, 
     return start + count
 
 
-def _promised(path: pathlib.Path, reader: sitk.ImageFileReader) -> int:
+def _promised(path: pathlib.Path, reader: "sitk.ImageFileReader") -> int:
     """The bytes of the voxels by the header."""
-    if reader.GetPixelID() not in BYTES:
+    import SimpleITK as sitk
+
+    sizes = {getattr(sitk, f"sitk{of}{scalar}"): size for of in ("", "Vector") for scalar, size in SCALARS.items()}
+    if reader.GetPixelID() not in sizes:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         raise InputError(f"{path}: its voxels are of type {kind}, plain numbers are needed; export it anew.")
     if reader.GetDimension() != 3 or not all(reader.GetSize()):
         raise InputError(
             f"{path}: its shape is {reader.GetSize()}; give a volume with three axes, or of vectors with channels."
         )
-    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * BYTES[reader.GetPixelID()]
+    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * sizes[reader.GetPixelID()]
 
 
 def _check_size(path: pathlib.Path, packed: memoryview, promised: int, deflated: bool) -> None:

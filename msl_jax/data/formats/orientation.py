@@ -36,9 +36,10 @@ class Turn:
         """The inverse of `apply`."""
         return np.transpose(volume[self._flipped()], (*np.argsort(self.axes).tolist(), *range(3, volume.ndim)))
 
-    def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
+    def spacing(self, spacing: Sequence[float]) -> tuple[float, float, float]:
         """The voxel's size along the axes of the turned volume."""
-        return tuple(spacing[axis] for axis in self.axes)
+        z, y, x = (spacing[axis] for axis in self.axes)
+        return z, y, x
 
     def directions(self, directions: np.ndarray) -> np.ndarray:
         """Those of the turned volume."""
@@ -68,7 +69,8 @@ UNTURNED = Turn()
 def turn_across(axis: int) -> Turn:
     """(z, y, x) of a file with axes (x, y, z) -> (slice, row, column), slices being across `axis` of the file."""
     first = 2 - axis
-    return Turn((first, *(i for i in range(3) if i != first)))
+    second, third = (i for i in range(3) if i != first)
+    return Turn((first, second, third))
 
 
 def directions_of(affine: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class Volume:
         return orientation.directions_of(self.affine) if self.oriented else None
 
 
-def ending(path: os.PathLike, among: Sequence[str] = LABEL_ENDINGS) -> str:
+def ending(path: os.PathLike | str, among: Sequence[str] = LABEL_ENDINGS) -> str:
     """How the file's name ends, one of `among`, spelled as it is there; "" where it ends otherwise."""
     name = os.path.basename(path)
     return next((name[-len(end) :] for end in among if name.lower().endswith(end)), "")
@@ -139,7 +139,7 @@ def single_files(
     Raises:
       InputError: two files have one name.
     """
-    found = {}
+    found: dict[str, tuple[pathlib.Path, ...]] = {}
     for path in find_all(folder):
         below = path.relative_to(folder)
         if not is_image(path) or stem(path).endswith(but or ("/",)) or not {*outside}.isdisjoint(below.parts[:-1]):

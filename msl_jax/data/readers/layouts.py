@@ -41,7 +41,7 @@ def by_name(folder: pathlib.Path, endings: tuple[str, ...] = volumes.ENDINGS) ->
       InputError: the folder holds anything else that is neither hidden nor one of BESIDE, two files of one name, or one
         of no text in UTF-8.
     """
-    found = {}
+    found: dict[str, pathlib.Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
             continue

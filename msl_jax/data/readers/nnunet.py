@@ -27,11 +27,14 @@ IMAGES, MASKS = "imagesTr", "labelsTr"
 IGNORE = "ignore"
 CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)
 """Name of a case and number of the channel."""
-UNREAD = {
+UNREAD: Mapping[type, str] = {
     list: "a region of several values; give each label one value",
     str: 'a text; give numbers without quotes, or in v1\'s way all labels as {"0": "background", "1": "LV"}',
 }
 """Type of a label's value -> why it is refused."""
+
+Files = tuple[tuple[pathlib.Path, ...], pathlib.Path | None]
+"""Of a case: those of its channels in order, and that of its mask, if any."""
 
 
 def labels(source: Source) -> dict[str, int]:
@@ -118,8 +121,8 @@ def _channels(index: pathlib.Path) -> int:
     return len(layouts.read_json(index, **{key: dict})[key])
 
 
-def _cases(root: pathlib.Path) -> dict[str, tuple[tuple[pathlib.Path, ...], pathlib.Path | None]]:
-    """Name -> files of the channels in order, and of the mask."""
+def _cases(root: pathlib.Path) -> dict[str, Files]:
+    """Name -> files of the case."""
     contents = layouts.read_json(root / INDEX)
     if "dataset" in contents:
         return _listed(root / INDEX, layouts.read_json(root / INDEX, dataset=dict)["dataset"])
@@ -138,7 +141,7 @@ def _cases(root: pathlib.Path) -> dict[str, tuple[tuple[pathlib.Path, ...], path
     return {name: (files, masks.get(name)) for name, files in found.items()}
 
 
-def _listed(index: pathlib.Path, cases: Mapping[str, Any]) -> dict[str, tuple[tuple[pathlib.Path, ...], pathlib.Path]]:
+def _listed(index: pathlib.Path, cases: Mapping[str, Any]) -> dict[str, Files]:
     """The same by dataset.json's `dataset`."""
     found = {}
     for name, entry in sorted(cases.items()):

@@ -13,6 +13,7 @@ that of a balanced steady-state free precession cine: blood and fat are bright, 
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import math
 import re
 
@@ -123,7 +124,8 @@ def _view(rng, length):
     y = pixel * (np.cos(turn) * down - np.sin(turn) * right)
     z = rng.uniform(2, 7) + gap * np.arange(slices).reshape(-1, 1, 1)
     x, y, z = (v.astype(np.float32) for v in (x, y, z))
-    return View(*np.broadcast_arrays(x, y, z)[:2], z, (gap, pixel, pixel))
+    x, y, _ = np.broadcast_arrays(x, y, z)
+    return View(x, y, z, (gap, pixel, pixel))
 
 
 def _noise(rng, shape, sigma):
@@ -392,7 +394,7 @@ def read(source: Source) -> Iterator[Load]:
     patients, seed = _parse(source.path)
     for number in range(1, patients + 1):
         for case in _patient(seed, number):
-            yield lambda case=case: case
+            yield functools.partial(dataclasses.replace, case)
 
 
 READER = Reader(labels=lambda source: LABELS, fingerprint=fingerprint, read=read, images=volumes.single_files)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import functools
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from msl_jax.data.case import Case, Load, Reader, Source, hash_of
@@ -22,6 +22,10 @@ from msl_jax.data.formats import volumes
 from msl_jax.data.readers import acdc, layouts
 from msl_jax.errors import InputError
 from msl_jax.labels import UNLABELED
+from msl_jax.system.optional import needed
+
+if TYPE_CHECKING:
+    import h5py
 
 VOLUMES = "ACDC_training_volumes"
 IMAGE, MASK, SCRIBBLE = ("image", "label", "scribble")
@@ -84,6 +88,8 @@ def _files(source: Source) -> dict[str, pathlib.Path]:
 
 def _read(path: pathlib.Path) -> dict[str, volumes.Volume]:
     """The arrays of a file by their names."""
+    with needed(path, "h5py", "wsl4mis"):
+        import h5py
     try:
         with h5py.File(path, "r") as file:
             names = [name for name in (IMAGE, MASK, SCRIBBLE) if name in file or name == IMAGE]
@@ -92,8 +98,10 @@ def _read(path: pathlib.Path) -> dict[str, volumes.Volume]:
         raise InputError(f"{path}: is no readable HDF5 file ({error}); fetch it again.") from error
 
 
-def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
+def _array(path: pathlib.Path, file: "h5py.File", name: str) -> np.ndarray:
     """A dataset's voxels, once it is known to lie in this file and to be no larger than that can hold."""
+    import h5py
+
     link = file.get(name, getlink=True)
     if link is None:
         raise InputError(f"{path}: has no '{name}'; give files of WSL4MIS.")

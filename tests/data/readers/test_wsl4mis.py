@@ -1,3 +1,5 @@
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -195,3 +197,9 @@ def test_the_fingerprint_sees_every_file(root):
     prints.append(wsl4mis.fingerprint(at("wsl4mis", root)))
     path.rename(path.with_name("v.h5"))
     assert len({*prints, wsl4mis.fingerprint(at("wsl4mis", root))}) == 3
+
+
+def test_without_h5py_its_files_are_refused(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    path = root / "ACDC_training_volumes" / "patient001_frame01.h5"
+    refused(lambda: read(root), r"needs h5py; install it by pip install 'msl_jax\[wsl4mis\]'\.$", path)
