@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 import warnings
 
 from absl import app, flags, logging
@@ -44,8 +44,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
     restart.restart_in_utf8()
     machine.set_up()
-    warnings.showwarning = _show_warning
-    codecs.register_error("plain", _plain)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # called by position alone
+    codecs.register_error("plain", _plain)  # type: ignore[arg-type]  # only what encodes is asked
     flags.DEFINE_list(
         "plugins",
         None,
@@ -95,12 +95,12 @@ def define_path(name: str, default: str | None, what: str) -> flags.FlagHolder[s
     return flags.DEFINE(_Path(), name, default, what, serializer=flags.ArgumentSerializer())
 
 
-def define_paths(name: str, what: str) -> flags.FlagHolder[list[str]]:
+def define_paths(name: str, what: str) -> flags.FlagHolder[Any]:
     """A flag that names a file or folder, and may be given once for each of several."""
     return flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), name, None, what)
 
 
-def define_path_list(name: str, what: str) -> flags.FlagHolder[list[str]]:
+def define_path_list(name: str, what: str) -> flags.FlagHolder[Any]:
     """A flag that names files or folders, with commas between them."""
     return flags.DEFINE(_PathList(), name, None, what, serializer=flags.ListSerializer(","))
 
@@ -157,7 +157,7 @@ class _ConfigFile(flags.ArgumentParser):
     """Loads the file of --config, whose whole code may run; whatever goes wrong in it is refused."""
 
     def parse(self, path: str) -> ConfigDict:
-        file, arg = re.fullmatch(r"(.*?\.py|[^:]*)(?::(.*))?", path, re.DOTALL).groups()
+        file, arg = re.findall(r"^(.*?\.py|[^:]*)(?::(.*))?$", path, re.DOTALL)[0]
         file = expanded(file)
         if file not in settings.EXPERIMENTS and not os.path.exists(file):
             raise InputError(

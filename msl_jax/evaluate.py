@@ -31,9 +31,9 @@ def main(_) -> None:
         )
     given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
     if given == set(FOLDERS):
-        folders = [pathlib.Path(flag.value) for flag in (PREDICTIONS, REFERENCES)]
-        labels = parse_labels(LABELS.value, "--labels")
-        summary, rows = evaluate_folders(*folders, labels, SUFFIX.value, OPEN.value)
+        predictions, references = (pathlib.Path(flag.value) for flag in (PREDICTIONS, REFERENCES))
+        labels = parse_labels(LABELS.value or "", "--labels")
+        summary, rows = evaluate_folders(predictions, references, labels, SUFFIX.value, OPEN.value)
     elif given == set(RUN):
         opened = open_experiment(CONFIG.value)
         network = load_for(opened, epath.Path(WORKDIR.value))

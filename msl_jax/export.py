@@ -31,7 +31,11 @@ def main(_) -> None:
 if __name__ == "__main__":
     WORKDIR = command.define_path("workdir", None, "Folder of the run.")
     FORMAT = flags.DEFINE_enum(
-        "format", None, list(FORMATS), "What to write: a program of XLA, a model for onnxruntime, or the arrays alone."
+        "format",
+        None,
+        list(FORMATS),
+        "What to write: a program of XLA, a model for onnxruntime, or the arrays alone.",
+        required=True,
     )
     OUTPUT = command.define_path("output", None, "File to write; RUN/export/model.FORMAT unless given.")
     OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there already.")

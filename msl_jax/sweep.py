@@ -89,9 +89,13 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     CONFIG = command.define_config("The experiment that the runs share")
-    NAMES = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.")
-    STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients that give their full masks.")
-    SEEDS = flags.DEFINE_list("seeds", None, "Seeds of weights, batches and the draw of the strong patients.")
+    NAMES = flags.DEFINE_list("methods", None, "Methods to compare, with commas between them.", required=True)
+    STRONG = flags.DEFINE_list(
+        "strong", None, "Numbers of training patients that give their full masks.", required=True
+    )
+    SEEDS = flags.DEFINE_list(
+        "seeds", None, "Seeds of weights, batches and the draw of the strong patients.", required=True
+    )
     WORKDIR = command.define_path("workdir", None, "Folder of the sweep; the same command again goes on with it.")
     PARALLEL = flags.DEFINE_integer(
         "parallel", 1, "Runs at once, each on its share of the CPU cores and of the NVIDIA GPUs.", lower_bound=1

@@ -36,7 +36,7 @@ class Guide:
       images: the set of images it is asked about.
     """
 
-    targets: Callable[[Ask, jax.Array, jax.Array, jax.Array, float, int], Mapping[str, jax.Array]]
+    targets: Callable[[Ask, jax.Array, jax.Array, jax.Array, float | None, int | None], Mapping[str, jax.Array]]
     makes: tuple[str, ...]
     images: str = "weak"
 

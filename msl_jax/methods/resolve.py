@@ -32,9 +32,11 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
         raise InputError(f"config.method.name: there is no '{name}'; there are {', '.join(METHODS)}.")
     row = METHODS[name]
     given = {key: value for key, value in settings.items() if value is not None}
-    weights = _merged(row.terms | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
+    weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
     terms = {term: weight for term, weight in weights.items() if weight}
-    rampup = {term: min(length, steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()}
+    rampup = {
+        term: min(int(length), steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()
+    }
     if "s" not in terms:
         raise InputError("config.method.terms.s: is 0; without it nobody teaches, give it a weight above 0.")
     for term, length in rampup.items():
@@ -51,13 +53,13 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
         least, most = LIMITS[key]
         if not least <= given.get(key, least) < most:
             raise InputError(f"config.method.{key}: is {given[key]}; give a number from {least} to below {most}.")
-    method = dataclasses.replace(
-        row,
-        terms=terms,
-        rampup={term: length for term, length in rampup.items() if length and term in terms},
-        dropout=row.dropout if dropout is None else dropout,
+    changes: dict[str, Any] = {
+        "terms": terms,
+        "rampup": {term: length for term, length in rampup.items() if length and term in terms},
+        "dropout": row.dropout if dropout is None else dropout,
         **{key: given[key] for key in (*CHOICES, *LIMITS) if key in given},
-    )
+    }
+    method = dataclasses.replace(row, **changes)
     for key, choices in CHOICES.items():
         if key in given and given[key] not in choices:
             raise InputError(f"config.method.{key}: there is no '{given[key]}'; there are {', '.join(choices)}.")
@@ -70,7 +72,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
                 "that does a weight."
             )
     if not method.guided():
-        return dataclasses.replace(method, guide=None, after=None, **dict.fromkeys(LIMITS))
+        unused: dict[str, Any] = {"guide": None, "after": None, **dict.fromkeys(LIMITS)}
+        return dataclasses.replace(method, **unused)
     return method
 
 

@@ -30,7 +30,7 @@ DERIVED = ("data.directions",)
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
     config, begun_with = json.loads(experiment.config.to_json()), plugins.loaded()
-    roles = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
+    roles: dict[str, Any] = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
@@ -85,7 +85,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A config's dictionary as key, like "data.source" -> value as JSON."""
-    leaves = {}
+    leaves: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{key}.")

@@ -1,6 +1,7 @@
 """What happens to a run between two steps: reports, validation, checkpoints, and an end where training has diverged."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 from clu import metric_writers
@@ -75,7 +76,7 @@ class Recorder:
         row: dict[str, float] = {}
         if step % every.report_every == 0 or last:
             row = self._report(step, state)
-            state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+            state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
         if self.experiment.split["validation"] and (step % every.validate_every == 0 or last):
             row |= self.validate(state.network(), step)
         if row:
@@ -117,7 +118,7 @@ class Recorder:
 
 def _means(sums: Mapping[str, jax.Array], since: int) -> dict[str, float]:
     """A report's means over the steps with an update, of `since` steps, and how many had none where some had none."""
-    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
-    steps = sums.pop("steps")
-    means = {name: value / steps for name, value in sums.items()} if steps else {}
+    totals = {name: float(value) for name, value in jax.device_get(sums).items()}
+    steps = totals.pop("steps")
+    means = {name: value / steps for name, value in totals.items()} if steps else {}
     return means | ({journal.SKIPPED: since - steps} if steps < since else {})

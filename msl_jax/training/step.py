@@ -5,6 +5,7 @@ float32 images (n, y, x, 1), int32 label maps (n, y, x).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def make_train_step(
     """
 
     def part_loss(params, batch_stats, part, shares, weights, key):
-        logits = {branch: {} for branch in method.branches()}
+        logits: dict[str, dict[str, jax.Array]] = {branch: {} for branch in method.branches()}
         passes = method.forward_passes()
         for sets, dropout_key in zip(passes, jax.random.split(key, len(passes)), strict=True):
             outputs, updates = apply_fn(
@@ -76,7 +77,7 @@ def make_train_step(
         step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
         if method.guide:
             asked = batch[method.guide.images]
-            batch = batch | {method.guide.images: asked | guided(state, asked["image"], guide_key)}
+            batch = dict(batch) | {method.guide.images: asked | guided(method.guide, state, asked["image"], guide_key)}
         divided = split(batch, groups, parts)
         shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
         weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
@@ -106,11 +107,12 @@ def make_train_step(
         if method.ema_decay is not None:
             decay = jnp.minimum(1 - 1 / after.step.astype(jnp.float32), method.ema_decay)
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
-            after = after.replace(guide=average)
+            after = dataclasses.replace(after, guide=average)
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state).replace(step=after.step)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return dataclasses.replace(kept, step=after.step)
 
-    def guided(state, images, key):
+    def guided(guide, state, images, key):
         """What the guide makes for all images of a set: name -> array (n, ...)."""
 
         def ask(images, key, train):
@@ -126,8 +128,8 @@ def make_train_step(
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided()))
         images = images.reshape(groups, -1, *images.shape[1:])
-        made = method.guide.targets(ask, images, key, progress, method.noise, method.passes)
-        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), made)
+        targets = guide.targets(ask, images, key, progress, method.noise, method.passes)
+        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), targets)
 
     return train_step
 
@@ -168,12 +170,13 @@ def _among(by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
     """float32 (parts,): which share of what a term is a mean over lies in each part."""
     row = TERMS[term]
-    if row.labels is None:
+    name, divisor_of = row.labels, row.divisor
+    if name is None or divisor_of is None:
         return jnp.full(parts, 1 / parts, jnp.float32)
 
     def divisor(part: Batch) -> jax.Array:
-        labels = join(_by_name(part), method.images(term))[row.labels]
-        return row.divisor(labels, method.mean(term), class_weights)
+        labels = join(_by_name(part), method.images(term))[name]
+        return divisor_of(labels, method.mean(term), class_weights)
 
     divisors = jax.vmap(divisor)(divided)
     return divisors / safe_divisor(divisors.sum())

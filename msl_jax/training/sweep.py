@@ -39,9 +39,11 @@ import time
 from typing import Any
 
 from absl import flags
+import config_flags
 from etils import epath
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+import numpy as np
 
 from msl_jax import plugins
 from msl_jax.data.builder import Dataset
@@ -131,7 +133,7 @@ def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> No
     """Writes dice.png and terms.png of at least one finished run, and methods.png of those that have checkpoints."""
     plots.save(charts.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
     few = comparison.fewest_strong(finished)
-    reports = {}
+    reports: dict[str, list[Any]] = {}
     for one in few:
         reports.setdefault(one.run.method, []).append(one.reports)
     plots.save(charts.terms(reports), sweep / "terms.png")
@@ -152,7 +154,7 @@ def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Dat
         row = "\n".join([one.run.method, *dice])
         predictions[row] = {branch: p.argmax(-1) for branch, p in probabilities.items()}
         foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
-    reference = segmenter.preparation.reference(case.mask)
+    reference = segmenter.preparation.reference(np.asarray(case.mask))
     strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
     title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
     return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
@@ -163,7 +165,7 @@ def train(
     runs: Sequence[Run],
     flags_of: Callable[[Run], list[str]],
     machine: Sequence[Share],
-    after_each: Callable[[], None],
+    after_each: Callable[[], object],
 ) -> list[Run]:
     """Trains runs as processes of `main`, as many at once as there are shares; they end when this process does.
 
@@ -181,7 +183,8 @@ def train(
       InputError: another process is training one of them.
       Interrupted: SIGINT or SIGTERM came.
     """
-    waiting, running = deque(enumerate(runs, start=1)), []
+    waiting = deque(enumerate(runs, start=1))
+    running: list[Child] = []
     free, failed = list(machine), []
     with signals.collected() as came:
         try:

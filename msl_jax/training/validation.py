@@ -47,9 +47,10 @@ def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callabl
         for branch, classes in found.items():
             if len(classes) == 1 and jax.process_index() == 0:
                 print(one_class_warning(config, branch, step, *classes), file=sys.stderr, flush=True)
-        row = {}
+        row: dict[str, float] = {}
         for branch, of_cases in dice.items() if structures else ():
-            means = {None: np.mean(of_cases), **dict(zip(structures, np.mean(of_cases, axis=0), strict=True))}
+            means: dict[str | None, Any] = {None: np.mean(of_cases)}
+            means |= dict(zip(structures, np.mean(of_cases, axis=0), strict=True))
             columns = dice_columns(config, branch).items()
             row |= {column: float(means[name]) for column, name in columns if name in means}
         return row

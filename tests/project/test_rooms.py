@@ -13,6 +13,7 @@ FLOORS = (
     ("models",),
     ("data",),
     ("methods",),
+    ("plugins",),
     ("settings",),
     ("experiments",),
     ("runs",),
@@ -20,7 +21,7 @@ FLOORS = (
     ("pictures",),
     ("evaluation",),
     ("training",),
-    ("msl_jax", "api", "plugins", "command"),
+    ("msl_jax", "api", "command"),
     ("commands",),
 )
 """The rooms from the bottom up: a room imports itself and what stands below it, never what stands beside or above it.
