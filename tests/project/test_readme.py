@@ -1,8 +1,7 @@
-"""The pages: links lead somewhere, commands run, and what they tell to add works."""
+"""The pages: links lead somewhere, what they name exists, and the modules of the page on extending work."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from documents import PAGES, blocks, commands
+from documents import blocks, commands
 from processes import ROOT
 
-README = ROOT / "README.md"
+README, EXTENDING = ROOT / "README.md", ROOT / "msl_jax" / "EXTENDING.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md"))]
+PAGES += sorted(page for folder in ("configs", "msl_jax", "tests") for page in (ROOT / folder).rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -40,10 +41,16 @@ def test_files_and_modules_that_are_named_exist(page):
             assert (ROOT / words[1]).exists() or (page.parent / words[1]).exists(), words
 
 
-def test_every_file_has_its_line():
-    listed = (ROOT / "msl_jax" / "README.md").read_text().split("## The files")[1]
-    modules = {path.name for path in (ROOT / "msl_jax").glob("*.py")} - {"__init__.py"}
-    assert modules <= set(re.findall(r"\w+\.py", listed))
+def test_the_readme_is_short():
+    assert len(README.read_text().split()) < 1200
+
+
+def test_every_room_has_its_line_and_no_file_is_made_up():
+    package = ROOT / "msl_jax"
+    listed = (package / "README.md").read_text().split("## The files")[1]
+    rooms = {path.parent.relative_to(package).as_posix() for path in package.rglob("__init__.py")} - {"."}
+    assert {f"{room}/" for room in rooms} == set(re.findall(r"^    ([a-z/]+/) ", listed, re.MULTILINE))
+    assert set(re.findall(r"\b[a-z_]+\.py", listed)) <= {path.name for path in package.rglob("*.py")}
 
 
 def test_one_address_in_badges_and_notebooks():
@@ -58,51 +65,39 @@ def test_one_address_in_badges_and_notebooks():
 
 
 @pytest.fixture
-def copy(tmp_path):
-    """A copy of the code, changed as the page tells."""
-    for package in ("msl_jax", "configs"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    for block in blocks(README, "python"):
-        where, code = block.split("\n", 1)
-        file, _, place = where.removeprefix("# ").partition(", ")
-        path = tmp_path / file
-        text = path.read_text() if path.exists() else ""
-        if place.startswith("in "):
-            row = re.search(rf"^{place.removeprefix('in ')}: .* = {{\n", text, re.MULTILINE)
-            text = text[: row.end()] + code + text[row.end() :]
-        elif place == "among the imports":
-            first = text.index("from msl_jax")
-            text = text[:first] + code + text[first:]
-        else:
-            text = f"{text}\n\n{code}" if text else code
-        path.write_text(text)
+def folder(tmp_path):
+    """A folder with the modules that the page shows, each called as its first line says."""
+    for block in blocks(EXTENDING, "python"):
+        name, code = block.split("\n", 1)
+        (tmp_path / name.removeprefix("# ")).write_text(code)
     return tmp_path
 
 
 def run(folder, *argv):
-    command, one_device = [sys.executable, "-m", *map(str, argv)], os.environ | {"XLA_FLAGS": ""}
+    command = [sys.executable, "-m", *map(str, argv)]
+    one_device = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=one_device, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_loss_and_a_method_are_added_as_the_page_says(copy, tiny_flags):
-    small = [*tiny_flags, "--config.train.steps=1", f"--workdir={copy / 'run'}"]
-    run(copy, "msl_jax.main", "--config=mine.py:method=kl_doubt", *small)
-    header, row = (copy / "run" / "metrics.csv").read_text().splitlines()
+def test_a_loss_and_a_method_are_added_as_the_page_says(folder, tiny_flags):
+    small = [*tiny_flags, "--config.train.steps=1", f"--workdir={folder / 'run'}"]
+    run(folder, "msl_jax.main", "--plugins=my_plugins", "--config=mine.py:method=kl_doubt", *small)
+    header, row = (folder / "run" / "metrics.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert 0 < float(values["doubt"]) < 1
 
 
-def test_a_data_set_is_added_as_the_page_says(copy, cache):
-    folder = copy / "data"
-    folder.mkdir()
+def test_a_data_set_is_added_as_the_page_says(folder, cache):
+    data = folder / "data"
+    data.mkdir()
     for number in range(4):
         voxels = np.random.default_rng(number).integers(1, 200, (20, 20, 3)).astype(np.int16)
-        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"p{number}_t1.nii.gz")
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), data / f"p{number}_t1.nii.gz")
         if number:
-            nib.save(nib.Nifti1Image((voxels > 150).astype(np.uint8), np.eye(4)), folder / f"p{number}_lesion.nii.gz")
-    settings = {"layout": "pairs", "source": folder, "cache": cache, "split_sizes": "((None,1,1),)", "labels": ""}
+            nib.save(nib.Nifti1Image((voxels > 150).astype(np.uint8), np.eye(4)), data / f"p{number}_lesion.nii.gz")
+    settings = {"layout": "pairs", "source": data, "cache": cache, "split_sizes": "((None,1,1),)", "labels": ""}
     flags = [f"--config.data.{key}={value}" for key, value in settings.items()]
-    said = run(copy, "msl_jax.prepare", "--config=configs/nifti.py", *flags, f"--output={copy / 'prepare'}")
+    said = run(folder, "msl_jax.prepare", "--plugins=my_reader", "--config=nifti", *flags, "--output=prepare")
     assert "4 cases of 4 patients" in said and "lesion" in said
