@@ -1,8 +1,10 @@
 """How every command starts, and how it ends when its input is refused, a signal comes or the disk is full."""
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -15,7 +17,7 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from msl_jax import settings
+from msl_jax import plugins, settings
 from msl_jax.errors import InputError, OddInput
 from msl_jax.system import machine, restart
 from msl_jax.system.paths import expanded, split
@@ -44,6 +46,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     machine.set_up()
     warnings.showwarning = _show_warning
     codecs.register_error("plain", _plain)
+    flags.DEFINE_list(
+        "plugins",
+        None,
+        "Modules of yours, with commas between them, that add methods, terms, readers, networks or "
+        "recipes: from this folder, or Python's path.",
+    )
     if isinstance(sys.stdout, io.TextIOWrapper):  # as it is, but in a notebook
         sys.stdout.reconfigure(errors="plain")
     try:
@@ -77,6 +85,11 @@ def define_config(what: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
     )
 
 
+def define_choice(name: str, default: str, table: Collection[str], what: str) -> flags.FlagHolder[str]:
+    """A flag that names a row of a table, perhaps one that a plugin added."""
+    return flags.DEFINE(_Choice(table), name, default, what, serializer=flags.ArgumentSerializer())
+
+
 def define_path(name: str, default: str | None, what: str) -> flags.FlagHolder[str]:
     """A flag that names a file or folder; `~` is the home folder."""
     return flags.DEFINE(_Path(), name, default, what, serializer=flags.ArgumentSerializer())
@@ -90,6 +103,18 @@ def define_paths(name: str, what: str) -> flags.FlagHolder[list[str]]:
 def define_path_list(name: str, what: str) -> flags.FlagHolder[list[str]]:
     """A flag that names files or folders, with commas between them."""
     return flags.DEFINE(_PathList(), name, None, what, serializer=flags.ListSerializer(","))
+
+
+class _Choice(flags.ArgumentParser):
+    """Accepts what the table holds when the flags are parsed."""
+
+    def __init__(self, table: Collection[str]):
+        self.table = table
+
+    def parse(self, name: str) -> str:
+        if name not in self.table:
+            raise ValueError(f"value should be one of <{'|'.join(self.table)}>")
+        return name
 
 
 class _Path(flags.ArgumentParser):
@@ -176,8 +201,33 @@ def _said(error: Exception) -> str:
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
+def _load_plugins(argv: Sequence[str]) -> None:
+    """Imports what --plugins names, wherever it stands, and refuses a run in --workdir that needs more.
+
+    Before the flags are parsed: the settings of --config are those of all terms.
+    """
+    with contextlib.suppress(flags.Error):  # which is raised again when all flags are parsed
+        argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    plugins.load([module.strip() for text in _given("plugins", argv) for module in text.split(",") if module])
+    for text in _given("workdir", argv):
+        folders: list[str] = []
+        with contextlib.suppress(InputError):  # the same
+            folders = [] if "://" in text else split(text)
+        for folder in folders:
+            plugins.check_run(folder)
+
+
+def _given(flag: str, argv: Sequence[str]) -> Iterator[str]:
+    """The values of a flag, as they stand among the arguments."""
+    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        name, given, value = argument.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            yield value if given else following
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     logging.set_verbosity(logging.FATAL)  # unless --verbosity says otherwise: JAX and Orbax raise the errors they log
+    _load_plugins(argv)
     if "config" in flags.FLAGS:
         flags.FLAGS["config"].parser = _ConfigFile()
     try:

@@ -36,6 +36,6 @@ if __name__ == "__main__":
         "normalize", "minmax", list(NORMALIZATIONS), "How a volume's intensities become [0, 1]."
     )
     LABELS = flags.DEFINE_string("labels", "LV=3", "The network's structures and their values in label maps.")
-    LAYOUT = flags.DEFINE_enum("layout", "acdc", list(READERS), "How the folders look in which images are found.")
+    LAYOUT = command.define_choice("layout", "acdc", READERS, "How the folders look in which images are found.")
     flags.mark_flags_as_required(["weights", "workdir"])
     command.run(main)

@@ -5,9 +5,10 @@ are settings of a run and are not part of it. The name of a build contains a has
 code that reads it: a changed source is built again, an unchanged one is built once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import io
@@ -272,8 +273,15 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 def _code(layout: str) -> list[bytes]:
     """The source code that determines the contents of a build."""
     shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
-    modules = [*(module.__name__ for module in shared), READERS[layout].read.__module__]
-    return [pathlib.Path(inspect.getfile(sys.modules[module])).read_bytes() for module in modules]
+    return [*(pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared), _text_of(READERS[layout].read)]
+
+
+def _text_of(function: Callable[..., Any]) -> bytes:
+    """The source of the module that holds a function, or of the function where that is no file, as in a notebook."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    return pathlib.Path(file).read_bytes() if file else inspect.getsource(function).encode()
 
 
 def _short_hash(*parts: bytes) -> str:

@@ -11,8 +11,8 @@ from msl_jax.system.paths import expanded
 
 TRAIN = "train"
 """A role that leaves open whether a patient is strong or weak."""
-COLUMNS = {"patient": None, "role": ("", TRAIN, *ROLES), "group": None, "weak": ("", *RECIPES, DRAWN)}
-"""Column -> what it may hold; None for anything."""
+COLUMNS = {"patient": (), "role": ((TRAIN, *ROLES),), "group": (), "weak": (RECIPES, (DRAWN,))}
+"""Column -> what it may hold beside nothing, as tables of it; none for anything."""
 Table = dict[str, dict[str, str]]
 """Patient -> column -> what it says."""
 
@@ -44,8 +44,8 @@ def read_table(path: str, patients: Collection[str]) -> Table:
         if patient in table:
             raise InputError(f"{path}: line {number}: patient '{patient}' comes a second time; keep one line.")
         for column, value in row.items():
-            known = COLUMNS[column]
-            if known and value not in known:
-                raise InputError(f"{path}: line {number}: {column} is '{value}'; give one of {', '.join(known[1:])}.")
+            known = [name for names in COLUMNS[column] for name in names]
+            if known and value not in ("", *known):
+                raise InputError(f"{path}: line {number}: {column} is '{value}'; give one of {', '.join(known)}.")
         table[patient] = row
     return table

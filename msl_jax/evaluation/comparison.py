@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from msl_jax.errors import InputError
-from msl_jax.runs import journal
+from msl_jax.runs import config, journal
 from msl_jax.system import atomic, text
 
 BASELINE = "lower_bound"
@@ -55,7 +55,7 @@ class Finished:
 
     Attributes:
       run: which one it is.
-      config: config.json.
+      config: config.json, with what came after it was written.
       results: results/test.json.
       cases: rows of results/test.csv, as written.
       reports: rows of metrics.csv, None where a column was not measured.
@@ -83,10 +83,10 @@ class Finished:
 
 
 def read(folder: pathlib.Path, run: Run) -> Finished:
-    """Reads a finished run's folder."""
+    """Reads a finished run's folder; raises InputError where its config.json cannot be read."""
     return Finished(
         run=run,
-        config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        config=config.read(folder),
         results=json.loads((folder / "results" / "test.json").read_text(encoding="utf-8")),
         cases=_rows(folder / "results" / "test.csv"),
         reports=journal.read(folder / "metrics.csv"),

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import string
-from typing import Any
 
 from etils import epath
 
@@ -21,6 +20,7 @@ from msl_jax.evaluation.comparison import Finished
 from msl_jax.evaluation.metrics import METRICS
 from msl_jax.pictures import charts, plots
 from msl_jax.runs.config import flat
+from msl_jax.runs.config import read as read_run
 from msl_jax.system import atomic
 
 TEMPLATE = string.Template((pathlib.Path(__file__).parent / "html_report.html").read_text(encoding="utf-8"))
@@ -183,13 +183,10 @@ def read(workdir: pathlib.Path) -> Finished:
     Raises:
       InputError: it is no run's, or the run has not been evaluated.
     """
-    for name, cure in (
-        ("config.json", "give the folder of a run as --workdir"),
-        ("results/test.json", "finish the run by the command that trained it"),
-    ):
-        if not (workdir / name).exists():
-            raise InputError(f"{workdir / name}: is missing; {cure}.")
-    config: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    config = read_run(workdir)
+    results = workdir / "results" / "test.json"
+    if not results.exists():
+        raise InputError(f"{results}: is missing; finish the run by the command that trained it.")
     strong = None if config["data"]["strong"] == "all" else config["data"]["strong"]
     return comparison.read(workdir, comparison.Run(config["method"]["name"], strong, config["seed"]))
 

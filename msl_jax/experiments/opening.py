@@ -10,10 +10,8 @@ from ml_collections import ConfigDict
 
 from msl_jax.data import builder
 from msl_jax.data.case import shared_unit
-from msl_jax.data.intensity import NORMALIZATIONS
 from msl_jax.data.patient_table import read_table
-from msl_jax.data.protocols import PROTOCOLS
-from msl_jax.data.weak_labels import DRAWN, RECIPES
+from msl_jax.data.weak_labels import DRAWN
 from msl_jax.errors import InputError, raise_all
 from msl_jax.experiments.experiment import Experiment, structures_of
 from msl_jax.experiments.roles import roles
@@ -23,13 +21,6 @@ from msl_jax.settings.rules import check_config
 from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
 
-CHOICES = {
-    "data.axis": (0, 1, 2),
-    "data.normalization": tuple(NORMALIZATIONS),
-    "data.weak": (*RECIPES, DRAWN),
-    "eval.protocol": tuple(PROTOCOLS),
-}
-"""Settings -> what they may be."""
 CACHE = "~/tensorflow_datasets"
 """Where TFDS builds a data set unless it is told otherwise."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -45,10 +36,6 @@ def open_experiment(config: ConfigDict) -> Experiment:
       InputError: a setting or a file cannot work.
     """
     check_config(config)
-    for key, known in CHOICES.items():
-        group, name = key.split(".")
-        if config[group][name] not in known:
-            raise InputError(f"config.{key}: is {config[group][name]}; give one of {', '.join(map(str, known))}.")
     method = method_of(config)
     data = _build(config)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}

@@ -1,6 +1,6 @@
 """A run's config.json and splits.json: written once, compared when the run is resumed, read for inference."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 import json
 import os
 from typing import Any
@@ -9,9 +9,10 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
+from msl_jax import plugins
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
-from msl_jax.settings.older import completed
+from msl_jax.settings.older import completed, unknown_terms
 from msl_jax.settings.resolved import in_order
 from msl_jax.system import atomic
 
@@ -28,12 +29,13 @@ DERIVED = ("data.directions",)
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
-    config = json.loads(experiment.config.to_json())
+    config, begun_with = json.loads(experiment.config.to_json()), plugins.loaded()
     roles = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
-        before = _read_object(workdir / "config.json", GROUPS)
+        before = _read_known(workdir / "config.json")
+        begun_with = before.get(plugins.KEY, ())
         check_resumable(before, config, workdir, longer=len(experiment.method.stages()) == 1)
         if "directions" not in before["data"] and any(entry.turned for entry in experiment.data.entries):
             raise InputError(
@@ -46,8 +48,13 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
         )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+        atomic.write_text(workdir / "config.json", as_text(config, begun_with))
         atomic.write_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
+
+
+def as_text(config: Mapping[str, Any], begun_with: Sequence[str]) -> str:
+    """The text of config.json, of a run that was begun with these plugins."""
+    return json.dumps({**config, **({plugins.KEY: list(begun_with)} if begun_with else {})}, indent=2) + "\n"
 
 
 def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bool = False) -> None:
@@ -66,7 +73,7 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     changed = [
         f"{key} was {old.get(key)} and is {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED))
+        if old.get(key) != new.get(key) and not key.startswith((*MAY_DIFFER_ON_RESUME, *DERIVED, plugins.KEY))
         if not (longer and key == "train.steps" and int(new[key]) > int(old[key]))
     ]
     if changed:
@@ -87,12 +94,34 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return leaves
 
 
-def read_config(workdir: epath.Path) -> ConfigDict:
-    """The filled-in config of a run folder; raises InputError where there is none."""
-    path = workdir / "config.json"
+def read(workdir: epath.PathLike) -> dict[str, Any]:
+    """A run's config.json, with what came after it was written.
+
+    Raises:
+      InputError: there is none, it is damaged, or it needs what is not known here.
+    """
+    path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise InputError(f"{path}: is missing; give the folder of a run as --workdir.")
-    return in_order(completed(_read_object(path, GROUPS)))
+    return completed(_read_known(path))
+
+
+def read_config(workdir: epath.PathLike) -> ConfigDict:
+    """The filled-in config of a run folder; raises InputError as `read`."""
+    return in_order(read(workdir))
+
+
+def _read_known(path: epath.Path) -> dict[str, Any]:
+    """A config.json as it is; raises InputError where it is damaged, or was trained with what is not known here."""
+    found = _read_object(path, GROUPS)
+    plugins.check(found.get(plugins.KEY, []), path)
+    terms = unknown_terms(found)
+    if terms:
+        raise InputError(
+            f"{path}: the run was trained with {', '.join(terms)}, no term of the loss that is known here; give the "
+            "module that registers it, --plugins=MODULE."
+        )
+    return found
 
 
 def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:

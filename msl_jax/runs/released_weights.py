@@ -5,6 +5,7 @@ python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN \
 """
 
 from collections.abc import Iterator, Mapping
+import json
 import pathlib
 from typing import Any
 
@@ -15,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from msl_jax import settings
+from msl_jax import plugins, settings
 from msl_jax.errors import InputError, raise_all
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
 from msl_jax.models.unet import HEAD
 from msl_jax.runs import checkpoints, lock
+from msl_jax.runs.config import as_text
 from msl_jax.settings.resolved import filled_in, method_of, model_of
 from msl_jax.settings.rules import check_config
 from msl_jax.system import atomic
@@ -116,7 +118,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def check_entries(path: pathlib.Path, entries: Mapping[str, np.ndarray], model: DualBranchUNet, size: int) -> None:
-    """Raises InputError naming each entry that is missing, not of the network, of another shape, or no number."""
+    """Raises InputError for each entry that is missing, not of the network, of another shape, or not finite."""
     wanted = dict(_shapes(model, size))
     problems = [f"{path}: has no {name}" for name in wanted if name not in entries]
     for name, entry in entries.items():
@@ -183,6 +185,6 @@ def import_weights(
         checkpoints.save(manager, 0, to_variables(entries, DEPTH), {"step": jnp.zeros((), jnp.int32)}, None)
         checkpoints.finish(manager)
         manager.close()
-        atomic.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+        atomic.write_text(workdir / "config.json", as_text(json.loads(config.to_json()), plugins.loaded()))
     structures = ", ".join(labels)
     print(f"{workdir}: {len(names(DEPTH))} arrays of {weights}, structures {structures}, images of {size} x {size}.")

@@ -1,16 +1,27 @@
-"""What is refused, and in which words. Everything a config can get wrong is found here, before the first step."""
+"""What is refused, and in which words. Everything a config can get wrong is found here, before the first step.
 
-from collections.abc import Sequence
+A rule about one setting is a row of RULES, a rule between several a row of BETWEEN.
+"""
+
+from collections.abc import Callable, Collection
+import itertools
 import math
+import operator
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from msl_jax.data.intensity import NORMALIZATIONS
+from msl_jax.data.protocols import PROTOCOLS
+from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
 from msl_jax.models.dual_branch import NETWORKS
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
+Check = Callable[[Any], str]
+"""A value -> what is wrong with it and what to give; "" where it will do."""
 
 
 def check_config(config: ConfigDict) -> None:
@@ -19,98 +30,176 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       InputError: names the setting, what is wrong with it and what it may be.
     """
-    data, model, train = config.data, config.model, config.train
-    for key, value in (
-        ("data.size", data.size),
-        ("data.batches_ahead", data.batches_ahead),
-        ("data.weak_every", data.weak_every),
-        ("model.width", model.width),
-        ("model.depth", model.depth),
-        ("train.steps", train.steps),
-        ("train.strong_batch", train.strong_batch),
-        ("train.weak_batch", train.weak_batch),
-        ("train.accumulate", train.accumulate),
-        ("train.report_every", train.report_every),
-        ("train.checkpoint_every", train.checkpoint_every),
-        ("train.validate_every", train.validate_every),
-        ("train.keep", train.keep),
-        ("eval.batch", config.eval.batch),
-    ):
-        _require(value >= 1, key, value, "give a whole number from 1 up")
-    _require(data.weak_radius >= 0, "data.weak_radius", data.weak_radius, "give a whole number of pixels from 0 up")
-    for key, value in (("seed", config.seed), ("data.split_seed", data.split_seed)):
-        _require(0 <= value < 2**32, key, value, f"give a whole number from 0 to {2**32 - 1}")
-    for key in ("source", "cache"):
-        _require(data[key] != "", f"data.{key}", "empty", "give a folder, or leave it out")
-    _require(model.name in NETWORKS, "model.name", model.name, f"give one of {', '.join(NETWORKS)}")
-    cure = NETWORKS[model.name].wrong_size(data.size, model.depth)
-    _require(not cure, "data.size", data.size, cure)
-    for key in ("percentiles", "window"):
-        _require(_are_two_that_rise(data[key]), f"data.{key}", data[key], "give two numbers that rise")
-    low, high = data.percentiles
-    for row in data.split_sizes:
-        _require(
+    for key, check in RULES:
+        _refuse(key, check(operator.attrgetter(key)(config)))
+    for key, check in BETWEEN:
+        _refuse(key, check(config))
+
+
+def _refuse(key: str, wrong: str) -> None:
+    if wrong:
+        raise InputError(f"config.{key}: {wrong}.")
+
+
+def such_that(holds: Callable[[Any], bool], cure: str) -> Check:
+    """Only values for which that holds; `cure` says what to give."""
+    return lambda value: "" if holds(value) else f"is {value}; {cure}"
+
+
+def at_least(least: int, what: str = "a whole number") -> Check:
+    """That number and any above.
+
+    >>> at_least(1)(0)
+    'is 0; give a whole number from 1 up'
+    """
+    return such_that(lambda value: value >= least, f"give {what} from {least} up")
+
+
+def between(least: int, most: int, what: str = "a whole number") -> Check:
+    """These two numbers and those between them.
+
+    >>> between(0, 255)(256)
+    'is 256; give a whole number from 0 to 255'
+    """
+    return such_that(lambda value: least <= value <= most, f"give {what} from {least} to {most}")
+
+
+def one_of(*known: Collection[Any]) -> Check:
+    """What these hold when a config is checked: a table may have grown by then.
+
+    >>> one_of((0, 1), (2,))(3)
+    'is 3; give one of 0, 1, 2'
+    """
+
+    def check(value: Any) -> str:
+        choices = list(itertools.chain(*known))
+        return "" if value in choices else f"is {value}; give one of {', '.join(map(str, choices))}"
+
+    return check
+
+
+def filled(what: str) -> Check:
+    """Anything but an empty text.
+
+    >>> filled("a folder")("")
+    'is empty; give a folder, or leave it out'
+    """
+    return lambda value: f"is empty; give {what}, or leave it out" if value == "" else ""
+
+
+def pattern(value: str) -> str:
+    """A regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"'{value}' is no regular expression ({error}); correct it"
+    return ""
+
+
+def _rise(values: Any) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return len(values) == len(numbers) == 2 and numbers[0] < numbers[1]
+
+
+def _names_the_strong(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(patient, str) for patient in value)
+    return value == "all" or (isinstance(value, int) and not isinstance(value, bool))
+
+
+TWO_THAT_RISE = such_that(_rise, "give two numbers that rise")
+STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give 0 for none, or more")
+SEED = between(0, 2**32 - 1)
+RULES: tuple[tuple[str, Check], ...] = (
+    ("seed", SEED),
+    ("data.split_seed", SEED),
+    ("data.source", filled("a folder")),
+    ("data.cache", filled("a folder")),
+    ("data.unlabeled", between(0, 255, "a label value")),
+    ("data.patient", pattern),
+    ("data.axis", one_of((0, 1, 2))),
+    ("data.strong", such_that(_names_the_strong, "give a whole number, a list of patients, or all")),
+    ("data.weak", one_of(RECIPES, (DRAWN,))),
+    ("data.weak_radius", at_least(0, "a whole number of pixels")),
+    ("data.weak_every", at_least(1)),
+    ("data.size", at_least(1)),
+    ("data.normalization", one_of(NORMALIZATIONS)),
+    ("data.percentiles", TWO_THAT_RISE),
+    ("data.percentiles", such_that(lambda p: 0 <= p[0] and p[1] <= 100, "give them from 0 to 100")),
+    (
+        "data.percentiles",
+        such_that(lambda both: all(round(10 * p, 6).is_integer() for p in both), "give them in steps of 0.1"),
+    ),
+    ("data.window", TWO_THAT_RISE),
+    ("data.batches_ahead", at_least(1)),
+    ("data.augment.rotation", STRENGTH),
+    ("data.augment.zoom", STRENGTH),
+    ("data.augment.gamma", STRENGTH),
+    ("data.augment.contrast", STRENGTH),
+    ("model.name", one_of(NETWORKS)),
+    ("model.width", at_least(1)),
+    ("model.depth", at_least(1)),
+    ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
+    ("model.dtype", one_of(DTYPES)),
+    ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give one above 0")),
+    ("train.steps", at_least(1)),
+    ("train.strong_batch", at_least(1)),
+    ("train.weak_batch", at_least(1)),
+    ("train.accumulate", at_least(1)),
+    ("train.report_every", at_least(1)),
+    ("train.checkpoint_every", at_least(1)),
+    ("train.validate_every", at_least(1)),
+    ("train.keep", at_least(1)),
+    ("eval.checkpoint", such_that(lambda which: which in CHECKPOINTS, f"give one of {CHECKPOINTS}")),
+    ("eval.batch", at_least(1)),
+    ("eval.protocol", one_of(PROTOCOLS)),
+)
+"""Setting -> what it may be. A setting of several rules has several rows."""
+
+
+def _size_fits(config: ConfigDict) -> str:
+    size = config.data.size
+    cure = NETWORKS[config.model.name].wrong_size(size, config.model.depth)
+    return f"is {size}; {cure}" if cure else ""
+
+
+def _split_sizes(config: ConfigDict) -> str:
+    def holds(row: Any) -> bool:
+        return (
             isinstance(row, list | tuple)
             and len(row) == 3
             and (row[0] is None or (isinstance(row[0], int) and row[0] >= 1))
             and all(isinstance(n, int) and n >= 0 for n in row[1:])
-            and (row[2] >= 1 or config.data.fold),
-            "data.split_sizes",
-            row,
-            "give rows of three whole numbers, train (None for whoever is left), validation and test; test may be 0 "
-            "with data.fold alone",
+            and (row[2] >= 1 or bool(config.data.fold))
         )
-    _require(0 <= low and high <= 100, "data.percentiles", (low, high), "give them from 0 to 100")
-    _require(
-        all(round(10 * p, 6).is_integer() for p in (low, high)),
-        "data.percentiles",
-        (low, high),
-        "give them in steps of 0.1",
+
+    cure = (
+        "give rows of three whole numbers, train (None for whoever is left), validation and test; test may be 0 "
+        "with data.fold alone"
     )
-    for key in ("rotation", "zoom", "gamma", "contrast"):
-        _require(
-            0 <= data.augment[key] < math.inf, f"data.augment.{key}", data.augment[key], "give 0 for none, or more"
-        )
-    _require(0 <= data.unlabeled <= 255, "data.unlabeled", data.unlabeled, "give a label value from 0 to 255")
-    try:
-        re.compile(data.patient)
-    except re.error as error:
-        raise InputError(
-            f"config.data.patient: '{data.patient}' is no regular expression ({error}); correct it."
-        ) from error
-    strong_is_list = isinstance(data.strong, list | tuple) and all(isinstance(p, str) for p in data.strong)
-    strong_is_number = isinstance(data.strong, int) and not isinstance(data.strong, bool)
-    _require(
-        strong_is_list or strong_is_number or data.strong == "all",
-        "data.strong",
-        data.strong,
-        "give a whole number, a list of patients, or all",
+    return next((f"is {row}; {cure}" for row in config.data.split_sizes if not holds(row)), "")
+
+
+def _warmup_ends(config: ConfigDict) -> str:
+    steps = config.train.steps
+    return such_that(lambda warmup: 0 <= warmup < steps, f"give fewer than the {steps} of train.steps")(
+        config.optimizer.warmup_steps
     )
-    _require(model.dtype in DTYPES, "model.dtype", model.dtype, f"give one of {', '.join(DTYPES)}")
-    _require(
-        model.dropout is None or 0 <= model.dropout < 1, "model.dropout", model.dropout, "give a rate from 0 to below 1"
-    )
-    _require(
-        0 < config.optimizer.learning_rate < math.inf,
-        "optimizer.learning_rate",
-        config.optimizer.learning_rate,
-        "give one above 0",
-    )
-    _require(
-        0 <= config.optimizer.warmup_steps < train.steps,
-        "optimizer.warmup_steps",
-        config.optimizer.warmup_steps,
-        f"give fewer than the {train.steps} of train.steps",
-    )
-    _require(
-        train.validate_every % train.checkpoint_every == 0,
-        "train.validate_every",
-        train.validate_every,
-        f"give a multiple of train.checkpoint_every={train.checkpoint_every}, so that the best step has a checkpoint",
-    )
-    _require(
-        config.eval.checkpoint in CHECKPOINTS, "eval.checkpoint", config.eval.checkpoint, f"give one of {CHECKPOINTS}"
-    )
+
+
+def _validated_are_kept(config: ConfigDict) -> str:
+    every = config.train.checkpoint_every
+    cure = f"give a multiple of train.checkpoint_every={every}, so that the best step has a checkpoint"
+    return such_that(lambda validate_every: validate_every % every == 0, cure)(config.train.validate_every)
+
+
+BETWEEN: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
+    ("data.size", _size_fits),
+    ("data.split_sizes", _split_sizes),
+    ("optimizer.warmup_steps", _warmup_ends),
+    ("train.validate_every", _validated_are_kept),
+)
+"""Setting -> what a whole config, each of whose settings is possible, says of it: "" where it will do."""
 
 
 def parse_labels(text: str, setting: str) -> dict[str, int]:
@@ -132,13 +221,3 @@ def parse_labels(text: str, setting: str) -> dict[str, int]:
     if len({int(value) for _, _, value in pairs}) < len(pairs):
         raise InputError(f"{setting}: {text} gives two structures one value; give each its own.")
     return {name: int(value) for name, _, value in pairs}
-
-
-def _require(holds: bool, key: str, value: object, cure: str) -> None:
-    if not holds:
-        raise InputError(f"config.{key}: is {value}; {cure}.")
-
-
-def _are_two_that_rise(values: Sequence[object]) -> bool:
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return len(values) == len(numbers) == 2 and numbers[0] < numbers[1]

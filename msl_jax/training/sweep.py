@@ -43,6 +43,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
+from msl_jax import plugins
 from msl_jax.data.builder import Dataset
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
@@ -51,7 +52,7 @@ from msl_jax.inference.segmenter import load_network
 from msl_jax.methods.table import METHODS
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import lock
-from msl_jax.runs.config import check_resumable
+from msl_jax.runs.config import check_resumable, read
 from msl_jax.system import signals
 
 LOG = "train.log"
@@ -105,8 +106,7 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
       InputError: the folder holds a run with other settings.
     """
     if (folder / "config.json").exists():
-        before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        check_resumable(before, json.loads(wanted.to_json()), folder)
+        check_resumable(read(folder), json.loads(wanted.to_json()), folder)
     results = folder / "results" / "test.json"
     return results.exists() and json.loads(results.read_text(encoding="utf-8"))["checkpoint"] == wanted.eval.checkpoint
 
@@ -277,6 +277,7 @@ def _flags_of(run: Run) -> list[str]:
     flag = flags.FLAGS["config"]
     settings = config_flags.get_override_values(flag) | settings_of(run)
     return [
+        *([plugins.flag()] if plugins.loaded() else []),
         f"--config={config_flags.get_config_filename(flag)}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]

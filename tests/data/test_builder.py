@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -246,3 +247,14 @@ def test_cases_that_are_stored_otherwise_are_turned_to_lie_like_most(mixed, axis
 
 def test_a_data_set_that_does_not_say_how_it_lies_has_no_directions(phantoms):
     assert phantoms.directions is None and not any(entry.turned or entry.stored for entry in phantoms.entries)
+
+
+def test_a_reader_may_come_from_a_module_without_a_file(monkeypatch):
+    """As one that was written in a notebook; one of a module is known by all of its source."""
+    monkeypatch.setattr(reads_nothing, "__module__", "a_notebook")
+    assert b"def reads_nothing" in builder._text_of(reads_nothing)
+    assert builder._text_of(functools.partial(acdc.READER.read)) == pathlib.Path(acdc.__file__).read_bytes()
+
+
+def reads_nothing(source):
+    return iter(())

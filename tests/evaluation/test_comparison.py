@@ -30,7 +30,8 @@ def write_run(sweep, run, dice, *, units="mm", **distances):
     folder = sweep / run.folder
     (folder / "results").mkdir(parents=True)
     weights = {"s": 1.0, "w": 0.05 if "student" in dice else 0.0}
-    (folder / "config.json").write_text(json.dumps({"method": {"name": run.method, "terms": weights}}))
+    config = {"data": {}, "eval": {}, "model": {}, "method": {"name": run.method, "terms": weights}}
+    (folder / "config.json").write_text(json.dumps(config))
     cases = {branch: [value for frames in d.values() for value in frames] for branch, d in dice.items()}
     branches = {branch: {"LV": score(float(np.mean(values)), **distances)} for branch, values in cases.items()}
     summary = {"units": units, "checkpoint": "last", "branches": branches}

@@ -115,6 +115,7 @@ def test_a_run_older_than_a_setting_goes_on_where_the_setting_is_left_alone(tiny
     for key in LATER:
         *groups, name = key.split(".")
         del functools.reduce(dict.get, groups, before)[name]
+    del before["method"]["terms"]["dice"], before["method"]["rampup"]["dice"]
     check_resumable(before, now, "RUN")
     now["method"]["terms"]["dice"] = 1.0
     with pytest.raises(InputError, match=r"\(method.terms.dice was 0.0 and is 1.0\)"):

@@ -21,8 +21,12 @@ from msl_jax.runs import checkpoints, journal
 from msl_jax.runs.config import claim
 from msl_jax.system import signals
 from msl_jax.training import loop as training
-from msl_jax.training.loop import _batches, _collapsed, _drawn_from, _validator, train
+from msl_jax.training import recorder
+from msl_jax.training.batches import batches as original_batches
+from msl_jax.training.batches import sets_and_sizes
+from msl_jax.training.loop import train
 from msl_jax.training.state import init_state, make_schedule
+from msl_jax.training.validation import make_validator, one_class_warning
 from trees import paths, unequal
 
 # The schedule
@@ -174,7 +178,7 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, resumed):
 def test_validation_names_every_structure_where_there_are_several(tiny_config):
     experiment = open_experiment(tiny_config("method=kl_ent,classes=RV+LV"))
     state = init_state(experiment.config, experiment.method, optax.adam(1e-3))
-    row = _validator(experiment, ("teacher", "student"))(state.network(), 0)
+    row = make_validator(experiment, ("teacher", "student"))(state.network(), 0)
     assert list(row) == [
         f"validation_dice_{branch}{structure}" for branch in ("teacher", "student") for structure in ("", "_RV", "_LV")
     ]
@@ -282,9 +286,9 @@ def test_class_weights_reach_the_step(loop, monkeypatch, given, used):
         raise Broken(settings["class_weights"])
 
     monkeypatch.setattr(training, "make_train_step", step)
-    with pytest.raises(Broken) as came:
+    with pytest.raises(Broken) as raised:
         loop(f"weighted {given}", settings={"method.class_weights": given})
-    assert came.value.args == (used,)
+    assert raised.value.args == (used,)
 
 
 def test_a_guide_goes_on_bit_for_bit(loop):
@@ -317,22 +321,21 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number=si
 
 
 def with_broken(*steps):
-    """A replacement of train._batches whose images are not finite at these steps."""
+    """A replacement of batches whose images are not finite at these steps."""
 
     def batches(experiment, method, start, stop, sharding):
-        for step, batch in enumerate(original(experiment, method, start, stop, sharding), start=start + 1):
+        for step, batch in enumerate(original_batches(experiment, method, start, stop, sharding), start=start + 1):
             weak = batch["weak"]
             if step in steps:
                 weak = weak | {"image": weak["image"] * jax.numpy.float32("nan")}
             yield batch | {"weak": weak}
 
-    original = _batches
     return batches
 
 
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(loop, whole, monkeypatch):
     """Of three steps the second is skipped: the report is the mean of the others."""
-    monkeypatch.setattr(training, "_batches", with_broken(2))
+    monkeypatch.setattr(training, "batches", with_broken(2))
     broken = loop("broken", report_every=3)
     assert broken.rows()[3]["skipped"] == "1.0" and whole.rows()[3]["skipped"] == ""
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(broken.state))
@@ -341,15 +344,15 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(loop, whole
 
 
 def test_a_run_whose_losses_stay_infinite_stops_and_names_the_cases(loop, monkeypatch):
-    monkeypatch.setattr(training, "_batches", with_broken(3, 4))
-    monkeypatch.setattr(training, "MOST_SKIPPED", 2)
+    monkeypatch.setattr(training, "batches", with_broken(3, 4))
+    monkeypatch.setattr(recorder, "MOST_SKIPPED", 2)
     with pytest.raises(InputError) as refusal:
         loop("infinite", report_every=1)
     said = str(refusal.value)
     assert "none of the 2 steps up to 4 had a finite loss" in said and "the checkpoint of step 2 is kept" in said
     monkeypatch.undo()
     again = loop("infinite", report_every=1)
-    sets, sizes = _drawn_from(again.experiment, again.experiment.method)
+    sets, sizes = sets_and_sizes(again.experiment, again.experiment.method)
     cases = pipeline.cases_of(sets, sizes, again.experiment.config.seed, step=2)
     assert cases and f"with slices of {', '.join(cases)};" in said
 
@@ -368,7 +371,9 @@ def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, singles, monk
     config = singles.experiment.config.copy_and_resolve_references()
     with config.unlocked():
         config.method.terms.ent = 0.0
-    assert "takes every voxel of the validation cases for LV; train longer" in _collapsed(config, "student", 2, 1)
+    assert "takes every voxel of the validation cases for LV; train longer" in one_class_warning(
+        config, "student", 2, 1
+    )
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_bit_for_bit(loop, singles, capfd):

@@ -1,0 +1,123 @@
+"""What happens to a run between two steps: reports, validation, checkpoints, and an end where training has diverged."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clu import metric_writers
+from etils import epath
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+
+from msl_jax.data import pipeline
+from msl_jax.errors import InputError
+from msl_jax.experiments.experiment import Experiment
+from msl_jax.methods.table import Method
+from msl_jax.runs import checkpoints, journal
+from msl_jax.training.batches import sets_and_sizes
+from msl_jax.training.state import TrainState
+from msl_jax.training.validation import dice_columns, make_validator
+
+MOST_SKIPPED = 20
+"""How many steps in a row, from report to report, may have no finite loss and gradient before a run stops."""
+
+
+class Recorder:
+    """Reports, validates and saves a run. Steps are counted over all stages, from 1.
+
+    Attributes:
+      workdir: the run's folder.
+      manager: of its checkpoints.
+      schedule: learning rate by step of a stage.
+      total: steps of the whole run.
+      end: step at which the stage ends.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: epath.Path,
+        manager: ocp.CheckpointManager,
+        schedule: optax.Schedule,
+        done: int,
+    ):
+        """Opens metrics.csv and the TensorBoard events of a run of which `done` steps are saved."""
+        self.experiment, self.workdir, self.manager, self.schedule = experiment, workdir, manager, schedule
+        stages = experiment.method.stages()
+        self.total = experiment.config.train.steps * len(stages)
+        self.branches = list(dict.fromkeys(branch for method in stages for branch in method.branches()))
+        columns = [
+            *("step", "learning_rate", "loss"),
+            *dict.fromkeys(term for method in stages for term in method.terms),
+            *(column for branch in self.branches for column in dice_columns(experiment.config, branch)),
+            journal.SKIPPED,
+        ]
+        self.table = journal.Table(workdir / "metrics.csv", columns, keep_until=done)
+        self.clock = journal.Clock(done, self.total, columns)
+        self.writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
+
+    def begin_stage(self, method: Method, begin: int, end: int) -> None:
+        """Turns to the stage that trains `method` in steps `begin + 1` to `end`."""
+        self.method, self.begin, self.end = method, begin, end
+        self.validate: Callable[[Any, int], dict[str, float]] = make_validator(
+            self.experiment, tuple(method.branches())
+        )
+        self.skipped_in_a_row = 0
+
+    def record(self, step: int, state: TrainState, stopping: bool) -> TrainState:
+        """Reports, validates and saves what is due after this step; returns the state with its sums begun again.
+
+        Raises:
+          InputError: no loss has been finite for too long, or a checkpoint cannot be written.
+        """
+        every, last = self.experiment.config.train, step == self.end
+        row: dict[str, float] = {}
+        if step % every.report_every == 0 or last:
+            row = self._report(step, state)
+            state = state.replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+        if self.experiment.split["validation"] and (step % every.validate_every == 0 or last):
+            row |= self.validate(state.network(), step)
+        if row:
+            self.table.add({"step": step, **row})
+            self.writer.write_scalars(step, row)
+            self.clock.say(step, row)
+        if step % every.checkpoint_every == 0 or last or stopping:
+            in_last_stage = self.end == self.total
+            dice = row.get(journal.DICE + self.branches[-1]) if in_last_stage else None
+            checkpoints.save(self.manager, step, state.network(), state.training(), dice)
+        return state
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self.writer.close()
+        checkpoints.finish(self.manager)
+        self.manager.close()
+
+    def _report(self, step: int, state: TrainState) -> dict[str, float]:
+        since = step - max(self.begin, self.table.reported)
+        row = {"learning_rate": float(self.schedule(step - self.begin - 1)), **_means(state.sums, since)}
+        self.skipped_in_a_row = 0 if "loss" in row else self.skipped_in_a_row + since
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise self._diverged(step)
+        return row
+
+    def _diverged(self, step: int) -> InputError:
+        config, skipped = self.experiment.config, self.skipped_in_a_row
+        sets, sizes = sets_and_sizes(self.experiment, self.method)
+        cases = pipeline.cases_of(sets, sizes, config.seed, step - skipped)
+        saved = self.manager.latest_step()
+        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        return InputError(
+            f"config.optimizer.learning_rate: is {config.optimizer.learning_rate}, and none of the {skipped} steps up "
+            f"to {step} had a finite loss and gradient, the first of them with slices of {', '.join(cases)}; {kept}: "
+            "give a lower one and another --workdir, or look at these cases."
+        )
+
+
+def _means(sums: Mapping[str, jax.Array], since: int) -> dict[str, float]:
+    """A report's means over the steps with an update, of `since` steps, and how many had none where some had none."""
+    sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+    steps = sums.pop("steps")
+    means = {name: value / steps for name, value in sums.items()} if steps else {}
+    return means | ({journal.SKIPPED: since - steps} if steps < since else {})

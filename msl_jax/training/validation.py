@@ -1,0 +1,65 @@
+"""Dice of the validation cases while a run trains."""
+
+from collections.abc import Callable
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from msl_jax.evaluation import metrics
+from msl_jax.experiments.experiment import Experiment
+from msl_jax.inference.segmenter import Segmenter
+from msl_jax.labels import UNLABELED
+from msl_jax.runs import journal
+from msl_jax.settings.resolved import model_of, preparation_of
+
+
+def dice_columns(config: ConfigDict, branch: str) -> dict[str, str | None]:
+    """Column of metrics.csv -> structure; None for the mean, which of several may hide one that is given up."""
+    mean, several = journal.DICE + branch, len(config.data.classes) > 1
+    return {mean: None, **{f"{mean}_{name}": name for name in config.data.classes if several}}
+
+
+def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any, int], dict[str, float]]:
+    """Makes the function (variables, step) -> mean Dice over the validation cases, named as `dice_columns` has them.
+
+    It warns where a branch finds one class alone. A structure that no validation case has is left out: nothing found
+    where nothing is would be a Dice of 1.
+    """
+    config = experiment.config
+    entries = experiment.entries(experiment.split["validation"])
+    structures = experiment.structures(experiment.split["validation"])
+    class_of_value = preparation_of(config).class_of_value()
+    segmenter = Segmenter(model_of(config), preparation_of(config), branches, config.eval.batch)
+
+    def validate(variables: Any, step: int) -> dict[str, float]:
+        dice: dict[str, list[list[float]]] = {branch: [] for branch in segmenter.branches}
+        found: dict[str, set[int]] = {branch: set() for branch in segmenter.branches}
+        for case in map(experiment.data.case, entries):
+            reference = class_of_value[case.mask]
+            for branch, probabilities in segmenter.probabilities(variables, case.image).items():
+                classes = probabilities.argmax(-1)
+                labels = np.where(reference == UNLABELED, UNLABELED, classes)
+                dice[branch].append([metrics.dice(labels == c, reference == c) for c in structures.values()])
+                found[branch].update(np.unique(classes).tolist())
+        for branch, classes in found.items():
+            if len(classes) == 1 and jax.process_index() == 0:
+                print(one_class_warning(config, branch, step, *classes), file=sys.stderr, flush=True)
+        row = {}
+        for branch, of_cases in dice.items() if structures else ():
+            means = {None: np.mean(of_cases), **dict(zip(structures, np.mean(of_cases, axis=0), strict=True))}
+            columns = dice_columns(config, branch).items()
+            row |= {column: float(means[name]) for column, name in columns if name in means}
+        return row
+
+    return validate
+
+
+def one_class_warning(config: ConfigDict, branch: str, step: int, only: int) -> str:
+    """What is printed where a branch finds no class but `only` in all validation cases."""
+    name = ("background", *config.data.classes)[only]
+    entropy = config.method.terms.ent
+    cure = f"lower config.method.terms.ent, which is {entropy:g}" if entropy else "train longer, or weigh the classes"
+    return f"warning: at step {step} the {branch} takes every voxel of the validation cases for {name}; {cure}."

@@ -1,0 +1,81 @@
+"""`msl-jax COMMAND` and `python -m msl_jax COMMAND`, beside `python -m msl_jax.COMMAND`."""
+
+import os
+import pathlib
+import pkgutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import msl_jax
+from msl_jax.__main__ import COMMANDS, main
+from processes import ROOT
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The console script as pip writes it, but that it says when it starts."""
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["msl-jax"]
+    module, function = entry.split(":")
+    path = tmp_path / "bin" / "msl-jax"
+    path.parent.mkdir()
+    text = f"#!{sys.executable}\nimport sys\nprint('started', flush=True)\nfrom {module} import {function}\n"
+    path.write_text(f"{text}if __name__ == '__main__':\n    sys.exit({function}())\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def run(folder, *command, **environment):
+    kept = {k: v for k, v in (os.environ | {"PYTHONPATH": str(ROOT)} | environment).items() if v is not None}
+    return subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, timeout=120)
+
+
+def test_every_command_is_listed():
+    runs = "command.run(main)"
+    modules = [path.stem for path in pathlib.Path(msl_jax.__file__).parent.glob("*.py") if runs in path.read_text()]
+    assert sorted(COMMANDS) == sorted(modules)
+    assert set(COMMANDS) <= {module.name for module in pkgutil.iter_modules(msl_jax.__path__)}
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["help"], [], ["mian", "--config=phantom"]])
+def test_the_list_of_commands(monkeypatch, capsys, argv):
+    monkeypatch.setattr(sys, "argv", ["msl-jax", *argv])
+    wrong = argv not in (["--help"], ["help"])
+    assert main() == (2 if wrong else 0)
+    said = capsys.readouterr()
+    text, other = (said.err, said.out) if wrong else (said.out, said.err)
+    assert "    predict         Segments files of volumes with a trained run" in text and not other
+    assert all(f"\n    {name} " in text for name in COMMANDS)
+    assert not wrong or text.startswith("msl_jax: 'mian' is no command" if argv else "msl_jax: no command is given")
+
+
+def test_the_three_ways_in_are_the_same(script, tmp_path):
+    ways = [
+        [sys.executable, "-m", "msl_jax.predict"],
+        [sys.executable, "-m", "msl_jax", "predict"],
+        [script, "predict"],
+    ]
+    for argv, code, words in (
+        (["--workdir=nowhere", "--input=x", "--output=y"], 2, "nowhere/config.json: is missing"),
+        (["--help"], 1, "--[no]save_probabilities"),
+    ):
+        done = [run(tmp_path, *way, *argv) for way in ways]
+        said = [one.stdout.removeprefix("started\n") + one.stderr for one in done]
+        assert [one.returncode for one in done] == [code] * 3, said
+        assert words in said[0] and said[0] == said[1] == said[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
+@pytest.mark.parametrize("environment", [{"GLIBC_TUNABLES": None}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_the_script_starts_again_as_it_was_called(script, tmp_path, environment):
+    done = run(tmp_path, script, "main", "--config=nowhere.py", "--workdir=läufe", **environment)
+    assert done.stdout.split() == ["started", "started"]
+    assert done.returncode == 2 and "there is no file nowhere.py" in done.stderr
+
+
+def test_a_plugin_in_the_folder_is_found_by_the_script(script, tmp_path):
+    (tmp_path / "my_plugin.py").write_text("print('mine')\n")
+    done = run(tmp_path, script, "predict", "--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin")
+    assert done.stdout.split() == ["started", "mine"] and "nowhere/config.json: is missing" in done.stderr

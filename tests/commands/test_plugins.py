@@ -1,0 +1,166 @@
+"""Modules of the user's that add rows to the tables: what they may do, and a run of one from its sweep to its masks."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+from etils import epath
+import numpy as np
+import pytest
+
+from files import one_sentence, save, write
+from msl_jax import plugins, settings
+from msl_jax.data.readers import READERS
+from msl_jax.data.weak_labels import RECIPES
+from msl_jax.errors import InputError
+from msl_jax.methods.table import METHODS, Method
+from msl_jax.methods.terms import TERMS
+from msl_jax.models.dual_branch import NETWORKS
+from msl_jax.runs.config import claim, read
+from msl_jax.training.sweep import is_done
+from processes import ROOT
+
+MINE = """
+import dataclasses
+from msl_jax import plugins
+from msl_jax.data.readers import phantom
+from msl_jax.data.weak_labels import erosion
+from msl_jax.methods.losses import entropy
+from msl_jax.methods.table import Method
+from msl_jax.methods.terms import Term
+from msl_jax.models.dual_branch import NETWORKS
+
+def read(source):
+    return phantom.READER.read(source)
+
+def thin(mask, where, style):
+    return erosion(mask, where, style)
+
+plugins.register_term("doubt", Term(("student",), "weak", lambda logits, *_: entropy(logits["student"])))
+plugins.register_method("mine", Method({"s": 1.0, "w": 0.5, "kd": 1.0, "doubt": 0.25}))
+plugins.register_reader("ours", dataclasses.replace(phantom.READER, read=read))
+plugins.register_recipe("thin", thin)
+plugins.register_network("again", NETWORKS["unet"])
+"""
+
+
+def call(folder, name, *argv):
+    """A command in this folder, whose current folder is found first, as it is by `python -m`."""
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags):
+    write(tmp_path, {"my_plugin.py": MINE})
+    save(tmp_path / "images" / "a.nii.gz", np.random.default_rng(0).random((3, 40, 40)).astype(np.float32))
+    ours = {"data.layout": "ours", "data.weak": "thin", "model.name": "again", "method.terms.doubt": 0.75}
+    short = {f"train.{key}": 2 for key in ("steps", "report_every", "checkpoint_every", "validate_every")}
+    flags = [f"--config.{key}={value}" for key, value in (ours | short).items()]
+    sweep = ["--methods=mine", "--strong=2", "--seeds=0", "--workdir=sweep"]
+    done = call(tmp_path, "sweep", "--config=phantom", *tiny_flags, *flags, *sweep, "--plugins=my_plugin")
+    run = tmp_path / "sweep" / "mine" / "strong2" / "seed0"
+    assert done.returncode == 0, done.stderr + (run / "train.log").read_text()
+    config = json.loads((run / "config.json").read_text())
+    assert config["plugins"] == ["my_plugin"] and config["method"]["terms"]["doubt"] == 0.75
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header[:7] == ["step", "learning_rate", "loss", "s", "w", "kd", "doubt"]
+
+    predict = ["predict", f"--workdir={run}", "--input=images", "--output=masks"]
+    said = [f"{run}/config.json", "begun with plugins that are not loaded; give --plugins=my_plugin."]
+    for argv in (predict, ["main", "--config=phantom:method=mine", *flags, f"--workdir={run}"]):
+        lacking = call(tmp_path, *argv)
+        one_sentence(lacking.returncode, lacking.stderr, said)
+        assert lacking.returncode == 2 and not (tmp_path / "masks").exists()
+    done = call(tmp_path, *predict, "--plugins", "my_plugin")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "masks" / "a.nii.gz").exists()
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Tables that are as they were when the test has ended."""
+    before = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
+    monkeypatch.setattr(plugins, "_loaded", [])
+    yield
+    for table, rows in before:
+        table.clear()
+        table.update(rows)
+
+
+def test_what_is_registered_is_a_row(tables):
+    term = dataclasses.replace(TERMS["ent"])
+    plugins.register_term("doubt", term)
+    plugins.register_term("doubt", term)
+    plugins.register_method("mine", Method({"s": 1.0, "doubt": 0.5}))
+    plugins.register_method("mine", Method({"s": 1.0, "doubt": 0.5}))
+    assert METHODS["mine"].branches() == {"teacher": ("strong",), "student": ("weak",)}
+    assert "doubt" in settings.load("phantom", "method=mine").method.terms
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda: plugins.register_method("kl", Method({"s": 2.0})), "the method 'kl': there is another of that name"),
+        (lambda: plugins.register_term("loss", TERMS["s"]), "the term 'loss': there is another"),
+        (lambda: plugins.register_term("a b", TERMS["s"]), "the term 'a b': its name is no plain word"),
+        (lambda: plugins.register_term("items", TERMS["s"]), "the term 'items': its name is no plain word"),
+        (lambda: plugins.register_reader("acdc", READERS["msd"]), "the reader 'acdc': there is another"),
+        (lambda: plugins.register_network("unet", NETWORKS["released"]), "the network 'unet': there is another"),
+        (lambda: plugins.register_recipe("drawn", RECIPES["box"]), "the recipe 'drawn': there is another"),
+    ],
+)
+def test_a_name_that_cannot_be_taken(tables, add, said):
+    with pytest.raises(InputError, match=f"^{said}.*; give .*own.$|^{said}.*; give one of letters"):
+        add()
+
+
+MODULES = {
+    "nowhere_at_all": (None, ["there is no module nowhere_at_all", "PYTHONPATH"]),
+    "my-module": (None, ["is no module's name", "like my_module"]),
+    "fails_a": ("import nowhere_at_all", ["ModuleNotFoundError", "'nowhere_at_all'", "MSL_JAX_TRACEBACK"]),
+    "fails_b": ("1 / 0", ["ZeroDivisionError", "correct it"]),
+    "fails_c": (
+        "from msl_jax import plugins\nplugins.register_recipe('box', print)",
+        ["the recipe 'box': there is another", "give yours its own"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_cannot_be_loaded(tables, refused, tmp_path, monkeypatch, name):
+    text, said = MODULES[name]
+    write(tmp_path, {f"{name}.py": text} if text else {})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    refused(
+        ["predict", f"--plugins={name}", "--workdir=RUN", "--input=x", "--output=y"], [f"--plugins={name}: ", *said]
+    )
+
+
+def test_runs_say_which_plugins_they_need_and_import_none(tables, untrained, tmp_path):
+    run, config = untrained("method=kl_ent,strong=2,seed=1"), tmp_path / "config.json"
+    settings = json.loads((run / "config.json").read_text())
+    assert "plugins" not in settings
+    write(tmp_path, {"lies_here.py": "raise SystemExit"})
+    for given, said in (
+        (["lies_here", "json"], r"not loaded; give --plugins=lies_here,json\.$"),
+        ("lies_here", "make them a list"),
+        ([1], "make them a list"),
+    ):
+        config.write_text(json.dumps(settings | {"plugins": given}))
+        with pytest.raises(InputError, match=f"config.json: .*{said}"):
+            read(tmp_path)
+    config.write_text(json.dumps(settings | {"plugins": ["json"]}))
+    assert read(tmp_path)["plugins"] == ["json"] and "lies_here" not in sys.modules
+
+
+def test_a_run_keeps_the_plugins_it_was_begun_with(tables, opened, tmp_path, monkeypatch):
+    experiment, workdir = opened(), epath.Path(tmp_path)
+    for now, kept in ((["json"], ["json"]), (["json", "csv"], ["json"])):
+        monkeypatch.setattr(plugins, "_loaded", now)
+        claim(experiment, workdir)
+        assert read(workdir)["plugins"] == kept and not is_done(tmp_path, experiment.config)
+    assert plugins.flag() == "--plugins=json,csv"

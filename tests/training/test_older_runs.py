@@ -1,0 +1,126 @@
+"""Runs that were begun before the tables had a row, or with a row that they have no more."""
+
+import dataclasses
+import json
+
+from etils import epath
+import jax
+import pytest
+
+from msl_jax.errors import InputError
+from msl_jax.evaluation import comparison
+from msl_jax.evaluation.comparison import Run
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.methods.terms import TERMS
+from msl_jax.runs import checkpoints, journal
+from msl_jax.runs.config import claim, read_config
+from msl_jax.training.loop import train
+from msl_jax.training.sweep import is_done
+from trees import unequal
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.fixture
+def go(tmp_path, tiny_config):
+    """go(name, **terms) -> experiment, folder and last state of a run of 4 steps, checkpointed every 2."""
+
+    def run(name, **terms):
+        config = tiny_config("method=kl_ent")
+        for term, weight in terms.items():
+            config.method.terms[term] = weight
+        experiment, workdir = open_experiment(config), epath.Path(tmp_path) / name
+        claim(experiment, workdir)
+        return experiment, workdir, jax.device_get(train(experiment, workdir))
+
+    return run
+
+
+def edit(workdir, change):
+    """Changes what a run's config.json says of its method."""
+    config = json.loads((workdir / "config.json").read_text())
+    change(config["method"])
+    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def without(*terms):
+    """A change of config.json to what it was before there were these terms."""
+
+    def change(method):
+        for term in terms:
+            del method["terms"][term], method["rampup"][term]
+
+    return change
+
+
+@pytest.fixture
+def broken_off(go, tmp_path, monkeypatch):
+    """A run that broke off after step 3, with step 2 on disk, and that knows nothing of dice."""
+
+    def say(self, step, row):
+        if step == 3:
+            raise Broken
+
+    def save(manager, *items):
+        original(manager, *items)
+        manager.wait_until_finished()
+
+    original = checkpoints.save
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Clock, "say", say)
+        patch.setattr(checkpoints, "save", save)
+        with pytest.raises(Broken):
+            go("older")
+    workdir = epath.Path(tmp_path) / "older"
+    edit(workdir, without("dice"))
+    return workdir
+
+
+def test_a_run_older_than_a_term_goes_on_bit_for_bit(go, broken_off, monkeypatch):
+    _, whole, state = go("whole")
+    monkeypatch.setitem(TERMS, "later", dataclasses.replace(TERMS["ent"]))
+    experiment, older, resumed = go("older")
+    assert older == broken_off and "later" in experiment.config.method.terms
+    assert not unequal(state, resumed)
+    assert (older / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    header = (older / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "later" not in header and "dice" not in header
+    saved = [
+        checkpoints.load(checkpoints.open_manager(folder), "last", network=state.network()) for folder in (whole, older)
+    ]
+    assert saved[0][0] == saved[1][0] == 4 and not unequal(saved[0][1]["network"], saved[1][1]["network"])
+    kept = json.loads((older / "config.json").read_text())["method"]
+    assert (kept["terms"]["dice"], kept["terms"]["later"], kept["rampup"]["later"]) == (0.0, 0.0, 0)
+
+
+def test_a_sweep_takes_a_run_that_is_older_than_a_term(tiny_config, tmp_path, monkeypatch):
+    experiment = open_experiment(tiny_config("method=kl_ent"))
+    claim(experiment, epath.Path(tmp_path))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "test.json").write_text(json.dumps({"checkpoint": "last", "branches": {}}))
+    (tmp_path / "results" / "test.csv").write_text("case\n")
+    edit(tmp_path, without("dice", "proposal"))
+    monkeypatch.setitem(TERMS, "later", dataclasses.replace(TERMS["ent"]))
+    now = tiny_config("method=kl_ent")  # whose terms have a row more
+    assert is_done(tmp_path, open_experiment(now).config)
+    read = comparison.read(tmp_path, Run("kl_ent", 3, 0))
+    assert list(read.config["method"]["terms"]) == list(TERMS) and read.config["method"]["terms"]["later"] == 0.0
+    now.method.terms.later = 1.0
+    with pytest.raises(InputError, match=r"\(method.terms.later was 0.0 and is 1.0\)"):
+        is_done(tmp_path, open_experiment(now).config)
+
+
+def test_a_term_that_is_not_known_any_more(tiny_config, tmp_path):
+    """It goes unsaid where it was not used, and is named where it was."""
+    experiment = open_experiment(tiny_config("method=kl_ent"))
+    claim(experiment, epath.Path(tmp_path))
+    edit(tmp_path, lambda method: method["terms"].update(gone=0.0))
+    claim(experiment, epath.Path(tmp_path))
+    edit(tmp_path, lambda method: method["terms"].update(gone=0.0))
+    assert "gone" not in read_config(epath.Path(tmp_path)).method.terms
+    edit(tmp_path, lambda method: method["terms"].update(gone=0.5))
+    for use in (lambda: claim(experiment, epath.Path(tmp_path)), lambda: read_config(epath.Path(tmp_path))):
+        with pytest.raises(InputError, match=r"config.json: the run was trained with gone, .*--plugins=MODULE\.$"):
+            use()
