@@ -14,12 +14,12 @@ from msl_jax.data.weak_labels import DRAWN, RECIPES, Style, Where
 class Annotator:
     """Where weak labels come from.
 
-    Masks are resized before a recipe sees them: a core of few pixels would vanish if it were.
+    Masks are resized before a recipe sees them: resizing the weak label instead could lose a core of a few pixels.
 
     Attributes:
       recipe: a key of weak_labels.RECIPES, or DRAWN.
       style: of the recipes.
-      of_patient: patient -> recipe, for those whose recipe is another.
+      of_patient: patient -> recipe, for patients with a recipe of their own.
     """
 
     recipe: str
@@ -37,10 +37,10 @@ class Annotator:
           entry: the case.
           z: the slice's number.
           label: int32 (y, x), the mask's classes at the network's size, UNLABELED where there is none.
-          annotation: int32, the drawn annotation's at native size, UNLABELED where there is none.
+          annotation: int32, the drawn annotation's classes at native size, UNLABELED where there is none.
 
         Returns:
-          int32, as `label`.
+          int32 (y, x) like `label`.
         """
         recipe = self.recipe_of(entry.patient)
         if recipe != DRAWN:

@@ -1,8 +1,8 @@
-"""Builds a data set once into the TFDS cache and opens what was built.
+"""Builds a data set once into the TFDS cache and opens it from there.
 
-What is built holds every slice at its native size with the masks' own values, and knows nothing of splits, classes,
-weak labels or image sizes: those are settings of a run. The build's name carries a hash of the source's contents and
-of the code that reads it, so that a changed source is built anew and an unchanged one never twice.
+The cache holds every slice at its native size with the masks' own values. Splits, classes, weak labels and image sizes
+are settings of a run and are not part of it. The name of a build contains a hash of the source's contents and of the
+code that reads it: a changed source is built again, an unchanged one is built once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from msl_jax.data import case, intensity
 from msl_jax.data import case as case_lib
+from msl_jax.data import intensity
 from msl_jax.data.case import Case, Reader, Source
 from msl_jax.data.formats import geometry, itk, nifti, orientation, slicer, volumes
 from msl_jax.data.readers import READERS, layouts
@@ -32,12 +32,20 @@ SPLIT = "slices"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where the slices of one case lie: records `first` to `first + slices - 1`, in the volume's order.
+    """One case: where its slices are, and what is known about it.
 
-    It is `masked` where it has a mask that labels a voxel, `full` where that leaves none open; `values` are those of
-    the mask. The axes (x, y, z) of its file point to `stored`, like "LPS", "" where that is not known; it is `turned`
-    where they were permuted or flipped to lie like the other cases', and then has these `directions`, as orientation.py
-    has them.
+    The fields that Case has, too, mean the same here.
+
+    Attributes:
+      first: the case's first record; its slices are records `first` to `first + slices - 1`, in the volume's order.
+      slices: number of slices.
+      masked: whether its mask labels at least one voxel.
+      full: whether its mask labels every voxel.
+      values: the values in its mask.
+      annotated: whether it has an annotation drawn by a person.
+      stored: where the axes (x, y, z) of its file point to, like "LPS"; "" where that is not known.
+      turned: whether its axes were permuted or flipped, so that it lies like the other cases.
+      directions: which way it lies after that, as orientation.py has it; None where that is not known.
     """
 
     name: str
@@ -62,12 +70,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set that was built: its cases and random access to its slices.
+    """A data set in the cache: its cases, and random access to its slices.
 
     Attributes:
       labels: name -> value of every structure.
-      channels: of every image.
-      contents: a hash of what the source held; equal wherever it lies.
+      channels: number of channels of every image.
+      contents: a hash of the source's contents, the same wherever the source lies.
       directions: which way the slices of all cases lie, as orientation.py has it; None where no file says.
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
@@ -87,12 +95,12 @@ class Dataset:
         return {entry.patient: entry.group for entry in self.entries}
 
     def masked(self, *, full: bool) -> list[str]:
-        """The patients all of whose cases have a mask, a `full` one without voxels it leaves open or any."""
+        """The patients with a mask for each of their cases; with `full`, only masks that label every voxel count."""
         without = {entry.patient for entry in self.entries if not (entry.full if full else entry.masked)}
         return [patient for patient in self.groups() if patient not in without]
 
     def roles(self) -> dict[str, str]:
-        """Patient -> role, where the data set's layout says it."""
+        """Patient -> role, for patients whose role the data set's layout gives."""
         return {entry.patient: entry.role for entry in self.entries if entry.role}
 
     def of_patients(self, patients: list[str]) -> list[Entry]:
@@ -100,7 +108,7 @@ class Dataset:
         return [entry for entry in self.entries if entry.patient in set(patients)]
 
     def case(self, entry: Entry) -> Case:
-        """Reads one case back whole, as its reader gave it."""
+        """Reads a whole case back, as its reader returned it and turned like the others."""
         indices = range(entry.first, entry.first + entry.slices)
         slices = [self.features.deserialize_example_np(record) for record in self.records.__getitems__(list(indices))]
         volumes = {key: np.stack([s[key] for s in slices]) for key in ("image", "mask", "annotation")}
@@ -122,12 +130,12 @@ class Dataset:
 
 
 class MslSlices(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder over one reader: an example a slice, in the reader's order."""
+    """TFDS builder over one reader: one example per slice, in the reader's order."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, source: Source, name: str, **kwargs: Any):
-        """Builds from `source` into the folder of the config `name`; the rest is TFDS's."""
+        """Builds from `source` into the folder of the config `name`; further arguments go to TFDS."""
         self._source = source
         super().__init__(config=name, **kwargs)
 
@@ -194,10 +202,10 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
 
 def build(source: Source, cache: str | None = None) -> Dataset:
-    """Opens the data set, building it first where this source was not built before.
+    """Opens a data set; builds it first if the cache does not hold it.
 
     Args:
-      source: its layout, where it lies and what else is to be known.
+      source: its layout and folder, and what its files leave unsaid.
       cache: TFDS's data_dir; None for TFDS's own default.
 
     Raises:
@@ -221,7 +229,7 @@ def build(source: Source, cache: str | None = None) -> Dataset:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
-    except FileExistsError:  # another process was building the same and came first
+    except FileExistsError:  # another process built the same and finished first
         builder = opened()
     metadata = builder.info.metadata
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
@@ -237,7 +245,7 @@ def build(source: Source, cache: str | None = None) -> Dataset:
 
 
 def _common_directions(reader: Reader, source: Source) -> np.ndarray | None:
-    """Which way the slices of most cases lie; None where no file says. Reads every case once."""
+    """Which way the slices of most cases lie; None if no file says. Reads every case once."""
     if not reader.oriented:
         return None
     cases = case_lib.load_all(reader.read(source))
@@ -263,8 +271,8 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 
 
 def _code(layout: str) -> list[bytes]:
-    """The source text of whatever decides what is built."""
-    shared = (sys.modules[__name__], case, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
+    """The source code that determines the contents of a build."""
+    shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
     return [*(pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared), _text_of(READERS[layout].read)]
 
 

@@ -1,4 +1,4 @@
-"""What a reader is asked and what it hands over: volumes with their masks and annotations, and the words for them."""
+"""The types between readers and the rest: a data set's source, its cases, and the interface of a reader."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -15,7 +15,7 @@ from msl_jax.errors import InputError, raise_all
 from msl_jax.labels import UNLABELED
 
 ROLES = ("strong", "weak", "validation", "test")
-"""What a patient can be for."""
+"""The roles that a patient can have in an experiment."""
 
 
 def in_case(value: int) -> int:
@@ -25,16 +25,16 @@ def in_case(value: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set lies, and what its files leave unsaid.
+    """Where a data set lies, and what its files do not say.
 
     Attributes:
       layout: a key of builder.READERS.
-      path: the data set's folder; of the phantom, how many and which.
-      labels: name -> value of every structure, where the layout does not say; elsewhere empty.
+      path: the data set's folder; for the phantom, the number of patients and the seed.
+      labels: name -> value of every structure; empty if the layout says it.
       unlabeled: the value in masks and annotations of a pixel nobody annotated, where the layout does not say.
-      patient: a regular expression: what its first group finds in the name of a case is the patient. "" where every
-        case is a patient of its own, or the layout says whose it is.
-      axis: of the files' arrays (x, y, z), across which slices are cut: 2 for z.
+      patient: a regular expression whose first group finds the patient in the name of a case. "" if every case is a
+        patient of its own, or if the layout maps cases to patients.
+      axis: the axis of the files' arrays (x, y, z) that slices are perpendicular to: 2 for z.
     """
 
     layout: str
@@ -45,7 +45,7 @@ class Source:
     axis: int = 2
 
     def patient_of(self, case: str) -> str:
-        """Whose case this is; raises InputError where the pattern does not say."""
+        """The patient of a case; raises InputError if the pattern does not find one."""
         if not self.patient:
             return case
         found = re.search(self.patient, case)
@@ -57,7 +57,7 @@ class Source:
 
 
 class Measured(Protocol):
-    """What has voxels of a size: a case, its entry in the data set, a volume."""
+    """Anything with a voxel size: a case, its entry in the data set, a volume."""
 
     @property
     def units(self) -> str:
@@ -74,10 +74,10 @@ class Case:
 
     Attributes:
       name: unique within the data set; what its files are called, without ending.
-      patient: whose volume it is; a split never divides a patient.
+      patient: whose volume it is. All cases of a patient are in the same part of a split.
       image: float32 (slice, y, x, channel), intensities as stored.
-      mask: uint8 (slice, y, x), the data set's own label values, UNLABELED where the mask leaves it open; None without.
-      annotation: uint8 (slice, y, x), label values or UNLABELED, as drawn by a person; None without one.
+      mask: uint8 (slice, y, x), the data set's own label values, UNLABELED where nobody annotated; None without a mask.
+      annotation: uint8 (slice, y, x), label values or UNLABELED, drawn by a person; None without one.
       spacing: size of a voxel along (slice, y, x), in `units`.
       units: "mm", or "voxel" where the file's header says nothing.
       directions: which way it lies, as orientation.py has it; None where that is not known.
@@ -85,7 +85,7 @@ class Case:
       phase: "ED", "ES", or "" where the data set knows no phases.
       frame: number of the frame within the patient's series, 0 where there is none.
       role: what the data set's own layout says the patient is for, one of ROLES; "" where it says nothing.
-      remarks: what looks odd about its files and does not stop them from being read, a sentence each.
+      remarks: what looks odd about its files but does not prevent reading them, one sentence each.
     """
 
     name: str
@@ -116,12 +116,12 @@ def turned(case: Case, turn: Turn) -> Case:
 
 
 def shared_unit(measured: Iterable[Measured]) -> str:
-    """The unit in which the distances of some cases have a mean.
+    """The unit of the mean distance over some cases.
 
-    A file without a unit whose voxels have size 1 and that says which way it lies is in mm where the others are.
+    A file without a unit, with voxels of size 1 and with known directions counts as mm if the others are in mm.
 
     Raises:
-      InputError: some have voxel sizes and some have none.
+      InputError: some cases have voxel sizes and some have none.
     """
     measured = list(measured)
     units = {one.units for one in measured}
@@ -134,14 +134,14 @@ def shared_unit(measured: Iterable[Measured]) -> str:
 
 
 Load = Callable[[], Case]
-"""Reads one case; raises InputError where a file of it cannot be used."""
+"""Reads one case; raises InputError if one of its files cannot be used."""
 
 
 def load_all(loads: Iterable[Load]) -> Iterator[Case]:
-    """Reads case by case up to the first that cannot be used, and then looks through the others for the like.
+    """Yields cases up to the first that cannot be used, then only checks the remaining ones.
 
     Raises:
-      InputError: after the last case, with what is wrong with each.
+      InputError: after the last case, with one line for each case that cannot be used.
     """
     problems: list[str] = []
     first = None
@@ -162,13 +162,13 @@ def load_all(loads: Iterable[Load]) -> Iterator[Case]:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A data set's layout, as the builder wants it.
+    """How a data set of one layout is read.
 
     Attributes:
       labels: source -> name -> value of every structure a mask may hold; 0 is background and not named.
-      fingerprint: source -> text that changes whenever the data do.
-      read: source -> what reads each of its cases, slices across the files' last axis, in an order that depends on the
-        source alone.
+      fingerprint: source -> text that changes whenever the data change.
+      read: source -> a function for each case that reads it, with slices along the files' last axis. The order depends
+        on the source alone.
       images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
         each channel or one for all.
       read_image: those files -> the image, on the grid that a label map is to be written on.

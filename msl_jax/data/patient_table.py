@@ -31,7 +31,7 @@ def read_table(path: str, patients: Collection[str]) -> Table:
     try:
         rows = list(csv.DictReader(text.splitlines(), restkey="(more values than columns)", restval=""))
     except csv.Error as error:
-        raise InputError(f"{path}: is no readable CSV file ({error}); write it anew.") from error
+        raise InputError(f"{path}: is no readable CSV file ({error}); write it again.") from error
     found = list(dict.fromkeys(column for row in rows for column in row))
     if "patient" not in found or not set(found) <= set(COLUMNS):
         raise InputError(f"{path}: its columns are {', '.join(found)}; give patient and any of role, group, weak.")

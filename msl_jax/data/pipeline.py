@@ -86,7 +86,7 @@ def batches(
 
 
 def cases_of(sets: Mapping[str, Sequence[Entry]], sizes: Mapping[str, int], seed: int, step: int) -> list[str]:
-    """The names of the cases whose slices are in the batch of a step, counted from 0; arguments as of `batches`."""
+    """The names of the cases in the batch of a step, counted from 0; arguments as in `batches`."""
     names: dict[str, None] = {}
     for name, entries in sets.items():
         owners = [entry.name for entry in entries for _ in range(entry.slices)]

@@ -1,4 +1,4 @@
-"""Who is train, validation, test, and whose masks are used in full: by patient, within groups, from a seed."""
+"""Splits into train, validation and test, and the strong patients: by patient, stratified by group, from a seed."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -12,7 +12,7 @@ ROLES = ("train", "validation", "test")
 
 
 def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
-    """Patients in a random order whose every beginning holds the groups in proportion, as nearly as can be.
+    """Patients in a random, stratified order: the first n hold the groups in proportion, as nearly as possible.
 
     Args:
       groups: patient -> group.

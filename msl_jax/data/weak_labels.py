@@ -1,4 +1,4 @@
-"""Weak annotations made from full masks, for experiments: which few pixels a hurried annotator would have drawn.
+"""Weak labels made from full masks, for experiments: the few pixels that an annotator in a hurry would mark.
 
 A recipe maps the label map of one slice, int (y, x) with classes 0 (background) to C - 1 and UNLABELED where the mask
 is partial, to a weak label map of the same shape: the class where the pixel is annotated, UNLABELED elsewhere. It never
@@ -17,7 +17,7 @@ from skimage.morphology import skeletonize
 from msl_jax.labels import UNLABELED
 
 DRAWN = "drawn"
-"""In place of a recipe: what a person drew, or the mask where that is all there is, or nothing."""
+"""Instead of a recipe: the annotation that a person drew, else the mask, else nothing."""
 MAX_EROSIONS = 10
 MARGIN = 0.04
 """How far the background's scribble keeps from the structures, as a share of the slice's shorter side.
@@ -49,12 +49,12 @@ class Where:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How it is annotated, in every slice alike.
+    """How slices are annotated, the same for all of them.
 
     Attributes:
       background: whether background is annotated too, by the recipes that leave the choice.
       radius: of discs, in pixels; 0 is a single pixel.
-      every: `slices` annotates one slice in so many.
+      every: `slices` annotates every n-th slice.
     """
 
     background: bool
@@ -64,7 +64,7 @@ class Style:
 
 Recipe = Callable[[np.ndarray, Where, Style], np.ndarray]
 Part = Callable[[np.ndarray], np.ndarray]
-"""A structure, bool (y, x), to those of its pixels that are annotated."""
+"""A structure, bool (y, x) -> its annotated pixels, bool (y, x)."""
 
 
 def erosion(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
@@ -132,7 +132,7 @@ def scribble(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
 def box(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
     """Background outside the union of the structures' bounding boxes, nothing inside, whatever `style.background`.
 
-    Where there is no structure all is background: who draws no box says that there is nothing.
+    Without a structure everything is background: drawing no box says that there is no structure.
     """
     weak = np.where(mask == 0, 0, UNLABELED).astype(np.int32)
     for _, bounds in _structures(mask):
@@ -169,24 +169,25 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def resize(weak: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour to `size` (y, x), in which no annotated pixel vanishes without another in its place.
+    """Resizes to `size` (y, x) by nearest neighbour, without losing thin annotations.
 
-    Samples where tf.image.resize(..., "nearest") does. What is annotated then fills the pixel its centre lies in if
-    that is UNLABELED: of several classes the one with most pixels there, of equals the lowest. So nothing but another
-    class within the same pixel drives out a class, and where both axes grow this is nearest neighbour alone.
+    Samples where tf.image.resize(..., "nearest") does. Then each annotated pixel also labels the new pixel that its
+    centre lies in, if that one is UNLABELED; of several classes the one with most pixels wins, of equals the lowest. So
+    a class disappears only where another class takes the same new pixel. If both axes grow, this is plain nearest
+    neighbour.
 
     Args:
-      weak: int (y, x), classes or UNLABELED, on the grid it was drawn on.
+      weak: int (y, x), classes or UNLABELED, on its own grid.
       size: (y, x) of the result.
 
     Returns:
       int32 `size`, classes or UNLABELED.
     """
     resized = weak[np.ix_(*map(_sampled, weak.shape, size))].astype(np.int32)
-    drawn = np.nonzero(weak != UNLABELED)
-    y, x = ((2 * i + 1) * new // (2 * old) for i, old, new in zip(drawn, weak.shape, size, strict=True))
+    annotated = np.nonzero(weak != UNLABELED)
+    y, x = ((2 * i + 1) * new // (2 * old) for i, old, new in zip(annotated, weak.shape, size, strict=True))
     unseen = resized[y, x] == UNLABELED
-    pixels_and_classes = np.stack([y, x, weak[drawn]])[:, unseen]
+    pixels_and_classes = np.stack([y, x, weak[annotated]])[:, unseen]
     (y, x, label), votes = np.unique(pixels_and_classes, axis=1, return_counts=True)
     last_wins = np.lexsort((-label, votes))
     resized[y[last_wins], x[last_wins]] = label[last_wins]

@@ -89,7 +89,7 @@ def with_voxel(voxels, value, dtype):
 ZIPPED = gzip.compress(nifti())
 TERABYTES = [3, 30000, 30000, 30000, 1, 1, 1, 1]
 IMAGE_FILES = {
-    "empty": ("b.nii", b"", ["no readable NIfTI", "export it anew"]),
+    "empty": ("b.nii", b"", ["no readable NIfTI", "export it again"]),
     "empty, by the name zipped": ("b.nii.gz", b"", ["no readable NIfTI"]),
     "no gzip": ("b.nii.gz", nifti(), ["no gzip file", "fetch the file again"]),
     "zipped, by the name not": ("b.nii", ZIPPED, ["no readable NIfTI"]),
@@ -137,7 +137,7 @@ def test_an_image_that_cannot_be_used(refused, drawn, tmp_path, case):
 
 GRID = np.diag([-1.5, -1.25, 8, 1])
 MASK_FILES = {
-    "negative": (MASK.astype(np.int16) - 1, ["whole numbers from 0 to 255", "export it anew"], True),
+    "negative": (MASK.astype(np.int16) - 1, ["whole numbers from 0 to 255", "export it again"], True),
     "fractions": (MASK.astype(np.float32) / 2, ["whole numbers from 0 to 255"], True),
     "NaN": (with_voxel(MASK, np.nan, np.float32), ["whole numbers from 0 to 255"], True),
     "above 255": (with_voxel(MASK, 256, np.int16), ["whole numbers from 0 to 255"], True),

@@ -1,4 +1,4 @@
-"""What affines say: whether a file's makes sense, and how far apart two grids lie.
+"""Checks of affines, and the distance between two grids.
 
 An affine is float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1) in mm.
 """
@@ -13,15 +13,15 @@ import numpy as np
 from msl_jax.errors import InputError
 
 SAME_SIZE = 1e-3
-"""By what part two sizes of one voxel may differ."""
+"""Largest relative difference between two sizes given for the same voxel."""
 SAME_PLACE = 0.1
-"""By how many voxels two grids may lie apart and be one: files round their origins."""
+"""Voxels that two grids may be apart and still count as one, since files round their origins."""
 SKEW = 1.0
-"""By how many degrees axes may be off perpendicular without a remark."""
+"""Degrees that axes may be off perpendicular without a remark."""
 
 
 def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names: tuple[str, str]) -> tuple[str, ...]:
-    """Looks through a file's geometry.
+    """Checks a file's geometry.
 
     Args:
       path: the file, for the message.
@@ -30,13 +30,13 @@ def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names:
       names: what the file calls these sizes, and what the affine.
 
     Returns:
-      What looks odd, a sentence each.
+      What looks odd, one sentence each.
 
     Raises:
       InputError: a number is not finite, the affine is singular, or its voxels are of other sizes.
     """
     if not np.isfinite(affine).all():
-        raise InputError(f"{path}: its affine holds NaN or infinite values; export it anew.")
+        raise InputError(f"{path}: its affine holds NaN or infinite values; export it again.")
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         axes = affine[:3, :3] / lengths
@@ -46,7 +46,7 @@ def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names:
             f"{path}: its {names[1]} is singular, it does not span three dimensions; export the file again."
         )
     if not np.allclose(lengths, sizes, rtol=SAME_SIZE, atol=0):
-        given, other = ("(" + ", ".join(f"{size:.6g}" for size in said) + ")" for said in (sizes, lengths))
+        given, other = ("(" + ", ".join(f"{size:.6g}" for size in three) + ")" for three in (sizes, lengths))
         raise InputError(
             f"{path}: its header contradicts itself, voxels are of {given} mm by its {names[0]} and of {other} mm by "
             f"its {names[1]}; correct the one that is wrong, or export the file again."

@@ -110,11 +110,11 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
         raise InputError(f"{path}: a volume with three axes is needed, or of vectors with channels; export it as such.")
     end = re.search(layout.end, contents)
     if not end:
-        raise InputError(f"{path}: is no readable {path.suffix} file, its header does not end; export it anew.")
+        raise InputError(f"{path}: is no readable {path.suffix} file, its header does not end; export it again.")
     header = contents[: end.end()]
     if re.search(layout.too_long, header):
         raise InputError(
-            f"{path}: is no readable {path.suffix} file, a line of its header is too long; export it anew."
+            f"{path}: is no readable {path.suffix} file, a line of its header is too long; export it again."
         )
     if not re.search(layout.binary, header):
         raise InputError(
@@ -131,18 +131,18 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
         reader.ReadImageInformation()
         promised = _promised(path, reader)
         _check_size(path, packed, promised, deflated)
-        if any(said.strip() != str(len(packed)).encode() for said in re.findall(layout.packed_bytes, contents)):
+        if any(size.strip() != str(len(packed)).encode() for size in re.findall(layout.packed_bytes, contents)):
             raise InputError(
                 f"{path}: its header promises other than the {len(packed)} bytes there; fetch the file again."
             )
         affine = _affine(reader)
         spacing = reader.GetSpacing()
         if not all(0 < size < math.inf for size in spacing):
-            raise InputError(f"{path}: its voxel sizes {spacing} are no lengths; export it anew.")
+            raise InputError(f"{path}: its voxel sizes {spacing} are no lengths; export it again.")
         remarks = geometry.check(path, affine, spacing, ("spacing", "directions"))
         voxels = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise InputError(f"{path}: is no readable {path.suffix} file; export it anew.") from error
+        raise InputError(f"{path}: is no readable {path.suffix} file; export it again.") from error
     return {
         "voxels": voxels,
         "spacing": spacing[::-1],
@@ -177,9 +177,9 @@ def _affine(reader: "sitk.ImageFileReader") -> np.ndarray:
 
 def _voxels_at(path: pathlib.Path, layout: Layout, contents: bytes, start: int, deflated: bool) -> int:
     """Where voxels begin: behind the header, which ends at `start`, and what it says to skip."""
-    said = [re.findall(pattern, contents[:start]) for pattern in (layout.skipped_lines, layout.skipped_bytes)]
-    texts = [found[0].strip() if found else b"0" for found in said]
-    if any(len(found) > 1 for found in said) or not all(re.fullmatch(rb"[0-9]{1,9}", text) for text in texts):
+    skips = [re.findall(pattern, contents[:start]) for pattern in (layout.skipped_lines, layout.skipped_bytes)]
+    texts = [found[0].strip() if found else b"0" for found in skips]
+    if any(len(found) > 1 for found in skips) or not all(re.fullmatch(rb"[0-9]{1,9}", text) for text in texts):
         raise InputError(f"{path}: its header skips an unknown number of lines or bytes; export it again without.")
     lines, count = map(int, texts)
     if count and deflated:
@@ -198,7 +198,7 @@ def _promised(path: pathlib.Path, reader: "sitk.ImageFileReader") -> int:
     sizes = {getattr(sitk, f"sitk{of}{scalar}"): size for of in ("", "Vector") for scalar, size in SCALARS.items()}
     if reader.GetPixelID() not in sizes:
         kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        raise InputError(f"{path}: its voxels are of type {kind}, plain numbers are needed; export it anew.")
+        raise InputError(f"{path}: its voxels are of type {kind}, plain numbers are needed; export it again.")
     if reader.GetDimension() != 3 or not all(reader.GetSize()):
         raise InputError(
             f"{path}: its shape is {reader.GetSize()}; give a volume with three axes, or of vectors with channels."

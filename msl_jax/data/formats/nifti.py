@@ -94,7 +94,7 @@ def _image(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
     try:
         return kind.from_bytes(header.binaryblock + unpacked[header.sizeof_hdr :])
     except Exception as error:  # nibabel raises a dozen kinds for a bad header
-        raise InputError(f"{path}: is no readable NIfTI file ({error}); export it anew.") from error
+        raise InputError(f"{path}: is no readable NIfTI file ({error}); export it again.") from error
 
 
 def _promised(path: pathlib.Path, kind: type[nib.Nifti1Header], block: bytes) -> tuple[nib.Nifti1Header, int]:
@@ -106,13 +106,13 @@ def _promised(path: pathlib.Path, kind: type[nib.Nifti1Header], block: bytes) ->
         header.check_fix()
         dtype, shape, offset = header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
     except Exception as error:
-        raise InputError(f"{path}: is no readable NIfTI file ({error}); export it anew.") from error
+        raise InputError(f"{path}: is no readable NIfTI file ({error}); export it again.") from error
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it anew.")
+        raise InputError(f"{path}: its voxels are of type {dtype}, plain numbers are needed; export it again.")
     if any(length < 1 for length in shape):
         raise InputError(f"{path}: its shape is {shape}, an axis has no length; give a volume with three axes.")
     if 0 in sizes:  # of which nibabel makes 1
-        raise InputError(f"{path}: its voxel sizes {sizes} by pixdim are no lengths; export it anew.")
+        raise InputError(f"{path}: its voxel sizes {sizes} by pixdim are no lengths; export it again.")
     if offset < kind.single_vox_offset:
         raise InputError(
             f"{path}: its voxels begin at byte {offset} by its header (vox_offset), inside the header itself, which "
@@ -168,6 +168,6 @@ def _unit(path: pathlib.Path, image: nib.Nifti1Image) -> tuple[float, str]:
     unit = int(image.header["xyzt_units"]) % 8  # the other bits are the unit of time
     sizes = [float(size) for size in image.header.get_zooms()[:3]]
     if unit not in MILLIMETRES or not all(0 < size * MILLIMETRES[unit] < math.inf for size in sizes):
-        raise InputError(f"{path}: its voxel sizes {sizes} with unit code {unit} are no lengths; export it anew.")
+        raise InputError(f"{path}: its voxel sizes {sizes} with unit code {unit} are no lengths; export it again.")
     knows_nothing = sizes == [1, 1, 1] and not (_is_coded(image.header) and (image.affine != np.eye(4)).any())
     return MILLIMETRES[unit], "voxel" if unit == UNKNOWN_UNIT and knows_nothing else "mm"

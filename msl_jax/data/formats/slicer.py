@@ -24,13 +24,13 @@ def fields(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if FIELD.match(key)}
 
 
-def label_map(path: pathlib.Path, voxels: np.ndarray, said: Mapping[str, str]) -> np.ndarray:
+def label_map(path: pathlib.Path, voxels: np.ndarray, metadata: Mapping[str, str]) -> np.ndarray:
     """The values of all segments.
 
     Args:
       path: the file, for the message.
       voxels: (slice, y, x), or (slice, y, x, layer).
-      said: the file's `fields`.
+      metadata: the file's `fields`.
 
     Returns:
       (slice, y, x).
@@ -38,7 +38,9 @@ def label_map(path: pathlib.Path, voxels: np.ndarray, said: Mapping[str, str]) -
     Raises:
       InputError: voxels are fractions, or layers overlap or share a value.
     """
-    if any("fractional" in said.get(f"Segmentation_{key}Representation", "").lower() for key in ("Source", "Master")):
+    if any(
+        "fractional" in metadata.get(f"Segmentation_{key}Representation", "").lower() for key in ("Source", "Master")
+    ):
         raise InputError(f"{path}: is a segmentation by fractions of voxels; {CURE}.")
     if voxels.ndim == 3:
         return voxels
@@ -46,8 +48,8 @@ def label_map(path: pathlib.Path, voxels: np.ndarray, said: Mapping[str, str]) -
     what = f"{path}: is a segmentation of {len(layers)} layers"
     if (np.count_nonzero(layers, axis=0) > 1).any():
         raise InputError(f"{what} that overlap; {CURE}, where each voxel has one value.")
-    ids = [match[1] for key in said if (match := re.fullmatch(r"Segment(\d+)_ID", key))]
-    given = [said.get(f"Segment{number}_LabelValue", "1") for number in ids]
+    ids = [match[1] for key in metadata if (match := re.fullmatch(r"Segment(\d+)_ID", key))]
+    given = [metadata.get(f"Segment{number}_LabelValue", "1") for number in ids]
     held = [value for layer in layers for value in np.unique(layer) if value]
     if len(set(given)) < len(given) or len(set(held)) < len(held):
         raise InputError(f"{what} with segments of one value; {CURE}, where each segment has its own.")

@@ -209,7 +209,7 @@ def as_labels(volume: Volume) -> Volume:
         some = [f"{value:.6g}" for value in np.unique(voxels[~right])[:3]]
         raise InputError(
             f"{volume.path}: holds {', '.join(some)}; a label map holds whole numbers from 0 to 255 alone, give its "
-            "structures such values or export it anew."
+            "structures such values or export it again."
         )
     return dataclasses.replace(volume, voxels=labels)
 

@@ -106,8 +106,10 @@ def check_there(index: pathlib.Path, files: Iterable[pathlib.Path | None]) -> No
 
 def other_count(index: pathlib.Path, *counts: int) -> tuple[str, ...]:
     """A sentence where an index's numTraining is none of these counts of training cases."""
-    said = read_json(index).get("numTraining", counts[0])
-    return () if said in counts else (f"{index}: its numTraining is {said!r}, and it has {counts[0]} training cases.",)
+    listed = read_json(index).get("numTraining", counts[0])
+    if listed in counts:
+        return ()
+    return (f"{index}: its numTraining is {listed!r}, and it has {counts[0]} training cases.",)
 
 
 def given_labels(source: Source) -> dict[str, int]:
@@ -127,7 +129,7 @@ def check_labels(where: Any, labels: Mapping[str, Any], *unlabeled: int, kept: b
       where: what names them, for the message.
       labels: name of a structure -> its value: each another, a whole number from 1 to 255 and none of `unlabeled`.
       unlabeled: values of pixels nobody annotated.
-      kept: whether a case holds them as `in_case` has them, and not counted anew.
+      kept: whether a case holds the values that `in_case` gives, instead of new ones.
     """
     if not labels:
         raise InputError(f"{where}: names no structure; add one with its value.")

@@ -132,7 +132,7 @@ def _slices(files: Mapping[str, pathlib.Path]) -> dict[str, list[str]]:
         for before, after in itertools.pairwise(sorted(slices)):
             if after != before + 1:
                 path = files[slices[after]]
-                raise InputError(f"{path}: {volume} has no slice {before + 1}; add it, or number its slices anew.")
+                raise InputError(f"{path}: {volume} has no slice {before + 1}; add it, or renumber its slices.")
     return {volume: [slices[number] for number in sorted(slices)] for volume, slices in numbered.items()}
 
 
@@ -149,7 +149,7 @@ def _read(path: pathlib.Path, modes: Mapping[str, str]) -> volumes.Volume:
                     raise ValueError(f"its header promises {promised} pixels, more than {len(contents)} bytes can hold")
                 voxels = np.asarray(png.convert("L") if mode == "1" else png)[None]
     except Exception as error:  # Pillow raises half a dozen kinds for a bad file
-        raise InputError(f"{path}: is no readable PNG ({error}); export it anew.") from error
+        raise InputError(f"{path}: is no readable PNG ({error}); export it again.") from error
     if mode not in modes:
         raise InputError(f"{path}: is a PNG of mode {mode}; save it as {' or '.join(modes.values())}.")
     return volumes.Volume(path, voxels)

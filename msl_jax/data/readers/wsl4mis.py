@@ -117,7 +117,8 @@ def _array(path: pathlib.Path, file: "h5py.File", name: str) -> np.ndarray:
         )
     if not 0 < dataset.nbytes <= MOST_RATIO * path.stat().st_size:
         raise InputError(
-            f"{path}: its '{name}' promises {dataset.nbytes} bytes, none or more than the file can hold; fetch it anew."
+            f"{path}: its '{name}' promises {dataset.nbytes} bytes, none or more than the file can hold; "
+            "fetch it again."
         )
     return dataset[()]
 
