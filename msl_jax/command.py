@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from msl_jax import plugins, settings
 from msl_jax.errors import InputError, OddInput
+from msl_jax.settings.parsing import split_arg
 from msl_jax.system import machine, restart
 from msl_jax.system.paths import expanded, split
 from msl_jax.system.signals import Interrupted
@@ -157,7 +157,7 @@ class _ConfigFile(flags.ArgumentParser):
     """Loads the file of --config, whose whole code may run; whatever goes wrong in it is refused."""
 
     def parse(self, path: str) -> ConfigDict:
-        file, arg = re.findall(r"^(.*?\.py|[^:]*)(?::(.*))?$", path, re.DOTALL)[0]
+        file, arg = split_arg(path)
         file = expanded(file)
         if file not in settings.EXPERIMENTS and not os.path.exists(file):
             raise InputError(

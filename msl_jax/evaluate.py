@@ -6,7 +6,6 @@ python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=
 python -m msl_jax.evaluate --workdir=RUN --config=configs/acdc.py [--config.KEY=VALUE ...] --output=RESULTS.json
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -14,39 +13,39 @@ from etils import epath
 
 from msl_jax import command
 from msl_jax.errors import InputError
+from msl_jax.evaluation import results
 from msl_jax.evaluation.folders import evaluate_folders
-from msl_jax.evaluation.results import markdown, write_csv
-from msl_jax.evaluation.test_split import FOLDERS, RUN, load_for, score_test
-from msl_jax.experiments.opening import open_experiment
+from msl_jax.evaluation.test_split import evaluate_run
 from msl_jax.settings.rules import parse_labels
-from msl_jax.system import atomic
+
+FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
+"""Flags that go together."""
 
 
 def main(_) -> None:
     """Compares two folders, or scores a run on the test split of an experiment."""
     output = epath.Path(OUTPUT.value)
-    if output.suffix != ".json" or output.is_dir():
-        raise InputError(
-            f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
-        )
-    given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
-    if given == set(FOLDERS):
+    results.check_json(output)
+    if flags_given() == RUN:
+        summary, rows = evaluate_run(CONFIG.value, epath.Path(WORKDIR.value))
+    else:
         predictions, references = (pathlib.Path(flag.value) for flag in (PREDICTIONS, REFERENCES))
         labels = parse_labels(LABELS.value or "", "--labels")
         summary, rows = evaluate_folders(predictions, references, labels, SUFFIX.value, OPEN.value)
-    elif given == set(RUN):
-        opened = open_experiment(CONFIG.value)
-        network = load_for(opened, epath.Path(WORKDIR.value))
-        summary, rows = score_test(opened, *network)
-    else:
-        wanted = RUN if given and given <= set(RUN) else FOLDERS
-        missing = [name for name in wanted if name not in given]
-        wrong = f"--{', --'.join(missing)}: missing" if missing else f"--{', --'.join(sorted(given))}: too many"
-        raise InputError(f"{wrong}; give --{', --'.join(FOLDERS)}, or else --{' and --'.join(RUN)}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, output.with_suffix(".csv"))
-    atomic.write_text(output, json.dumps(summary, indent=2) + "\n")
-    print(markdown(summary))
+    results.write(summary, rows, output)
+    print(results.markdown(summary))
+
+
+def flags_given() -> tuple[str, ...]:
+    """Which flags say what to score, FOLDERS or RUN; raises InputError where some are missing or too many."""
+    given = {name for name in (*FOLDERS, *RUN) if flags.FLAGS[name].value is not None}
+    for names in (FOLDERS, RUN):
+        if given == set(names):
+            return names
+    wanted = RUN if given and given <= set(RUN) else FOLDERS
+    missing = [name for name in wanted if name not in given]
+    wrong = f"--{', --'.join(missing)}: missing" if missing else f"--{', --'.join(sorted(given))}: too many"
+    raise InputError(f"{wrong}; give --{', --'.join(FOLDERS)}, or else --{' and --'.join(RUN)}.")
 
 
 if __name__ == "__main__":

@@ -10,31 +10,14 @@ if __name__ == "__main__":
 
 from absl import flags
 from etils import epath
-import jax
 
 from msl_jax import command
-from msl_jax.errors import warn_all
-from msl_jax.evaluation.test_split import evaluate_test
-from msl_jax.experiments.cautions import cautions
-from msl_jax.experiments.opening import open_experiment
-from msl_jax.runs import lock
-from msl_jax.runs.config import claim
-from msl_jax.training import transfer
-from msl_jax.training.loop import train
+from msl_jax.training.complete import train_and_evaluate
 
 
 def main(_) -> None:
     """Trains, then evaluates the test split."""
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()
-    opened = open_experiment(CONFIG.value)
-    workdir = epath.Path(WORKDIR.value)
-    transfer.check(opened.config, workdir)
-    with lock.held(workdir):
-        claim(opened, workdir)
-        warn_all(cautions(opened))
-        train(opened, workdir)
-        evaluate_test(opened, workdir)
+    train_and_evaluate(CONFIG.value, epath.Path(WORKDIR.value), distributed=DISTRIBUTED.value)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,13 @@ from absl import flags
 from etils import epath
 
 from msl_jax import command
-from msl_jax.evaluation.suggestions import COLUMNS, LISTED, SHOWN, _rows, suggest
-from msl_jax.system import text
+from msl_jax.evaluation.suggestions import report, suggest
 
 
 def main(_) -> None:
     """Ranks what --input holds."""
     output = pathlib.Path(OUTPUT.value)
-    ranked = suggest(epath.Path(WORKDIR.value), pathlib.Path(INPUT.value), output)
-    print(text.markdown(COLUMNS, _rows(ranked)[:LISTED]))
-    cases, drawn = text.counted(len(ranked), "case"), min(SHOWN, len(ranked))
-    print(f"\n{cases} ranked in {output / 'suggest.csv'}, the first {drawn} drawn beside it")
+    print(report(suggest(epath.Path(WORKDIR.value), pathlib.Path(INPUT.value), output), output))
 
 
 if __name__ == "__main__":

@@ -23,67 +23,32 @@ The tables are written after each run, the figures at the end. A run whose check
 only missing from methods.png.
 """
 
-import pathlib
+import functools
 import sys
 
 from absl import flags
-import jax
+from ml_collections import config_flags
 
 from msl_jax import command
-from msl_jax.errors import InputError
-from msl_jax.evaluation import comparison
-from msl_jax.evaluation.comparison import Finished, Run
-from msl_jax.experiments.opening import open_experiment
-from msl_jax.system.paths import check_name
-from msl_jax.training import transfer
-from msl_jax.training.sweep import (
-    _flags_of,
-    _numbers,
-    _part,
-    draw,
-    is_done,
-    runs_of,
-    settings_of,
-    shares,
-    train,
-    with_settings,
-)
+from msl_jax.training.sweep import flags_of, numbers, part_of, runs_of, train_and_compare
 
 
 def main(_) -> None:
     """Trains what is missing, then writes what is there."""
-    jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
-    if "://" in WORKDIR.value:
-        raise InputError(f"--workdir={WORKDIR.value}: a sweep needs a folder of this machine, or one that is mounted.")
-    sweep = pathlib.Path(WORKDIR.value)
-    check_name(sweep)
-    runs = runs_of(NAMES.value, _numbers("strong", STRONG.value), _numbers("seeds", SEEDS.value))
-    opened = {run: open_experiment(with_settings(CONFIG.value, settings_of(run))) for run in runs}
-
-    def done() -> list[Run]:
-        return [run for run in runs if is_done(sweep / run.folder, opened[run].config)]
-
-    def finished() -> list[Finished]:
-        return [comparison.read(sweep / run.folder, run) for run in done()]
-
-    def write() -> str:
-        there = finished()
-        return comparison.write(sweep, there, [run for run in runs if run not in [f.run for f in there]])
-
-    there, machine = done(), shares(PARALLEL.value)
-    missing = [run for run in runs[_part(SHARE.value)] if run not in there]
-    for run in missing:
-        transfer.check(opened[run].config, sweep / run.folder)
-    print(f"{len(runs)} runs in {sweep}, {len(there)} of them done; {len(missing)} to train here", flush=True)
-    failed = train(sweep, missing, _flags_of, machine, after_each=write)
-    if done():
-        print(f"\n{write()}", flush=True)
-        draw(sweep, finished(), opened[runs[0]].data)
-        print(f"Written to {sweep}")
+    config = flags.FLAGS["config"]
+    failed = train_and_compare(
+        WORKDIR.value,
+        runs_of(NAMES.value, numbers("strong", STRONG.value), numbers("seeds", SEEDS.value)),
+        CONFIG.value,
+        functools.partial(
+            flags_of,
+            config=config_flags.get_config_filename(config),
+            settings=config_flags.get_override_values(config),
+        ),
+        parallel=PARALLEL.value,
+        part=part_of(SHARE.value),
+    )
     if failed:
-        print(
-            f"msl_jax: {len(failed)} of {len(missing)} runs failed; the same command tries them again.", file=sys.stderr
-        )
         sys.exit(1)
 
 

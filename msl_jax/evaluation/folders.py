@@ -40,13 +40,7 @@ def evaluate_folders(
     Raises:
       InputError: a folder is missing or empty, a prediction has no reference or two, or they lie on different grids.
     """
-    if unlabeled is None:
-        unlabeled = None if UNLABELED in labels.values() else UNLABELED
-    elif unlabeled in labels.values():
-        raise InputError(
-            f"--labels: {unlabeled} is a structure and the value of voxels that references leave open; give another "
-            "value as --unlabeled."
-        )
+    unlabeled = open_value(labels, unlabeled, "--labels", "--unlabeled")
     found: dict[str, list[pathlib.Path]] = {}
     for path in _files(references):
         found.setdefault(volumes.stem(path), []).append(path)
@@ -89,6 +83,28 @@ def evaluate_folders(
     warn_all(_unscored(set(found).difference(unknown), rows, suffix))
     warn_all(_left_out(unknown, others, predicted - others - {0, *labels.values()}))
     return results(rows, shared_unit(measured), None), rows
+
+
+def open_value(labels: Mapping[str, int], unlabeled: int | None, labels_name: str, unlabeled_name: str) -> int | None:
+    """The value of voxels that references leave open: UNLABELED unless given or a structure's; None for no value.
+
+    Args:
+      labels: name -> value of every structure to score.
+      unlabeled: the value, if given.
+      labels_name: what the caller names `labels` by, for the message.
+      unlabeled_name: what the caller names `unlabeled` by.
+
+    Raises:
+      InputError: a structure has the value that is given.
+    """
+    if unlabeled is None:
+        return None if UNLABELED in labels.values() else UNLABELED
+    if unlabeled in labels.values():
+        raise InputError(
+            f"{labels_name}: {unlabeled} is a structure and the value of voxels that references leave open; give "
+            f"another value as {unlabeled_name}."
+        )
+    return unlabeled
 
 
 def _unscored(references: Collection[str], rows: Sequence[Row], suffix: str) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Scores of cases, their means, and how both are written."""
 
 from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
+from msl_jax.errors import InputError
 from msl_jax.evaluation import metrics
 from msl_jax.system import atomic, text
 from msl_jax.system.text import counted
@@ -45,6 +47,21 @@ def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
         values = [row["scores"][name][metric] for name in structures for metric in metrics.METRICS]
         table.append([row["case"], row["patient"], row["branch"], *("" if np.isnan(v) else v for v in values)])
     atomic.write_text(path, text.csv_text(table))
+
+
+def check_json(output: epath.Path) -> None:
+    """Refuses a file for results that does not end in .json."""
+    if output.suffix != ".json" or output.is_dir():
+        raise InputError(
+            f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
+        )
+
+
+def write(summary: Mapping[str, Any], rows: Sequence[Row], output: epath.Path) -> None:
+    """Writes results into a JSON file, and the table of cases beside it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, output.with_suffix(".csv"))
+    atomic.write_text(output, json.dumps(summary, indent=2) + "\n")
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -156,6 +156,13 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
     return ranked
 
 
+def report(ranked: list[tuple[str, Doubt]], output: pathlib.Path) -> str:
+    """The first cases as a table, and where the others are that `suggest` wrote into `output`."""
+    cases, drawn = text.counted(len(ranked), "case"), min(SHOWN, len(ranked))
+    table = text.markdown(COLUMNS, _rows(ranked)[:LISTED])
+    return f"{table}\n\n{cases} ranked in {output / 'suggest.csv'}, the first {drawn} drawn beside it"
+
+
 def _rows(ranked: list[tuple[str, Doubt]]) -> list[tuple]:
     """A row of COLUMNS for each case."""
     return [

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
 from msl_jax.data.builder import Entry
@@ -24,6 +25,7 @@ from msl_jax.errors import InputError, warn_all
 from msl_jax.evaluation import calibration, metrics
 from msl_jax.evaluation.results import Row, markdown, results, score, write_csv
 from msl_jax.experiments.experiment import Experiment
+from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
@@ -31,9 +33,6 @@ from msl_jax.pictures import charts, plots
 from msl_jax.runs import journal
 from msl_jax.runs.config import read_config
 from msl_jax.system import atomic
-
-FOLDERS, RUN = ("predictions", "references", "labels"), ("workdir", "config")
-"""Flags that go together."""
 
 
 def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Variables, Turn]:
@@ -115,6 +114,16 @@ def score_test(
         branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
     }
     return summary, rows
+
+
+def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any], list[Row]]:
+    """Scores a run on the test split of an experiment that may be another than the run's, as `score_test` does.
+
+    Raises:
+      InputError: as `open_experiment`, `load_for` and `score_test`.
+    """
+    experiment = open_experiment(config)
+    return score_test(experiment, *load_for(experiment, workdir))
 
 
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:

@@ -7,23 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
 
 from etils import epath
-from ml_collections import ConfigDict
 import numpy as np
 from scipy import ndimage
 
 from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all, warn_all
-from msl_jax.inference.images import read_image, remarks, turn_of
-from msl_jax.inference.segmenter import Segmenter, load_network
-from msl_jax.models.initial import Variables
-from msl_jax.runs.config import read_config
-from msl_jax.settings.resolved import method_of
+from msl_jax.inference.ensemble import Ensemble
+from msl_jax.inference.images import read_image, remarks
 from msl_jax.system.paths import check_output
 from msl_jax.system.text import counted, few
 
-AGREE = ("layout", "classes", "channels")
-"""Keys of config.data in which runs must agree to segment together."""
 PLAIN = ".nii.gz"
 """Ending of the label maps of images that are no volumes' files, as PNG slices are not."""
 MOST_BYTES = 255
@@ -64,14 +58,9 @@ def predict(
         same structures of the same kind of images; or, once all others are written, what is wrong with each file that
         is no image or has other channels.
     """
-    configs = _agreeing(workdirs)
-    config = configs[0]
-    branches = [branch or list(method_of(config).branches())[-1] for config in configs]
-    trained = [
-        load_network(workdir, config.eval.checkpoint, branch)
-        for workdir, config, branch in zip(workdirs, configs, branches, strict=True)
-    ]
-    label_map_of = trained[0][0].label_map
+    ensemble = Ensemble(workdirs)
+    config = ensemble.configs[0]
+    ensemble.load(branch)
     check_output(output)
     targets = _targets(source, output, READERS[config.data.layout].images)
     _check_outputs(targets, save_probabilities, overwrite or skip_existing)
@@ -85,40 +74,27 @@ def predict(
         except InputError as refused:
             problems.append(str(refused))
             continue
-        warn_all(remark for run_config in configs for remark in remarks(run_config, image))
-        probabilities = np.mean(
-            [
-                _probabilities(run_config, network, branch, image)
-                for run_config, network, branch in zip(configs, trained, branches, strict=True)
-            ],
-            axis=0,
-        )
-        label_map = label_map_of(probabilities)
+        warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
+        turns = ensemble.turns(image.directions)
+        probabilities = ensemble.probabilities(image.voxels, turns, branch)
+        label_map = ensemble.label_map(probabilities)
         if largest_component:
             label_map = largest_components(label_map)
         volumes.write(label_file, label_map, image)
         if save_probabilities:
             volumes.write(_probability_file(label_file), probabilities, image)
-        turned = turn_of(config, image)[0] != orientation.turn_across(config.data.axis)
-        notes = [*dict.fromkeys(branches), structures, *(["turned to lie as in training"] if turned else [])]
+        turned = turns[0] != orientation.turn_across(config.data.axis)
+        notes = [
+            *dict.fromkeys(ensemble.branches(branch)),
+            structures,
+            *(["turned to lie as in training"] if turned else []),
+        ]
         print(f"{label_file}  {', '.join(notes)}", flush=True)
         written.append(label_file)
     if problems and written:
         problems.append(f"{output}: holds the label maps of the other {counted(len(written), 'image')} of {source}.")
     raise_all(problems)
     return written
-
-
-def _probabilities(
-    config: ConfigDict,
-    network: tuple[Segmenter, Variables, int],
-    branch: str,
-    image: volumes.Volume,
-) -> np.ndarray:
-    """float32 (slice, y, x, classes) on the image's own grid, by a run's network."""
-    segmenter, variables, _ = network
-    turn, _ = turn_of(config, image)
-    return turn.undo(segmenter.probabilities(variables, turn.apply(image.voxels))[branch])
 
 
 def largest_components(label_map: np.ndarray) -> np.ndarray:
@@ -130,19 +106,6 @@ def largest_components(label_map: np.ndarray) -> np.ndarray:
         sizes[0] = 0
         kept[components == sizes.argmax()] = label
     return kept
-
-
-def _agreeing(workdirs: Sequence[epath.Path]) -> list[ConfigDict]:
-    """The runs' configs; raises InputError unless they may segment together."""
-    first, *others = configs = [read_config(workdir) for workdir in workdirs]
-    for workdir, other in zip(workdirs[1:], others, strict=True):
-        for key in AGREE:
-            here, there = (config.to_dict()["data"][key] for config in (first, other))
-            if here != there or (key == "classes" and list(here) != list(there)):
-                raise InputError(
-                    f"--workdir: {workdir} has data.{key} {there} and {workdirs[0]} {here}; they must agree."
-                )
-    return configs
 
 
 def _targets(

@@ -38,9 +38,8 @@ import sys
 import time
 from typing import Any
 
-from absl import flags
-import config_flags
 from etils import epath
+import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import numpy as np
@@ -50,12 +49,15 @@ from msl_jax.data.builder import Dataset
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Finished, Run
+from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import load_network
 from msl_jax.methods.table import METHODS
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import lock
 from msl_jax.runs.config import check_resumable, read
 from msl_jax.system import signals
+from msl_jax.system.paths import check_name
+from msl_jax.training import transfer
 
 LOG = "train.log"
 WAIT = 0.2  # seconds between looks at the children
@@ -79,6 +81,66 @@ class Child:
     log: pathlib.Path
     process: subprocess.Popen
     started: float
+
+
+def train_and_compare(
+    workdir: str | os.PathLike[str],
+    runs: Sequence[Run],
+    config: ConfigDict,
+    flags_of: Callable[[Run], list[str]],
+    *,
+    parallel: int = 1,
+    part: slice = slice(None),
+) -> list[Run]:
+    """Trains the runs that are missing, then writes the tables and figures of those that are there.
+
+    Args:
+      workdir: the sweep's folder, which holds the runs' folders.
+      runs: all of the sweep's, as `runs_of` gives them.
+      config: the experiment that they share.
+      flags_of: run -> flags of `main`, without --workdir.
+      parallel: how many runs are trained at once.
+      part: which of `runs` are trained here.
+
+    Returns:
+      The runs that failed.
+
+    Raises:
+      InputError: a run's settings, a file or a folder cannot work, or another process is training a run.
+      Interrupted: SIGINT or SIGTERM was received.
+    """
+    jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
+    if "://" in os.fspath(workdir):
+        raise InputError(f"--workdir={workdir}: a sweep needs a folder of this machine, or one that is mounted.")
+    folder = pathlib.Path(workdir)
+    check_name(folder)
+    opened = {run: open_experiment(with_settings(config, settings_of(run))) for run in runs}
+
+    def done() -> list[Run]:
+        return [run for run in runs if is_done(folder / run.folder, opened[run].config)]
+
+    def finished() -> list[Finished]:
+        return [comparison.read(folder / run.folder, run) for run in done()]
+
+    def write() -> str:
+        there = finished()
+        return comparison.write(folder, there, [run for run in runs if run not in [f.run for f in there]])
+
+    there, machine = done(), shares(parallel)
+    missing = [run for run in runs[part] if run not in there]
+    for run in missing:
+        transfer.check(opened[run].config, folder / run.folder)
+    print(f"{len(runs)} runs in {folder}, {len(there)} of them done; {len(missing)} to train here", flush=True)
+    failed = train(folder, missing, flags_of, machine, after_each=write)
+    if done():
+        print(f"\n{write()}", flush=True)
+        draw(folder, finished(), opened[runs[0]].data)
+        print(f"Written to {folder}")
+    if failed:
+        print(
+            f"msl_jax: {len(failed)} of {len(missing)} runs failed; the same command tries them again.", file=sys.stderr
+        )
+    return failed
 
 
 def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
@@ -262,13 +324,14 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(len(re.findall("^GPU ", listed, re.MULTILINE)))]
 
 
-def _numbers(flag: str, values: Sequence[str]) -> list[int]:
+def numbers(flag: str, values: Sequence[str]) -> list[int]:
+    """The numbers of a flag's list; raises InputError where there are none, or other things."""
     if not values or not all(value.isdecimal() for value in values):
         raise InputError(f"--{flag}={','.join(values)}: give whole numbers with commas between them, like 0,1,2.")
     return [int(value) for value in values]
 
 
-def _part(text: str) -> slice:
+def part_of(text: str) -> slice:
     """Which runs of the list --share=I/N takes."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -276,11 +339,16 @@ def _part(text: str) -> slice:
     return slice(int(match[1]) - 1, None, int(match[2]))
 
 
-def _flags_of(run: Run) -> list[str]:
-    flag = flags.FLAGS["config"]
-    settings = config_flags.get_override_values(flag) | settings_of(run)
+def flags_of(run: Run, config: str, settings: Mapping[str, Any]) -> list[str]:
+    """A run's flags of `main`, without --workdir.
+
+    Args:
+      run: the run.
+      config: what --config names.
+      settings: of all runs, beside those that make this one.
+    """
     return [
         *([plugins.flag()] if plugins.loaded() else []),
-        f"--config={config_flags.get_config_filename(flag)}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
+        f"--config={config}",
+        *(f"--config.{key}={value}" for key, value in {**settings, **settings_of(run)}.items()),
     ]

@@ -46,7 +46,7 @@ def test_the_first_seed_of_everything_comes_first_and_all_masks_once_a_seed():
 @pytest.mark.parametrize("hosts", [1, 3, 4, 20])
 def test_hosts_share_all_runs_and_none_twice(hosts):
     runs = sweep.runs_of(["lower_bound", "kl"], [3, 5], [0, 1, 2])
-    parts = [runs[sweep._part(f"{host}/{hosts}")] for host in range(1, hosts + 1)]
+    parts = [runs[sweep.part_of(f"{host}/{hosts}")] for host in range(1, hosts + 1)]
     assert sorted(run for part in parts for run in map(str, part)) == sorted(map(str, runs))
     assert parts[0][0] == runs[0]
 

@@ -173,21 +173,31 @@ def as_image(volume: Volume) -> Volume:
     """Voxels (slice, y, x[, channel]) of any number type -> an image; raises InputError as `read_image` does."""
     if volume.segments:
         raise InputError(f"{volume.path}: is a segmentation by 3D Slicer and no image; give the image it was drawn on.")
-    with np.errstate(over="ignore"):
-        voxels = volume.voxels.astype(np.float32)
-    voxels = voxels if voxels.ndim == 4 else voxels[..., None]
-    if not np.isfinite(voxels).all():
-        raise InputError(f"{volume.path}: the image holds NaN or infinite values; repair it or leave it out.")
-    if max(voxels.max(), -voxels.min()) > LARGEST:
-        raise InputError(
-            f"{volume.path}: the image holds {voxels.flat[abs(voxels).argmax()]:.2g}, as programs write where they "
-            "know no intensity; put the background's there, or leave it out."
-        )
-    if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
-        raise InputError(f"{volume.path}: every voxel has the same value; fetch the file again or leave it out.")
+    voxels = as_voxels(volume.voxels, volume.path)
     channels = voxels.shape[-1]
     odd = (f"{volume.path}: has {channels} channels{or_time_points(channels)}.",) if channels > MOST_CHANNELS else ()
     return dataclasses.replace(volume, voxels=voxels, remarks=(*volume.remarks, *odd))
+
+
+def as_voxels(array: np.ndarray, name: object) -> np.ndarray:
+    """An array (slice, y, x[, channel]) of any number type -> an image's voxels, float32 (slice, y, x, channel).
+
+    Raises:
+      InputError: begins with `name`; a value is no number, or far too large, or a channel holds one value alone.
+    """
+    with np.errstate(over="ignore"):
+        voxels = array.astype(np.float32)
+    voxels = voxels if voxels.ndim == 4 else voxels[..., None]
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{name}: the image holds NaN or infinite values; repair it or leave it out.")
+    if max(voxels.max(), -voxels.min()) > LARGEST:
+        raise InputError(
+            f"{name}: the image holds {voxels.flat[abs(voxels).argmax()]:.2g}, as programs write where they "
+            "know no intensity; put the background's there, or leave it out."
+        )
+    if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
+        raise InputError(f"{name}: every voxel has the same value; fetch the file again or leave it out.")
+    return voxels
 
 
 def or_time_points(channels: int) -> str:

@@ -1,0 +1,37 @@
+"""A whole run: opened, trained or resumed, and evaluated on its test split."""
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from msl_jax.errors import warn_all
+from msl_jax.evaluation.test_split import evaluate_test
+from msl_jax.experiments.cautions import cautions
+from msl_jax.experiments.opening import open_experiment
+from msl_jax.runs import lock
+from msl_jax.runs.config import claim
+from msl_jax.training import transfer
+from msl_jax.training.loop import train
+
+
+def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: bool = False) -> None:
+    """Trains the experiment of a config, or resumes the run in `workdir`, then evaluates the test split.
+
+    Args:
+      config: as `settings.load` gives it.
+      workdir: the run's folder, made if need be.
+      distributed: this is one of several processes that train the run together.
+
+    Raises:
+      InputError: a setting, a file or the folder cannot work.
+      Interrupted: SIGINT or SIGTERM was received; the state is saved.
+    """
+    if distributed:
+        jax.distributed.initialize()
+    opened = open_experiment(config)
+    transfer.check(opened.config, workdir)
+    with lock.held(workdir):
+        claim(opened, workdir)
+        warn_all(cautions(opened))
+        train(opened, workdir)
+        evaluate_test(opened, workdir)

@@ -1,0 +1,349 @@
+"""The package from Python: the same voxels and files as the commands, and sentences that name arguments."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+import warnings
+
+from etils import epath
+import nibabel as nib
+import numpy as np
+import pytest
+
+from files import save
+import msl_jax
+from msl_jax.data.formats import volumes
+from msl_jax.errors import OddInput
+from msl_jax.inference.files import predict
+from msl_jax.inference.segmenter import load_network
+from msl_jax.settings.parsing import with_settings
+from msl_jax.system import machine
+from msl_jax.training.complete import train_and_evaluate
+from processes import ROOT
+
+SPACING = (8, 1.4, 1.4)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_machine(monkeypatch):
+    """XLA's flags stay as conftest has them."""
+    monkeypatch.setattr(machine, "set_up", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def image(phantoms):
+    """float32 (slice, y, x), intensities as stored."""
+    return phantoms.case(phantoms.entries[0]).image[..., 0]
+
+
+@pytest.fixture(scope="module")
+def drawn(untrained):
+    """Two runs with student and teacher, their networks as seeds drew them."""
+    return [untrained("method=kl_ent,seed=0"), untrained("method=kl_ent,seed=1")]
+
+
+# The package
+
+
+def test_importing_the_package_imports_neither_jax_nor_tensorflow():
+    code = (
+        "import sys, msl_jax\n"
+        "assert msl_jax.InputError and {'train', 'load', 'evaluate', 'Run', 'InputError'} <= set(dir(msl_jax))\n"
+        "assert not {'jax', 'tensorflow', 'numpy', 'flax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'segment'"):
+        _ = msl_jax.segment
+
+
+def test_the_command_of_the_same_name_does_not_take_the_functions_place():
+    code = "import msl_jax, msl_jax.evaluate\nassert msl_jax.evaluate.__module__ == 'msl_jax.api'"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("branch", [None, "teacher"])
+def test_an_array_is_segmented_as_the_command_segments_the_file(drawn, image, tmp_path, branch):
+    path = save(tmp_path / "a.nii.gz", image)
+    (written,) = predict([drawn[0]], path, tmp_path / "out", branch=branch, save_probabilities=True)
+    run = msl_jax.load(str(drawn[0]))
+    labels = run.predict(image, spacing=SPACING, branch=branch)
+    assert labels.dtype == np.uint8 and labels.shape == image.shape
+    np.testing.assert_array_equal(labels, volumes.read_labels(written).voxels)
+    probabilities = run.probabilities(image, branch=branch)
+    assert probabilities.dtype == np.float32 and probabilities.shape == (*image.shape, 2)
+    stored = volumes.read_image(tmp_path / "out" / "a_prob.nii.gz").voxels
+    np.testing.assert_array_equal(probabilities, stored)
+
+
+def test_an_array_lies_as_the_training_slices(drawn, image, tmp_path):
+    """Whatever orientation these have: what is turned for a file is not turned for an array."""
+    directions = np.array([[0, 0, -1.0], [0, 1, 0], [1, 0, 0]])
+    folder = epath.Path(tmp_path / "run")
+    config = json.loads((drawn[0] / "config.json").read_text())
+    config["data"]["directions"] = directions.tolist()
+    for path in drawn[0].iterdir():
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / path.name).symlink_to(path)
+    (tmp_path / "run" / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    plain, turned = msl_jax.load(drawn[0]).probabilities(image), msl_jax.load(folder).probabilities(image)
+    np.testing.assert_array_equal(plain, turned)
+    affine = np.eye(4)
+    affine[:3, :3] = (directions * np.array(SPACING)[:, None])[::-1].T
+    nib.save(nib.Nifti1Image(image.T, affine), tmp_path / "a.nii")
+    (written,) = predict([folder], tmp_path / "a.nii", tmp_path / "out")
+    np.testing.assert_array_equal(volumes.read_labels(written).voxels, msl_jax.load(folder).predict(image))
+
+
+def test_several_runs_give_the_mean_of_their_probabilities(drawn, image):
+    each = []
+    for folder in drawn:
+        segmenter, variables, _ = load_network(folder)
+        each.append(segmenter.probabilities(variables, image[..., None])["student"])
+    run = msl_jax.load(drawn)
+    np.testing.assert_array_equal(run.probabilities(image), np.mean(each, axis=0))
+    np.testing.assert_array_equal(run.predict(image), 3 * np.mean(each, axis=0).argmax(-1))
+
+
+def test_a_network_is_read_once_and_not_before_it_is_used(drawn, image, monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return load_network(*args)
+
+    monkeypatch.setattr("msl_jax.inference.ensemble.load_network", counted)
+    run = msl_jax.load(drawn[0])
+    assert run.config.method.name == "kl_ent" and not calls
+    for branch in ("student", "teacher", None):
+        run.probabilities(image, branch=branch)
+    assert len(calls) == 1
+
+
+def test_a_channel_axis_of_one_and_other_number_types_are_the_same_image(drawn, image):
+    run = msl_jax.load(drawn[0])
+    whole = image.astype(np.int16)
+    np.testing.assert_array_equal(run.predict(whole), run.predict(whole[..., None].astype(np.float64)))
+
+
+def test_of_a_run_without_a_student_the_teacher_answers(untrained, image):
+    run = msl_jax.load(untrained("method=single"))
+    np.testing.assert_array_equal(run.probabilities(image), run.probabilities(image, branch="teacher"))
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', and .* trained teacher"):
+        run.predict(image, branch="student")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda image: image.tolist(), "image: is of type list"),
+        (lambda image: image[0], "image: has 2 axes"),
+        (lambda image: image[None, None], "image: has 5 axes"),
+        (lambda image: np.stack([image] * 2, -1), "image: has 2 channels, the run was trained on 1"),
+        (lambda image: image[:0], "image: has shape .* holds no voxel"),
+        (lambda image: image.astype(str), "image: holds values of type"),
+        (lambda image: image.astype(complex), "image: holds values of type complex"),
+        (lambda image: np.where(image > image.mean(), np.nan, image), "image: the image holds NaN"),
+        (lambda image: image.astype(np.float64) * np.inf, "image: the image holds NaN or infinite"),
+        (lambda image: np.zeros_like(image), "image: every voxel has the same value"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_no_image_is_refused(drawn, image, change, said):
+    with pytest.raises(msl_jax.InputError, match=f"^{said}"):
+        msl_jax.load(drawn[0]).predict(change(image))
+
+
+@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, -2), (1, 1, np.nan), (1, 1, np.inf), 1.5, "mm"])
+def test_a_wrong_spacing_is_refused(drawn, image, spacing):
+    with pytest.raises(msl_jax.InputError, match=r"^spacing: is "):
+        msl_jax.load(drawn[0]).predict(image, spacing=spacing)
+    with pytest.raises(msl_jax.InputError, match=r"^spacing: is "):
+        msl_jax.evaluate(CUBE, CUBE, {"A": 1}, spacing)
+
+
+def test_an_unknown_branch_is_refused(drawn, image):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', and .* trained teacher and student"):
+        msl_jax.load(drawn).probabilities(image, branch="both")
+
+
+def test_folders_that_hold_no_run_or_do_not_agree_are_refused(drawn, untrained, tmp_path):
+    for workdir, said in (
+        (tmp_path, "config.json: is missing"),
+        ([], "^workdir: names no folder"),
+        ("", "^workdir: is empty"),
+        ([3], "^workdir: is of type int"),
+        ([drawn[0], untrained("classes=all")], "^workdir: .* has data.classes .* they must agree"),
+    ):
+        with pytest.raises(msl_jax.InputError, match=said):
+            msl_jax.load(workdir)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory):
+    """The config of a run, its folder, the run, and its metrics.csv after the first half, which the command trained."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    config = tiny_config("method=kl_ent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "set_up", lambda: None)
+        train_and_evaluate(with_settings(config, {"train.steps": 2}, "config"), epath.Path(folder))
+        half = (folder / "metrics.csv").read_text()
+        run = msl_jax.train(config, str(folder))
+    return config, folder, run, half
+
+
+def test_training_resumes_what_was_begun(trained):
+    config, folder, run, half = trained
+    assert config.train.steps == 4 and not config.is_locked, "the caller's config changed"
+    text = (folder / "metrics.csv").read_text()
+    assert text.startswith(half) and run.history["step"].tolist() == [1, 2, 3, 4]
+    assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+
+
+def test_a_run_gives_what_is_in_its_files(trained):
+    _, folder, run, _ = trained
+    assert run.workdirs == (epath.Path(folder),) and repr(run) == f"msl_jax.load({str(folder)!r})"
+    assert run.splits == json.loads((folder / "splits.json").read_text())
+    assert run.results == json.loads((folder / "results" / "test.json").read_text())
+    assert json.loads(run.config.to_json()) == json.loads((folder / "config.json").read_text())
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(run.history) == list(rows[0])
+    for column, values in run.history.items():
+        expected = [float(row[column]) if row[column] else np.nan for row in rows]
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
+    alone, both = msl_jax.load(drawn[0]), msl_jax.load(drawn)
+    assert alone.history == {} and both.config.seed == 0
+    with pytest.raises(msl_jax.InputError, match=r"test\.json: is missing"):
+        _ = alone.results
+    for name in ("splits", "history", "results"):
+        with pytest.raises(msl_jax.InputError, match=r"^workdir: names 2 runs"):
+            getattr(both, name)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "said"),
+    [
+        ("nowhere", {}, "^config: is nowhere, and there is no file nowhere; give one, or acdc, "),
+        ("phantom:strong", {}, "^config: is phantom:strong: 'strong' in the config's ARG"),
+        ("phantom:steps=many", {}, "^config: .* a whole number is needed"),
+        (3, {}, "^config: is of type int"),
+        ("phantom", {"data.sorce": "x"}, r"^data\.sorce: there is no such setting"),
+        ("phantom", {"data": {}}, r"^data: is a group of settings; give each its own, like data\."),
+        ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the type"),
+        ("phantom", {"train.steps": 0}, r"^config\.train\.steps: is 0"),
+    ],
+)
+def test_what_is_no_config_is_refused(tmp_path, config, settings, said):
+    with pytest.raises(msl_jax.InputError, match=said):
+        msl_jax.train(config, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_may_have_an_arg_and_paths_be_of_any_kind(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("msl_jax.api.train_and_evaluate", lambda config, folder: given.append((config, folder)))
+    monkeypatch.setattr("msl_jax.api.Run", lambda folders: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = ROOT / "configs" / "phantom.py"
+    for config, workdir, settings in (
+        (f"{file}:seed=7", "~/run", {"data.source": "patients=9"}),
+        (file, pathlib.Path("~/run"), {"seed": 7, "data.source": pathlib.Path("patients=9")}),
+        ("phantom:seed=7", tmp_path / "run", {"data.source": "patients=9"}),
+    ):
+        msl_jax.train(config, workdir, **settings)
+    first, *others = given
+    assert (first[0].seed, first[0].data.source, first[1]) == (7, "patients=9", epath.Path(tmp_path / "run"))
+    for config, folder in others:
+        assert config.to_json() == first[0].to_json() and folder == first[1]
+
+
+# Scores
+
+CUBE = np.zeros((4, 8, 8), np.uint8)
+CUBE[1:3, 2:6, 2:6] = 3
+
+
+def quiet(*args, **settings):
+    """Scores, and what was warned of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", OddInput)
+        return msl_jax.evaluate(*args, **settings), [str(one.message) for one in found]
+
+
+def test_scores_are_closed_forms():
+    """A cube moved by one voxel of 2 mm in y: Dice 3/4, and surfaces 2 mm apart where they differ, 0 elsewhere."""
+    moved = np.roll(CUBE, 1, axis=1)
+    scores, said = quiet(moved, CUBE, labels={"LV": 3}, spacing=(8, 2, 2))
+    assert list(scores) == ["LV"] and not said
+    # In each slice and direction all 4 x 4 voxels are surface, as the cube is two slices thick; 4 of them are 2 mm off.
+    assert scores["LV"] == {"dice": 0.75, "hd95": 2.0, "assd": 0.5}
+
+
+def test_same_maps_of_any_whole_number_type_are_perfect():
+    scores, _ = quiet(CUBE.astype(np.float64), CUBE.astype(np.int64), {"LV": np.int64(3)}, SPACING)
+    assert scores == {"LV": {"dice": 1.0, "hd95": 0.0, "assd": 0.0}}
+
+
+def test_a_structure_that_is_missing_has_no_distances():
+    scores, said = quiet(np.zeros_like(CUBE), CUBE, {"LV": 3, "RV": 1}, SPACING)
+    assert (scores["LV"]["dice"], scores["RV"]["dice"]) == (0.0, 1.0)
+    assert np.isnan([scores[name][metric] for name in scores for metric in ("hd95", "assd")]).all()
+    assert len(said) == 1 and said[0].startswith("labels: neither prediction nor reference holds the value 1 of RV")
+
+
+def test_values_that_are_not_given_are_told():
+    reference, prediction = CUBE.copy(), CUBE.copy()
+    reference[0], prediction[3] = 2, 7
+    _, said = quiet(prediction, reference, {"LV": 3}, SPACING)
+    assert [one.partition(",")[0] for one in said] == [
+        "reference: also holds the values [2]",
+        "prediction: also holds the values [7]",
+    ]
+
+
+@pytest.mark.parametrize(("value", "settings"), [(255, {}), (4, {"unlabeled": 4})])
+def test_what_the_reference_leaves_open_is_not_scored(value, settings):
+    reference, prediction = CUBE.copy(), CUBE.copy()
+    reference[0], prediction[0] = value, 3
+    scores, said = quiet(prediction, reference, {"LV": 3}, SPACING, **settings)
+    assert scores["LV"]["dice"] == 1.0 and not said
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "settings", "said"),
+    [
+        (CUBE[1:], CUBE, {}, "prediction: has shape"),
+        (CUBE.tolist(), CUBE, {}, "prediction: is of type list"),
+        (CUBE[0], CUBE[0], {}, "prediction: has 2 axes"),
+        (CUBE, CUBE + 0.5, {}, "reference: holds 0.5"),
+        (CUBE, CUBE.astype(np.int16) - 1, {}, "reference: holds -1"),
+        (CUBE, np.where(CUBE, np.nan, 0), {}, "reference: holds nan"),
+        (CUBE, np.full_like(CUBE, 255), {}, "reference: leaves every voxel open"),
+        (CUBE, CUBE, {"labels": {}}, "labels: is {}"),
+        (CUBE, CUBE, {"labels": "LV=3"}, "labels: is 'LV=3'"),
+        (CUBE, CUBE, {"labels": {"LV": 0}}, "labels: LV has the value 0"),
+        (CUBE, CUBE, {"labels": {"LV": 256}}, "labels: LV has the value 256"),
+        (CUBE, CUBE, {"labels": {"LV": 1.0}}, "labels: LV has the value 1.0"),
+        (CUBE, CUBE, {"labels": {"LV": 3, "RV": 3}}, "labels: .* gives two structures one value"),
+        (CUBE, CUBE, {"unlabeled": 3}, "labels: 3 is a structure and the value of voxels"),
+        (CUBE, CUBE, {"unlabeled": 256}, "unlabeled: is 256"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(prediction, reference, settings, said):
+    with pytest.raises(msl_jax.InputError, match=f"^{said}"):
+        msl_jax.evaluate(prediction, reference, **{"labels": {"LV": 3}, "spacing": SPACING, **settings})
