@@ -217,11 +217,8 @@ def test_the_newest_checkpoint_is_the_end_of_the_run(whole):
 @pytest.fixture
 def without_checkpoints(singles):
     """The run of single reports, its checkpoints out of the way."""
-    checkpoint_folder, elsewhere, table = (
-        singles.workdir / "checkpoints",
-        singles.workdir / "elsewhere",
-        singles.table(),
-    )
+    checkpoint_folder, elsewhere = singles.workdir / "checkpoints", singles.workdir / "elsewhere"
+    table = singles.table()
     checkpoint_folder.rename(elsewhere)
     yield singles
     checkpoint_folder.rmtree()
