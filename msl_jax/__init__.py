@@ -8,7 +8,6 @@
 See `msl_jax.api`. Importing the package imports neither JAX nor TensorFlow; the first use of a name does.
 """
 
-import importlib
 import os
 import sys
 import types
@@ -30,9 +29,13 @@ __all__ = ["InputError", "Run", "evaluate", "load", "train"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module = "msl_jax.errors" if name == "InputError" else "msl_jax.api"
-    globals()[name] = getattr(importlib.import_module(module), name)
-    return globals()[name]
+    if name == "InputError":
+        from msl_jax import errors
+
+        return errors.InputError
+    from msl_jax import api
+
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from etils import epath
+from ml_collections import ConfigDict
 import nibabel as nib
 import numpy as np
 import pytest
@@ -242,6 +243,7 @@ def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
         ("phantom:strong", {}, "^config: is phantom:strong: 'strong' in the config's ARG"),
         ("phantom:steps=many", {}, "^config: .* a whole number is needed"),
         (3, {}, "^config: is of type int"),
+        (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: unknown or missing are the settings "),
         ("phantom", {"data.sorce": "x"}, r"^data\.sorce: there is no such setting"),
         ("phantom", {"data": {}}, r"^data: is a group of settings; give each its own, like data\."),
         ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the type"),
