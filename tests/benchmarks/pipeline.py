@@ -17,7 +17,7 @@ from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.settings.resolved import model_of
 from msl_jax.system import machine
-from msl_jax.training.loop import _batches
+from msl_jax.training.batches import batches
 from msl_jax.training.state import init_state, make_mesh, make_schedule
 from msl_jax.training.step import make_train_step
 
@@ -59,7 +59,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
         donate_argnums=0,
     )
     marks = {steps, *(100 * 2**k for k in range(steps.bit_length()))}
-    iterator, memory, waited = _batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
+    iterator, memory, waited = batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
     for step in range(1, steps + 1):
         asked = time.perf_counter()
         batch = next(iterator)
@@ -84,7 +84,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
 def alone(experiment: Experiment, steps: int) -> float:
     """Batches per second when nothing is done with them."""
     sharded = NamedSharding(make_mesh(), PartitionSpec("data"))
-    iterator = _batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
+    iterator = batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
     for _ in itertools.islice(iterator, LEFT_OUT):
         pass
     start = time.perf_counter()
