@@ -12,7 +12,7 @@ from msl_jax import settings
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """A folder of images, masks and annotations; what is not named here is as in msl_jax/settings.py."""
+    """A folder of images, masks and annotations; what is not named here is as in msl_jax/settings/defaults.py."""
     config = settings.defaults()
 
     # What lies where: folder (images/, masks/, annotations/ with equal names), nnunet, msd, png_tree, wsl4mis or acdc.

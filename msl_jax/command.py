@@ -80,7 +80,7 @@ def define_config(what: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
         None,
         f"{what}: a file, configs/NAME.py, or one of the package's, {', '.join(settings.EXPERIMENTS)}; behind it, "
         f"perhaps, :KEY=VALUE,... with KEY one of {', '.join(settings.ARGUMENTS)}. Every setting has a flag as well, "
-        "--config.GROUP.KEY=VALUE: configs/nifti.py and msl_jax/settings.py say what each does.",
+        "--config.GROUP.KEY=VALUE: configs/nifti.py and msl_jax/settings/defaults.py say what each does.",
         lock_config=True,
     )
 
@@ -174,7 +174,7 @@ class _ConfigFile(flags.ArgumentParser):
         if wrong:
             said = textwrap.shorten(", ".join(wrong), LONGEST)
             raise InputError(
-                f"--config={path}: unknown or missing is {said}; have the settings of msl_jax/settings.py."
+                f"--config={path}: unknown or missing is {said}; have those of msl_jax/settings/defaults.py."
             )
         return config
 

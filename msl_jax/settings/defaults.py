@@ -20,7 +20,7 @@ def defaults() -> ConfigDict:
             patient="",  # a regular expression that finds the patient in a case's name, for the same
             axis=2,  # of the files' x, y, z, across which slices are cut
             classes="LV",  # names joined by "+", or all
-            table="",  # a CSV of roles, groups and weak labels by patient, in place of a draw (msl_jax/data/table.py)
+            table="",  # a CSV of roles, groups and weak labels by patient, in place of a draw (data/patient_table.py)
             strong=config_dict.FieldReference(3, field_type=object),  # a number, a list of patients, or all
             split_seed=0,
             split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to the patients
@@ -39,7 +39,7 @@ def defaults() -> ConfigDict:
         ),
         method=dict(
             name="kl_ent",
-            # What is given below takes the place of the method's own (msl_jax/methods.py).
+            # What is given below takes the place of the method's own (msl_jax/methods/table.py).
             weak_weight=config_dict.placeholder(float),  # of the cross-entropy with weak labels, of any method with one
             terms={term: config_dict.placeholder(float) for term in TERMS},  # weights
             rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until a weight is reached

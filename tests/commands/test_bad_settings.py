@@ -81,7 +81,10 @@ CONFIGS = {
     "no get_config": ("config = 1\n", ["get_config"]),
     "nothing returned": ("def get_config(arg=None):\n    pass\n", ["NoneType"]),
     "no Python": ("\0", ["SyntaxError"]),
-    "a setting misspelt": ("data.clases = 'LV'", ["unknown or missing is data.clases;", "msl_jax/settings.py"]),
+    "a setting misspelt": (
+        "data.clases = 'LV'",
+        ["unknown or missing is data.clases;", "msl_jax/settings/defaults.py"],
+    ),
     "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
     "settings left out": ("data.augment = dict(flip=True)", ["missing is data.augment.contrast, data.augment.gamma"]),
 }
