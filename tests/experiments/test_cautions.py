@@ -15,8 +15,9 @@ from msl_jax.data.case import Source
 from msl_jax.errors import InputError
 from msl_jax.evaluation.test_split import score_test
 from msl_jax.experiments import survey
-from msl_jax.experiments.cautions import cautions, patient_pattern
+from msl_jax.experiments.cautions import cautions
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.experiments.time_points import patient_pattern
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import init_variables
