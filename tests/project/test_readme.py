@@ -1,6 +1,5 @@
 """The pages: links lead somewhere, what they name exists, and the modules of the page on extending work."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -65,11 +64,6 @@ def test_one_address_in_badges_and_notebooks():
         assert path == README or cloned == [address]
 
 
-with_plugins = pytest.mark.xfail(
-    importlib.util.find_spec("msl_jax.plugins") is None, reason="plugins land with the next commit"
-)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the modules that the page shows, each called as its first line says."""
@@ -87,7 +81,6 @@ def run(folder, *argv):
     return done.stdout
 
 
-@with_plugins
 def test_a_loss_and_a_method_are_added_as_the_page_says(folder, tiny_flags):
     small = [*tiny_flags, "--config.train.steps=1", f"--workdir={folder / 'run'}"]
     run(folder, "msl_jax.main", "--plugins=my_plugins", "--config=mine.py:method=kl_doubt", *small)
@@ -96,7 +89,6 @@ def test_a_loss_and_a_method_are_added_as_the_page_says(folder, tiny_flags):
     assert 0 < float(values["doubt"]) < 1
 
 
-@with_plugins
 def test_a_data_set_is_added_as_the_page_says(folder, cache):
     data = folder / "data"
     data.mkdir()
