@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from msl_jax import plugins, settings
 from msl_jax.errors import InputError, OddInput
-from msl_jax.settings.parsing import split_arg
+from msl_jax.settings.parsing import keys, message, split_arg
 from msl_jax.system import machine, restart
 from msl_jax.system.paths import expanded, split
 from msl_jax.system.signals import Interrupted
@@ -167,10 +167,10 @@ class _ConfigFile(flags.ArgumentParser):
             config = settings.load(file, arg).lock()
         except Exception as error:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            said = textwrap.shorten(_said(error), LONGEST).rstrip(".")
+            said = textwrap.shorten(message(error), LONGEST).rstrip(".")
             cure = SETTINGS_MOVED if _module(error) == "configs" else f"correct it, {TRACEBACK}=1 shows where"
             raise InputError(f"--config={path}: {kind}{said}; {cure}.") from error
-        wrong = sorted(set(_settings(config)) ^ set(_settings(settings.defaults())))
+        wrong = sorted(set(keys(config)) ^ set(keys(settings.defaults())))
         if wrong:
             said = textwrap.shorten(", ".join(wrong), LONGEST)
             raise InputError(
@@ -183,22 +183,6 @@ def _module(error: Exception) -> str:
     """The package that could not be imported, or lacks what was asked of it; "" for other errors."""
     asked = error.name if isinstance(error, ImportError) else getattr(getattr(error, "obj", None), "__name__", None)
     return (asked or "").split(".")[0]
-
-
-def _settings(config: ConfigDict, group: str = "") -> Iterator[str]:
-    """Every setting by its name, like "data.source"."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _settings(value, f"{group}{key}.")
-        else:
-            yield group + key
-
-
-def _said(error: Exception) -> str:
-    """The message of an error, or of the one inside that it is made of."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
 def _load_plugins(argv: Sequence[str]) -> None:
@@ -233,7 +217,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except (AttributeError, KeyError) as error:
-        name, _, hint = _said(error).partition("\n")
+        name, _, hint = message(error).partition("\n")
         raise InputError(
             f"--config: there is no setting {name}; {hint or 'see its file for those that are.'}"
         ) from error

@@ -1,14 +1,6 @@
-"""Ranks images that nobody annotated by how little a run knows of them: which case to annotate next.
+"""How uncertain a run is about images without annotation, and which to annotate first.
 
-python -m msl_jax.suggest --workdir=RUN --input=FOLDER [--output=FOLDER]
-
-    suggest.csv    a row a case, the one to annotate first on top: score, entropy, disagreement, and its worst slice
-    suggest.png    the worst slice of the first cases, with both branches' outlines and the entropy
-
-The score is the mean of two numbers between 0 and 1. Entropy is the student's, as a share of log(classes), over the
-voxels that either branch takes for a structure: over all voxels it would say how large the structures are. Disagreement
-is 1 less the Dice of student and teacher, two networks that learned from other labels (query by committee, Seung et
-al., COLT 1992). A run of one branch is asked for its entropy alone.
+Disagreement of two networks that learned from different labels is query by committee (Seung et al., COLT 1992).
 """
 
 from collections.abc import Mapping

@@ -37,6 +37,10 @@ class Experiment:
         """The training patients that are not strong."""
         return [patient for patient in self.split["train"] if patient not in self.strong]
 
+    def roles(self) -> dict[str, list[str]]:
+        """Patients by role: "train", "validation", "test"; of the first, "strong" and "weak"."""
+        return {**self.split, "strong": self.strong, "weak": self.weak()}
+
     def entries(self, patients: list[str]) -> list[builder.Entry]:
         """The cases of these patients."""
         return self.data.of_patients(patients)

@@ -56,7 +56,7 @@ class Finding:
 
 def survey(experiment: Experiment) -> list[Finding]:
     """Reads every case of the data set once."""
-    parts = {"strong": experiment.strong, "weak": experiment.weak(), **experiment.split}
+    parts = experiment.roles()
     roles = {patient: role for role in ROLES for patient in parts[role]}
     return [_finding(experiment, entry, roles.get(entry.patient, "")) for entry in experiment.data.entries]
 

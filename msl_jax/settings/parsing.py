@@ -49,7 +49,7 @@ def parse_config(text: str, argument: str) -> ConfigDict:
         config = load(file, arg)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        said = textwrap.shorten(f"{kind}{_message(error)}", LONGEST).rstrip(".")
+        said = textwrap.shorten(f"{kind}{message(error)}", LONGEST).rstrip(".")
         raise InputError(f"{argument}: is {text}: {said}; correct it.") from error
     return config
 
@@ -97,7 +97,7 @@ def keys(config: ConfigDict, group: str = "") -> Iterator[str]:
             yield group + key
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
     """The message of an error, or of the one inside that it is made of."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]

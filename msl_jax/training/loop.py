@@ -51,14 +51,23 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
             if done == begin and index:
                 state = init_state(config, method, optimizer, before=state.network())
             recorder.begin_stage(method, begin, end)
-            state = train_stage(experiment, method, index, jax.device_put(state, _replicated(mesh)), done, recorder)
+            state = jax.device_put(state, _replicated(mesh))
+            state = train_stage(experiment, method, index, state, done, recorder, optimizer=optimizer, mesh=mesh)
             done = end
     recorder.close()
     return state
 
 
 def train_stage(
-    experiment: Experiment, method: Method, index: int, state: TrainState, done: int, recorder: Recorder
+    experiment: Experiment,
+    method: Method,
+    index: int,
+    state: TrainState,
+    done: int,
+    recorder: Recorder,
+    *,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
 ) -> TrainState:
     """Trains stage number `index` from step `done` of the run to the stage's end.
 
@@ -66,12 +75,12 @@ def train_stage(
       InputError: no loss is finite any more.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config, mesh = experiment.config, make_mesh()
+    config = experiment.config
     sharded = NamedSharding(mesh, PartitionSpec("data"))
     step_fn = jax.jit(
         make_train_step(
             apply_fn=model_of(config).apply,
-            optimizer=optax.adam(recorder.schedule),
+            optimizer=optimizer,
             method=method,
             groups=mesh.size,
             key=jax.random.fold_in(jax.random.key(config.seed), index),
@@ -103,7 +112,7 @@ def _replicated(mesh: Mesh) -> NamedSharding:
 
 def _first_line(experiment: Experiment, done: int, total: int) -> str:
     config = experiment.config
-    roles = {**experiment.split, "strong": experiment.strong, "weak": experiment.weak()}
+    roles = experiment.roles()
     patients = ", ".join(f"{len(roles[role])} {role}" for role in ("strong", "weak", "validation", "test"))
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
     structures = ", ".join(config.data.classes)

@@ -1,27 +1,4 @@
-r"""Trains and evaluates methods x numbers of strong patients x seeds, and compares them in one table.
-
-python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl_ent --strong=3,5,10 --seeds=0,1,2 \
-    --workdir=SWEEP [--config.KEY=VALUE ...]
-
-Every run is a process of `msl_jax.main` in a folder of its own, SWEEP/METHOD/strongN/seedS, or SWEEP/METHOD/all/seedS
-for a method that takes every mask; what it says goes to train.log there. Settings of --config hold for all runs, also
-a weight like --config.method.terms.ent, which then is every method's. The same command again trains what is missing
-and goes on with what was interrupted; with longer lists it adds to the sweep.
-
---parallel=N trains N runs at once, each on its share of the CPU cores and of the NVIDIA GPUs. Several hosts divide a
-sweep on a folder that all of them see: --share=1/4 takes every fourth run, beginning with the first. Each of them, and
-a later call, writes the table of what is there then.
-
-    SWEEP/table.md, table.csv    the comparison: a row for every method, number of strong patients, branch, structure
-    SWEEP/cases.csv              every case under every run, to redo the statistics from
-    SWEEP/runs.csv               test and last validation Dice of every run, and its terms' weights
-    SWEEP/dice.png               Dice against the number of strong patients
-    SWEEP/terms.png              KL, entropy and validation Dice while training, fewest strong patients
-    SWEEP/methods.png            the median test case under every method, fewest strong patients, first seed
-
-The tables are written after each run, the figures at the end. A run whose checkpoints were deleted still counts; it is
-only missing from methods.png.
-"""
+"""The runs of a sweep as processes of `msl_jax.main`: which are missing, trained side by side, compared."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
