@@ -26,7 +26,7 @@ RUN = {
         "import_weights": "tests/test_import_weights.py",
         "main": "nowhere: wants several hosts; tests/test_devices.py has two processes",
     },
-    "msl_jax/data/README.md": {"prepare": LONG, "main": LONG, "predict": "as in README.md"},
+    "msl_jax/data/README.md": {"prepare": LONG, "main": LONG},
     "configs/results/README.md": {"sweep": SHORTENED, "main": SHORTENED},
 }
 """Page -> command -> where it is run."""
