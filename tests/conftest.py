@@ -1,36 +1,44 @@
 """What every test runs under: four fake devices, no silent broadcasting, and data sets built once a session.
 
-Programs of these processes are compiled without optimisations, in half of the time; the commands' own processes
-(processes.py) optimise as the user's do.
+Programs are compiled without optimisations, in half of the time. The run of `test_surroundings.py` alone compiles as a
+user's does.
 """
 
 import os
 
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    f"--xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
-)
+from processes import QUICK, ROOT
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {QUICK} {os.environ.get('XLA_FLAGS', '')}"
 os.environ.setdefault("GLIBC_TUNABLES", "")  # no restart on huge pages
 
 from collections.abc import Callable
 import fcntl
 import functools
 import pathlib
+import runpy
+import sys
 
+from absl import app, flags, logging
 from etils import epath
 import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
 
-from msl_jax import settings
+from msl_jax import plugins, settings
 from msl_jax.data import builder
 from msl_jax.data.case import Source
+from msl_jax.data.readers import READERS
+from msl_jax.data.weak_labels import RECIPES
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.methods.table import METHODS
+from msl_jax.methods.terms import TERMS
+from msl_jax.models.dual_branch import NETWORKS
 from msl_jax.models.initial import init_variables
 from msl_jax.runs import checkpoints
 from msl_jax.runs.config import claim
 from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.system import machine
 
 PHANTOMS = Source("phantom", "patients=8,seed=0")
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
@@ -100,7 +108,7 @@ def tiny_config(cache, phantoms):
         config.data.weak, config.data.weak_background = "erosion", False
         config.method.weak_weight = None
         config.data.size = 32
-        config.model.width, config.model.depth = 2, 2
+        config.model.width, config.model.depth = 2, 1
         config.train.steps = 4
         config.train.report_every = 1
         config.train.checkpoint_every = config.train.validate_every = 2
@@ -128,7 +136,7 @@ def tiny_flags(cache, phantoms) -> list[str]:
     return [
         *(f"--config.data.{key}={value}" for key, value in values.items()),
         "--config.model.width=2",
-        "--config.model.depth=2",
+        "--config.model.depth=1",
     ]
 
 
@@ -150,6 +158,49 @@ def untrained(tiny_config, tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, phantoms):
+    """call(name, flags) -> exit code and standard error of a command run in this process, which saves its start.
+
+    Standard output is left to `capsys`.
+    """
+
+    def call(name, *argv):
+        known, verbosity = set(flags.FLAGS), logging.get_verbosity()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try:
+            runpy.run_path(str(ROOT / "msl_jax" / f"{name}.py"), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        finally:
+            for flag in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+            logging.set_verbosity(verbosity)
+        out, err = capsys.readouterr()
+        sys.stdout.write(out)
+        return code, err
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "set_up", lambda: None)  # as this file has it
+    app.define_help_flags()
+    return call
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Tables and plugins that are as they were when the test has ended."""
+    before = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
+    monkeypatch.setattr(plugins, "LOADED", [])
+    yield
+    for table, rows in before:
+        table.clear()
+        table.update(rows)
+    for name in plugins.LOADED:
+        del sys.modules[name]
 
 
 def _real(name: str) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """The package from Python: the same voxels and files as the commands, and sentences that name arguments."""
 
 import csv
+import importlib
 import json
 import pathlib
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from files import save
 import msl_jax
+from msl_jax import api
 from msl_jax.data.formats import volumes
 from msl_jax.errors import OddInput
 from msl_jax.inference.files import predict
@@ -63,8 +65,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_the_command_of_the_same_name_does_not_take_the_functions_place():
-    code = "import msl_jax, msl_jax.evaluate\nassert msl_jax.evaluate.__module__ == 'msl_jax.api'"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    command = importlib.import_module("msl_jax.evaluate")
+    assert command.__name__ == "msl_jax.evaluate" and msl_jax.evaluate is api.evaluate
 
 
 # Prediction

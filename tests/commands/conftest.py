@@ -1,17 +1,13 @@
 """One run on phantoms, its files and its predictions, which all tests of the commands look at."""
 
 import json
-import runpy
-import sys
 
-from absl import app, flags, logging
 import nibabel as nib
 import numpy as np
 import pytest
 
 from files import one_sentence
-from msl_jax.system import machine
-from processes import ROOT, run
+from processes import run
 
 
 @pytest.fixture(scope="session")
@@ -79,31 +75,6 @@ def predicted(tmp_path_factory, workdir, hospital):
 def drawn(untrained):
     """A run that costs no training, its network as the seed drew it."""
     return untrained("method=kl_ent,strong=2,seed=1")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, phantoms):
-    """call(name, flags) -> exit code and standard error of a command run within this process, to save its start-up."""
-
-    def call(name, *argv):
-        known, verbosity = set(flags.FLAGS), logging.get_verbosity()
-        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
-        try:
-            runpy.run_path(str(ROOT / "msl_jax" / f"{name}.py"), run_name="__main__")
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        finally:
-            for flag in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
-            logging.set_verbosity(verbosity)
-        return code, capsys.readouterr().err
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(machine, "set_up", lambda: None)  # as conftest has it
-    app.define_help_flags()
-    return call
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from files import one_sentence
 import msl_jax
 from msl_jax.__main__ import COMMANDS, main
 from processes import ROOT
@@ -51,20 +52,13 @@ def test_the_list_of_commands(monkeypatch, capsys, argv):
     assert not wrong or text.startswith("msl_jax: 'mian' is no command" if argv else "msl_jax: no command is given")
 
 
-def test_the_three_ways_in_are_the_same(script, tmp_path):
-    ways = [
-        [sys.executable, "-m", "msl_jax.predict"],
-        [sys.executable, "-m", "msl_jax", "predict"],
-        [script, "predict"],
-    ]
-    for argv, code, words in (
-        (["--workdir=nowhere", "--input=x", "--output=y"], 2, "nowhere/config.json: is missing"),
-        (["--help"], 1, "--[no]save_probabilities"),
-    ):
-        done = [run(tmp_path, *way, *argv) for way in ways]
-        said = [one.stdout.removeprefix("started\n") + one.stderr for one in done]
-        assert [one.returncode for one in done] == [code] * 3, said
-        assert words in said[0] and said[0] == said[1] == said[2]
+def test_the_three_ways_in_are_the_same_and_find_a_plugin_in_the_folder(script, tmp_path):
+    (tmp_path / "my_plugin.py").write_text("print('mine', flush=True)\n")
+    argv = ["--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin"]
+    for way in ([sys.executable, "-m", "msl_jax.predict"], [sys.executable, "-m", "msl_jax", "predict"], [script, "predict"]):
+        done = run(tmp_path, *way, *argv)
+        assert done.stdout.split() == (["started", "mine"] if script in way else ["mine"])
+        one_sentence(done.returncode, done.stderr, ["nowhere/config.json: is missing"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
@@ -73,9 +67,3 @@ def test_the_script_starts_again_as_it_was_called(script, tmp_path, environment)
     done = run(tmp_path, script, "main", "--config=nowhere.py", "--workdir=läufe", **environment)
     assert done.stdout.split() == ["started", "started"]
     assert done.returncode == 2 and "there is no file nowhere.py" in done.stderr
-
-
-def test_a_plugin_in_the_folder_is_found_by_the_script(script, tmp_path):
-    (tmp_path / "my_plugin.py").write_text("print('mine')\n")
-    done = run(tmp_path, script, "predict", "--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin")
-    assert done.stdout.split() == ["started", "mine"] and "nowhere/config.json: is missing" in done.stderr

@@ -30,7 +30,7 @@ RUN = {
     "configs/results/README.md": {"sweep": SHORTENED, "main": SHORTENED},
 }
 """Page -> command -> where it is run."""
-TINY = {"model.width": 2, "model.depth": 2, "train.steps": 2, "train.checkpoint_every": 2, "train.validate_every": 2}
+TINY = {"model.width": 2, "model.depth": 1, "train.steps": 2, "train.checkpoint_every": 2, "train.validate_every": 2}
 
 
 def of_page(page, where, *, without="runs/released"):

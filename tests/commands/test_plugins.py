@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 
 from etils import epath
@@ -20,7 +18,7 @@ from msl_jax.methods.terms import TERMS
 from msl_jax.models.dual_branch import NETWORKS
 from msl_jax.runs.config import claim, read
 from msl_jax.training.sweep import is_done
-from processes import ROOT
+from processes import finished, start
 
 MINE = """
 import dataclasses
@@ -46,21 +44,14 @@ plugins.register_network("again", NETWORKS["unet"])
 """
 
 
-def call(folder, name, *argv):
-    """A command in this folder, whose current folder is found first, as it is by `python -m`."""
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags):
+def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags, command, tables, monkeypatch):
     write(tmp_path, {"my_plugin.py": MINE})
     save(tmp_path / "images" / "a.nii.gz", np.random.default_rng(0).random((3, 40, 40)).astype(np.float32))
     ours = {"data.layout": "ours", "data.weak": "thin", "model.name": "again", "method.terms.doubt": 0.75}
     short = {f"train.{key}": 2 for key in ("steps", "report_every", "checkpoint_every", "validate_every")}
     flags = [f"--config.{key}={value}" for key, value in (ours | short).items()]
-    sweep = ["--methods=mine", "--strong=2", "--seeds=0", "--workdir=sweep"]
-    done = call(tmp_path, "sweep", "--config=phantom", *tiny_flags, *flags, *sweep, "--plugins=my_plugin")
+    sweep = ["--methods=mine", "--strong=2", "--seeds=0", "--workdir=sweep", "--plugins=my_plugin"]
+    done = finished(start("sweep", "--config=phantom", *tiny_flags, *flags, *sweep, folder=tmp_path))
     run = tmp_path / "sweep" / "mine" / "strong2" / "seed0"
     assert done.returncode == 0, done.stderr + (run / "train.log").read_text()
     config = json.loads((run / "config.json").read_text())
@@ -68,26 +59,15 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags):
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:7] == ["step", "learning_rate", "loss", "s", "w", "kd", "doubt"]
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     predict = ["predict", f"--workdir={run}", "--input=images", "--output=masks"]
     said = [f"{run}/config.json", "begun with plugins that are not loaded; give --plugins=my_plugin."]
     for argv in (predict, ["main", "--config=phantom:method=mine", *flags, f"--workdir={run}"]):
-        lacking = call(tmp_path, *argv)
-        one_sentence(lacking.returncode, lacking.stderr, said)
-        assert lacking.returncode == 2 and not (tmp_path / "masks").exists()
-    done = call(tmp_path, *predict, "--plugins", "my_plugin")
-    assert done.returncode == 0, done.stderr
+        one_sentence(*command(*argv), said)
+        assert not (tmp_path / "masks").exists()
+    assert command(*predict, "--plugins", "my_plugin") == (None, "")
     assert (tmp_path / "masks" / "a.nii.gz").exists()
-
-
-@pytest.fixture
-def tables(monkeypatch):
-    """Tables that are as they were when the test has ended."""
-    before = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
-    monkeypatch.setattr(plugins, "_loaded", [])
-    yield
-    for table, rows in before:
-        table.clear()
-        table.update(rows)
 
 
 def test_what_is_registered_is_a_row(tables):
@@ -160,7 +140,7 @@ def test_runs_say_which_plugins_they_need_and_import_none(tables, untrained, tmp
 def test_a_run_keeps_the_plugins_it_was_begun_with(tables, opened, tmp_path, monkeypatch):
     experiment, workdir = opened(), epath.Path(tmp_path)
     for now, kept in ((["json"], ["json"]), (["json", "csv"], ["json"])):
-        monkeypatch.setattr(plugins, "_loaded", now)
+        monkeypatch.setattr(plugins, "LOADED", now)
         claim(experiment, workdir)
         assert read(workdir)["plugins"] == kept and not is_done(tmp_path, experiment.config)
     assert plugins.flag() == "--plugins=json,csv"

@@ -9,7 +9,6 @@ import nibabel as nib
 import pytest
 
 from files import arrays, one_sentence, save
-from processes import finished, start
 
 MAIN = ["main", "--workdir=NEW", "SETTINGS"]
 PREDICT = ["predict", "--workdir=RUN", "--output=NEW"]
@@ -77,12 +76,6 @@ def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, 
     one_sentence(code, err, map(filled, said))
     assert not new.exists(), "a refused command wrote something"
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_bad_input_ends_in_one_sentence_in_a_process_of_its_own(settings, tmp_path):
-    done = finished(start("main", *settings, f"--workdir={tmp_path}/new", "--config.model.widht=4"))
-    one_sentence(done.returncode, done.stderr, ["widht"])
-    assert not (tmp_path / "new").exists()
 
 
 def test_overwrite_replaces(command, workdir, hospital, tmp_path):

@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-from processes import ROOT
+from processes import QUICK, ROOT
 
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 SHORT = ("method", "quickstart")
@@ -19,7 +19,7 @@ SHORT = ("method", "quickstart")
 )
 def test_it_runs(path: pathlib.Path, monkeypatch):
     """In a kernel of its own, with the settings that make it short; no command in it fails or refuses anything."""
-    for name, value in {"MSL_SMALL": "1", "XLA_FLAGS": ""}.items():
+    for name, value in {"MSL_SMALL": "1", "XLA_FLAGS": QUICK}.items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": os.fspath(ROOT)}})

@@ -1,9 +1,6 @@
 """The pages: links lead somewhere, what they name exists, and the modules of the page on extending work."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 
 import nibabel as nib
@@ -65,31 +62,26 @@ def test_one_address_in_badges_and_notebooks():
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder with the modules that the page shows, each called as its first line says."""
+def folder(tmp_path, command, tables, monkeypatch):
+    """The current folder, with the modules that the page shows, each called as its first line says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     for block in blocks(EXTENDING, "python"):
         name, code = block.split("\n", 1)
         (tmp_path / name.removeprefix("# ")).write_text(code)
     return tmp_path
 
 
-def run(folder, *argv):
-    command = [sys.executable, "-m", *map(str, argv)]
-    one_device = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=one_device, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_loss_and_a_method_are_added_as_the_page_says(folder, tiny_flags):
-    small = [*tiny_flags, "--config.train.steps=1", f"--workdir={folder / 'run'}"]
-    run(folder, "msl_jax.main", "--plugins=my_plugins", "--config=mine.py:method=kl_doubt", *small)
+def test_a_loss_and_a_method_are_added_as_the_page_says(command, folder, tiny_flags):
+    small = [*tiny_flags, "--config.train.steps=1", "--workdir=run"]
+    code, err = command("main", "--plugins=my_plugins", "--config=mine.py:method=kl_doubt", *small)
+    assert code is None, err
     header, row = (folder / "run" / "metrics.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert 0 < float(values["doubt"]) < 1
 
 
-def test_a_data_set_is_added_as_the_page_says(folder, cache):
+def test_a_data_set_is_added_as_the_page_says(command, folder, cache, capsys):
     data = folder / "data"
     data.mkdir()
     for number in range(4):
@@ -99,5 +91,7 @@ def test_a_data_set_is_added_as_the_page_says(folder, cache):
             nib.save(nib.Nifti1Image((voxels > 150).astype(np.uint8), np.eye(4)), data / f"p{number}_lesion.nii.gz")
     settings = {"layout": "pairs", "source": data, "cache": cache, "split_sizes": "((None,1,1),)", "labels": ""}
     flags = [f"--config.data.{key}={value}" for key, value in settings.items()]
-    said = run(folder, "msl_jax.prepare", "--plugins=my_reader", "--config=nifti", *flags, "--output=prepare")
+    code, err = command("prepare", "--plugins=my_reader", "--config=nifti", *flags, "--output=prepare")
+    assert code is None, err
+    said = capsys.readouterr().out
     assert "4 cases of 4 patients" in said and "lesion" in said

@@ -4,7 +4,6 @@ import csv
 import functools
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -18,8 +17,8 @@ import pytest
 
 from msl_jax.inference.segmenter import load_network
 from msl_jax.models.initial import init_variables
+from processes import QUICK, ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 PLACES = {"one": (1, 1), "four": (1, 4), "eight": (1, 8), "two_by_two": (2, 2)}
 """Name -> processes, devices of each."""
 OTHERS = pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def start(settings):
         environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
             "JAX_COORDINATOR_PORT": str(free_port()),
         }

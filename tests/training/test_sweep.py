@@ -2,11 +2,9 @@ import csv
 import fcntl
 import json
 import os
-import pathlib
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import time
 
@@ -19,8 +17,8 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.runs.config import claim
 from msl_jax.system.signals import Interrupted
 from msl_jax.training import sweep
+from processes import QUICK, finished, run, start
 
-ROOT = pathlib.Path(__file__).parents[2]
 ALONE = [sweep.Share()]
 KL, SINGLE = Run("kl", 3, 0), Run("single", 3, 0)
 
@@ -111,11 +109,12 @@ def executable(path, text):
 
 
 def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sweep._gpus() == []
+    assert sweep.shares(2) == [sweep.Share((0,)), sweep.Share((1,))]
     executable(tmp_path / "nvidia-smi", "echo 'GPU 0: H100 (UUID: a)'; echo '  MIG 1g (UUID: b)'; echo 'GPU 1: H100'")
-    assert sweep._gpus() == ["0", "1"]
+    assert sweep.shares(2) == [sweep.Share((0,), ("0",)), sweep.Share((1,), ("1",))]
 
 
 # Training, with a stand-in for main
@@ -222,28 +221,20 @@ def test_a_run_that_another_process_trains_is_refused(main, tmp_path):
 # The command, on phantoms
 
 
-@pytest.fixture(scope="module")
-def start(tiny_flags):
-    """start(*flags) -> the process of a sweep of two methods that takes seconds."""
+@pytest.fixture
+def argv(tiny_flags):
+    """Flags of a sweep of two methods that takes seconds."""
+    short = [f"--config.{key}=2" for key in ("train.checkpoint_every", "train.validate_every")]
+    methods = ["--methods=lower_bound,kl_ent", "--strong=2", "--seeds=1"]
+    return ["--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags, *short, *methods]
+
+
+def test_a_sweep_trains_compares_and_is_then_left_alone(command, argv, capsys, monkeypatch, tmp_path):
     assert jax.device_count() == 4  # those of this process are settled before its environment changes
-    command = [sys.executable, "-m", "msl_jax.sweep", "--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags]
-    command += [f"--config.{key}=2" for key in ("train.checkpoint_every", "train.validate_every")]
-    command += ["--methods=lower_bound,kl_ent", "--strong=2", "--seeds=1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XLA_FLAGS")
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        yield lambda *more: subprocess.Popen([*command, *more], cwd=ROOT, **pipes)
-
-
-def finished(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
     folder = tmp_path / "sweep=1,a"
-    code, out, err = finished(start(f"--workdir={folder}"))
-    assert code == 0, err
+    assert command("sweep", *argv, f"--workdir={folder}") == (None, "")
+    out = capsys.readouterr().out
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -258,28 +249,28 @@ def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
 
     shutil.rmtree(folder / "lower_bound/strong2/seed1/checkpoints")
     runs = {path: path.stat().st_mtime_ns for path in folder.rglob("seed1/**/*")}
-    code, again, err = finished(start(f"--workdir={folder}"))
-    assert code == 0, err
+    assert command("sweep", *argv, f"--workdir={folder}") == (None, "")
+    again = capsys.readouterr().out
     assert "2 of them done; 0 to train" in again and (folder / "table.md").read_text() in again
     assert runs == {path: path.stat().st_mtime_ns for path in folder.rglob("seed1/**/*")}
 
 
 @pytest.mark.soak
-def test_a_sweep_is_stopped_and_goes_on(start, tmp_path):
+def test_a_sweep_is_stopped_and_goes_on(argv, tmp_path):
     folder, first = tmp_path / "sweep", tmp_path / "sweep" / "lower_bound" / "strong2" / "seed1"
-    process = start(f"--workdir={folder}", "--config.train.steps=60")
+    endless = ["sweep", *argv, f"--workdir={folder}", "--config.train.steps=60"]
+    process = start(*endless)
     try:
         while not (first / "checkpoints" / "2").exists():
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGTERM)
-    code, out, err = finished(process)
-    assert code == 128 + signal.SIGTERM and "Traceback" not in err
-    assert [line.split()[-1] for text in (out, err) for line in text.splitlines()[-1:]] == ["started", "on."]
+    stopped = finished(process)
+    assert stopped.returncode == 128 + signal.SIGTERM and "Traceback" not in stopped.stderr
+    assert [line.split()[-1] for text in (stopped.stdout, stopped.stderr) for line in text.splitlines()[-1:]] == ["started", "on."]
     assert not is_held(first / "train.log") and not (first / "results").exists()
-    code, out, err = finished(start(f"--workdir={folder}", "--config.train.steps=60"))
-    assert code == 0, err
+    out = run(*endless)
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
     reports = [line.split()[:1] for line in (first / "train.log").read_text().splitlines()]
     assert reports.count(["2/60"]) == 1, "it began anew"
