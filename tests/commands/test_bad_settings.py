@@ -222,7 +222,7 @@ def test_a_folder_that_may_not_be_read_or_written(refused, drawn, tmp_path, monk
         refused(["suggest", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *said])
         forbid(patched, tmp_path)
         new = f"--output={tmp_path / 'newer'}"
-        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [f"{tmp_path}: may not be written into"])
+        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [f"{tmp_path}: is not writable"])
         for folder in (data / "masks", below / "deep", tmp_path):
             folder.chmod(0o755)
 
