@@ -53,7 +53,7 @@ def _orientations(experiment: Experiment, used: Sequence[Entry]) -> Iterator[str
 
 
 def _time_points(used: Sequence[Entry], roles: dict[str, str]) -> Iterator[str]:
-    """Warns of patients that may be one patient, whose cases may end up in different parts of the split."""
+    """Warns of patients that may be time points of one patient."""
     names = sorted({entry.name for entry in used if entry.patient == entry.name})
     pattern = patient_pattern(names)
     if pattern:

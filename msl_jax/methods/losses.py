@@ -94,7 +94,7 @@ def cross_entropy(
     return total / safe_divisor(divisor)
 
 
-def holds_structure(labels: jax.Array) -> jax.Array:
+def has_structure(labels: jax.Array) -> jax.Array:
     """Which images have a pixel labelled as a structure: int32 (..., y, x) -> bool (...)."""
     return ((labels != UNLABELED) & (labels != 0)).any((-2, -1))
 
@@ -123,7 +123,7 @@ def dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
     present = y.any((-3, -2)).astype(logits.dtype)
     overlap = 2.0 * (p * y).sum((-3, -2)) / safe_divisor(present * (p + y).sum((-3, -2)))
     of_image = (present - overlap).sum(-1) / safe_divisor(present.sum(-1))
-    return of_image.sum() / safe_divisor(holds_structure(labels).sum().astype(logits.dtype))
+    return of_image.sum() / safe_divisor(has_structure(labels).sum().astype(logits.dtype))
 
 
 def entropy(logits: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
     if name not in METHODS:
         raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
-    given = {key: value for key, value in settings.items() if value is not None}
+    overrides = {key: value for key, value in settings.items() if value is not None}
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
     terms = {term: weight for term, weight in weights.items() if weight}
     rampup = {
@@ -49,23 +49,23 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
                 f"config.method.terms.{term}: '{name}' has no guide for its targets; use one of {others}, or give 0."
             )
     for key in LIMITS:
-        if key in given and getattr(row, key) is None:
+        if key in overrides and getattr(row, key) is None:
             others = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
             raise InputError(f"config.method.{key}: does not apply to '{name}', only to {others}; leave it out.")
         least, most = LIMITS[key]
-        if not least <= given.get(key, least) < most:
-            raise InputError(f"config.method.{key}: is {given[key]}; give a number from {least} to below {most}.")
+        if not least <= overrides.get(key, least) < most:
+            raise InputError(f"config.method.{key}: is {overrides[key]}; give a number from {least} to below {most}.")
     changes: dict[str, Any] = {
         "terms": terms,
         "rampup": {term: length for term, length in rampup.items() if length and term in terms},
         "dropout": row.dropout if dropout is None else dropout,
-        **{key: given[key] for key in (*CHOICES, *LIMITS) if key in given},
+        **{key: overrides[key] for key in (*CHOICES, *LIMITS) if key in overrides},
     }
     method = dataclasses.replace(row, **changes)
     for key, choices in CHOICES.items():
-        if key in given and given[key] not in choices:
-            raise InputError(f"config.method.{key}: '{given[key]}' is unknown; give one of {', '.join(choices)}.")
-        if key in given and not method.reads(key):
+        if key in overrides and overrides[key] not in choices:
+            raise InputError(f"config.method.{key}: '{overrides[key]}' is unknown; give one of {', '.join(choices)}.")
+        if key in overrides and not method.reads(key):
             raise InputError(
                 f"config.method.{key}: no term of '{name}' uses it (its terms are {', '.join(terms)}); leave it out."
             )
@@ -87,8 +87,8 @@ def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str,
     return {} if weight is None else {term: weight for term in terms if TERMS[term].labels == "weak_label"}
 
 
-def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: str) -> dict[str, float]:
-    merged = dict(row) | {term: value for term, value in given.items() if value is not None}
+def _merged(row: Mapping[str, float], overrides: Mapping[str, float | None], key: str) -> dict[str, float]:
+    merged = dict(row) | {term: value for term, value in overrides.items() if value is not None}
     for term, value in merged.items():
         if term not in TERMS:
             raise InputError(f"config.method.{key}: '{term}' is unknown; give one of {', '.join(TERMS)}.")
@@ -97,11 +97,11 @@ def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: st
     return merged
 
 
-def class_weights(given: Any, structures: Sequence[str]) -> dict[str, float]:
+def class_weights(setting: Any, structures: Sequence[str]) -> dict[str, float]:
     """The weight of every class in the cross-entropy terms.
 
     Args:
-      given: config.method.class_weights: structure or "background" -> weight; the default is 1.
+      setting: config.method.class_weights: structure or "background" -> weight; the default is 1.
       structures: the structures' names, in the order of the classes.
 
     Returns:
@@ -111,11 +111,11 @@ def class_weights(given: Any, structures: Sequence[str]) -> dict[str, float]:
       InputError: a name is unknown, a weight is not a finite number of at least 0, or all are 0.
     """
     weights = dict.fromkeys(("background", *structures), 1.0)
-    if not isinstance(given, Mapping):
+    if not isinstance(setting, Mapping):
         raise InputError(
-            f"config.method.class_weights: is {given!r}; give names and weights like {{'{structures[0]}': 2}}."
+            f"config.method.class_weights: is {setting!r}; give names and weights like {{'{structures[0]}': 2}}."
         )
-    for name, weight in given.items():
+    for name, weight in setting.items():
         if name not in weights:
             raise InputError(f"config.method.class_weights: '{name}' is unknown; give one of {', '.join(weights)}.")
         if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):

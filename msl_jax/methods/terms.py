@@ -96,6 +96,6 @@ TERMS: Mapping[str, Term] = {
         "strong",
         lambda logits, maps, *_: losses.dice(logits["teacher"], maps["label"]),
         labels="label",
-        divisor=lambda labels, *_: losses.holds_structure(labels).sum().astype(jnp.float32),
+        divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
     ),
 }

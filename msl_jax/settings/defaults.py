@@ -23,7 +23,7 @@ def defaults() -> ConfigDict:
             table="",  # CSV of roles, groups and weak labels per patient, instead of a draw (data/patient_table.py)
             strong=config_dict.FieldReference(3, field_type=object),  # a number, a list of patients, or all
             split_seed=0,
-            split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row whose sum is the patients
+            split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to all patients
             split=dict(train=(), validation=(), test=()),  # lists of patients, instead of a draw
             fold="",  # 0/4: the test split is part 0 of 4 of the strong patients
             weak="erosion",  # a recipe of msl_jax/data/weak_labels.py, or drawn

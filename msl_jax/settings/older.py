@@ -34,9 +34,9 @@ def completed(config: dict) -> dict:
         functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, value)
     method = config["method"]
     for group, zero in (("terms", 0.0), ("rampup", 0)):
-        given = method.get(group) or {}
-        unknown = {term: value for term, value in given.items() if term not in TERMS and value}
-        method[group] = {term: given.get(term, zero) for term in TERMS} | unknown
+        values = method.get(group) or {}
+        unknown = {term: value for term, value in values.items() if term not in TERMS and value}
+        method[group] = {term: values.get(term, zero) for term in TERMS} | unknown
     return config
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from maps import CLASSES, LABELLED, QUICK, label_maps, labels_of, logit_maps, logits_of, value
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import MEANS, cross_entropy, dice, holds_structure, weigh
+from msl_jax.methods.losses import MEANS, cross_entropy, dice, has_structure, weigh
 
 # Means of a cross-entropy
 
@@ -183,7 +183,7 @@ def test_dice_is_finite_bounded_and_ignores_unlabelled_pixels(sample):
 def test_dice_of_a_batch_is_the_weighted_mean_of_its_parts(sample):
     """The weight of a part is its number of images with a structure."""
     logits, labels = sample
-    present = np.asarray(holds_structure(jnp.asarray(labels)))
+    present = np.asarray(has_structure(jnp.asarray(labels)))
     parts = [value(dice, logits[i : i + 1], labels[i : i + 1]) for i in range(2)]
     assert present.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
     expected = np.dot(parts, present) / max(present.sum(), 1)

@@ -23,8 +23,8 @@ STEPS = 100
 
 def resolved(name, terms=None, dropout=None, **settings):
     """The method of a config with 100 steps and these settings."""
-    given = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
-    return resolve(given | settings, dropout, STEPS)
+    defaults = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
+    return resolve(defaults | settings, dropout, STEPS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -148,7 +148,7 @@ def test_class_weights_default_to_1():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("setting", "words"),
     [
         ({"LW": 2.0}, ["'LW'", "background, RV, LV"]),
         ({"MYO": 2.0}, ["'MYO'", "background, RV, LV"]),
@@ -162,9 +162,9 @@ def test_class_weights_default_to_1():
         (None, ["None", "{'RV': 2}"]),
     ],
 )
-def test_invalid_class_weights_raise(given, words):
+def test_invalid_class_weights_raise(setting, words):
     with pytest.raises(InputError) as error:
-        class_weights(given, ["RV", "LV"])
+        class_weights(setting, ["RV", "LV"])
     message = str(error.value)
     assert message.startswith("config.method.class_weights: ") and "\n" not in message
     assert all(word in message for word in words)
@@ -220,9 +220,9 @@ OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross"}
     st.sampled_from(list(SETS)),
 )
 def test_every_term_has_its_images_in_every_branch_it_uses(name, terms, kd_on):
-    given = {term: weight for term, weight in terms.items() if weight is not None}
-    kept = {term for term, weight in {**METHODS[name].terms, **given}.items() if weight}
-    assume(OF_STUDENT & kept or "teacher_cross" not in kept)
+    overrides = {term: weight for term, weight in terms.items() if weight is not None}
+    used = {term for term, weight in {**METHODS[name].terms, **overrides}.items() if weight}
+    assume(OF_STUDENT & used or "teacher_cross" not in used)
     method = dataclasses.replace(resolved(name, terms), kd_on=kd_on)
     branches = method.branches()
     assert 0.0 not in method.terms.values()
