@@ -1,8 +1,8 @@
 """The papers' experiment: left ventricle of ACDC, 2-D slices of 256 x 256, width 64, three fully annotated patients.
 
 Source: arXiv 2012.08051 and 2109.10902.
-Cost: on 2 CPU cores about 50 s a step and 7.7 GB of memory (3 steps tried); on a GPU not measured yet.
-Result: not measured yet; acdc_cpu.py has figures of the same experiment, smaller.
+Cost: about 50 s per step and 7.7 GB of memory on 2 CPU cores (3 steps measured); not measured on a GPU yet.
+Result: not measured yet; acdc_cpu.py has results of a smaller version.
 Command: python -m msl_jax.main --config=configs/acdc.py --config.data.source=ACDC --workdir=RUN
 """
 
@@ -12,7 +12,7 @@ from msl_jax import settings
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The papers' setting, with what ARG asks for."""
+    """The papers' experiment, changed by ARG."""
     config = settings.defaults()
     config.data.layout = "acdc"
     config.data.source = "data/acdc"

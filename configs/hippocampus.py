@@ -1,9 +1,9 @@
-"""Anterior and posterior hippocampus, 10 full masks and a point a structure on the slices of 150 others.
+"""Anterior and posterior hippocampus: 10 cases with full masks, 150 with one point per structure and slice.
 
 Source: Task04 of the Medical Segmentation Decathlon (Simpson et al., arXiv 1902.09063), slices of 64 x 64, width 16.
-Cost: 7 minutes of one CPU core, evaluation included.
+Cost: 7 minutes on one CPU core, including evaluation.
 Result: Dice of anterior / posterior in percent, 40 test cases, means of seeds 0, 1 and 2: kl_ent student 84.3 / 82.4,
-  its teacher 85.0 / 82.9, lower_bound 85.5 / 82.8, upper_bound 86.9 / 84.8; all in configs/results/hippocampus.
+  teacher 85.0 / 82.9, lower_bound 85.5 / 82.8, upper_bound 86.9 / 84.8; all in configs/results/hippocampus.
 Command: python -m msl_jax.main --config=configs/hippocampus.py --workdir=RUN
 """
 
@@ -13,7 +13,7 @@ from msl_jax import settings
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Small crops of T1 MRI."""
+    """Small crops of T1-weighted MRI."""
     config = settings.defaults()
     config.data.layout = "msd"
     config.data.source = "../shared/data/hippocampus"
@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.weak = "point"
     config.data.weak_radius = 2
     config.data.size = 64
-    config.data.augment.flip = False  # anterior and posterior are not the same
+    config.data.augment.flip = False  # anterior and posterior must not be swapped
     config.data.augment.rotation = 15.0
     config.model.width, config.model.depth = 16, 4
     config.train.strong_batch = config.train.weak_batch = 8

@@ -1,10 +1,11 @@
-"""One full mask and many scribbles, on heart phantoms made from a seed: 40 patients, four classes, 96 x 96, 600 steps.
+"""One full mask and many scribbles, on generated heart phantoms: 40 patients, four classes, 96 x 96, 600 steps.
 
 Source: msl_jax/data/readers/phantom.py.
-Cost: 3 minutes of 2 CPU cores, building and evaluation included.
-Result: Dice of RV, MYO and LV in percent, 10 test patients, seed 0: student 68.8, 84.6, 91.1, teacher 65.3, 78.6, 89.4;
-  on one core, before max pooling was written anew, student 70.3, 83.4, 89.1, teacher 60.9, 67.4, 78.3, lower_bound
-  46.8, 56.1, 72.5. upper_bound does not learn the right ventricle in so few steps.
+Cost: 3 minutes on 2 CPU cores, including building and evaluation.
+Result: Dice of RV, MYO and LV in percent, 10 test patients, seed 0: student 68.8, 84.6, 91.1, teacher 65.3, 78.6, 89.4.
+  An example, not a benchmark: one core and a previous version, which change floating-point order, gave student 70.3,
+  83.4, 89.1, teacher 60.9, 67.4, 78.3, lower_bound 46.8, 56.1, 72.5. upper_bound does not learn the right ventricle in
+  so few steps.
 Command: make demo
 """
 
@@ -14,7 +15,7 @@ from msl_jax import settings
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """40 phantoms at the size of acdc_cpu.py: all structures, scribbles of them and of background."""
+    """40 phantoms at the size of acdc_cpu.py: all structures, with scribbles of structures and background."""
     config = settings.defaults()
     config.data.layout = "phantom"
     config.data.source = "patients=40,seed=0"

@@ -1,27 +1,27 @@
-"""What bad or odd input ends in: one sentence a fault. This module imports nothing of ours."""
+"""Errors and warnings about user input, one sentence each. This module imports nothing from the package."""
 
 from collections.abc import Iterable, Sequence
 import warnings
 
 
 class InputError(ValueError):
-    """Bad input, in one sentence: which file or setting, what is wrong, what to do. Several faults have a line each.
+    """Invalid input, in one sentence: the file or setting, the problem, the fix. Several problems have one line each.
 
-    The commands print it and exit with a code other than 0, without a traceback.
+    The commands print it without a traceback and exit with a code other than 0.
     """
 
 
 class OddInput(UserWarning):
-    """Input that works and may be a mistake, said in one sentence; the commands print it on standard error."""
+    """Valid input that may be a mistake, in one sentence; the commands print it on standard error."""
 
 
 def warn_all(remarks: Iterable[str]) -> None:
-    """Warns of each, once."""
+    """Issues one OddInput warning per remark."""
     for remark in remarks:
-        warnings.warn(remark, OddInput, stacklevel=1)  # of one line, so that Python says each sentence once
+        warnings.warn(remark, OddInput, stacklevel=1)  # from the same line, so Python shows equal warnings only once
 
 
 def raise_all(problems: Sequence[str]) -> None:
-    """Raises InputError with these sentences, a line each, unless there are none."""
+    """Raises InputError with one problem per line, if there are any."""
     if problems:
         raise InputError("\n".join(problems))

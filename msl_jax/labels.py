@@ -1,4 +1,4 @@
-"""What the label maps of this package hold beside classes and label values."""
+"""The value of unlabelled pixels."""
 
 UNLABELED = 255
-"""A pixel nobody annotated, in every label map of this package."""
+"""A pixel without annotation, in every label map of this package."""

@@ -1,4 +1,4 @@
-"""Methods, terms, readers, networks and weak recipes from outside the package: rows that a module of the user's adds.
+"""Plugins: user modules that add methods, terms, readers, networks and recipes of weak labels.
 
     from msl_jax import plugins
     from msl_jax.methods.table import Method
@@ -7,8 +7,8 @@
     plugins.register_term("agree", Term(("student",), "weak", lambda logits, maps, *_: ...))
     plugins.register_method("mine", Method({"s": 1.0, "w": 0.05, "agree": 1.0}))
 
-Every command takes --plugins=my_module, a module in the current folder or on Python's path. A run remembers the names
-it was begun with, so that a command can say which are missing. Nothing is imported because a file names it.
+Every command takes --plugins=my_module, a module in the current folder or on Python's path. A run records its plugins,
+so that commands can report missing ones. Plugins named in files are never imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,106 +31,106 @@ from msl_jax.methods.terms import TERMS, Term
 from msl_jax.models.dual_branch import NETWORKS, Network
 
 COLUMNS = ("step", "learning_rate", "loss", "skipped")
-"""Columns of metrics.csv, whose others are called as the terms."""
+"""Columns of metrics.csv besides the terms."""
 KEY = "plugins"
-"""Of config.json: the modules that were loaded when the run was begun; missing where there were none."""
-LONGEST = 300
-"""Characters of what a module's error says that are passed on."""
+"""Key of config.json for the modules loaded at the start of the run; missing if there were none."""
+MAX_CHARACTERS = 300
+"""Length to which an error message from a module is shortened."""
 _loaded: list[str] = []
 
 
 def register_method(name: str, method: Method) -> None:
-    """Adds a method; raises InputError where the name is taken or will not do."""
+    """Adds a method; raises InputError if the name is taken or invalid."""
     _register("method", METHODS, name, method)
 
 
 def register_term(name: str, term: Term) -> None:
-    """Adds a term of the loss; raises InputError where the name is taken or will not do."""
-    _register("term", TERMS, name, term, taken=COLUMNS)
+    """Adds a term of the loss; raises InputError if the name is taken or invalid."""
+    _register("term", TERMS, name, term, reserved=COLUMNS)
 
 
 def register_reader(name: str, reader: Reader) -> None:
-    """Adds a layout of data sets; raises InputError where the name is taken or will not do."""
+    """Adds a layout of data sets; raises InputError if the name is taken or invalid."""
     _register("reader", READERS, name, reader)
 
 
 def register_network(name: str, network: Network) -> None:
-    """Adds a network; raises InputError where the name is taken or will not do."""
+    """Adds a network; raises InputError if the name is taken or invalid."""
     _register("network", NETWORKS, name, network)
 
 
 def register_recipe(name: str, recipe: Recipe) -> None:
-    """Adds a recipe of weak labels; raises InputError where the name is taken or will not do."""
-    _register("recipe", RECIPES, name, recipe, taken=(DRAWN,))
+    """Adds a recipe of weak labels; raises InputError if the name is taken or invalid."""
+    _register("recipe", RECIPES, name, recipe, reserved=(DRAWN,))
 
 
 def load(names: Sequence[str]) -> None:
-    """Imports modules, which register what they bring. They are found in the current folder and on Python's path.
+    """Imports modules, from the current folder or Python's path; they call the register functions.
 
     Raises:
-      InputError: there is no such module, or what it does fails.
+      InputError: a module does not exist or its import fails.
     """
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise InputError(f"--plugins={name}: is no module's name; give one as Python imports it, like my_module.")
+            raise InputError(f"--plugins={name}: is not a module name; give one as in an import, like my_module.")
         here = os.getcwd()
-        if not {"", here} & set(sys.path):  # as it is by `python -m` alone
+        if not {"", here} & set(sys.path):  # only `python -m` adds it
             sys.path.insert(0, here)
         try:
             importlib.import_module(name)
-        except InputError as refused:
-            raise InputError(f"--plugins={name}: {refused}") from refused
+        except InputError as error:
+            raise InputError(f"--plugins={name}: {error}") from error
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
                 raise InputError(
-                    f"--plugins={name}: there is no module {error.name} in {here} or on Python's path; go where it is, "
-                    "or add its folder to PYTHONPATH."
+                    f"--plugins={name}: there is no module {error.name} in {here} or on Python's path; change to its "
+                    "folder, or add the folder to PYTHONPATH."
                 ) from error
-            said = textwrap.shorten(str(error), LONGEST).rstrip(".")
+            text = textwrap.shorten(str(error), MAX_CHARACTERS).rstrip(".")
             raise InputError(
-                f"--plugins={name}: {type(error).__name__}: {said}; correct it, MSL_JAX_TRACEBACK=1 shows where."
+                f"--plugins={name}: {type(error).__name__}: {text}; correct it, MSL_JAX_TRACEBACK=1 shows where."
             ) from error
         if name not in _loaded:
             _loaded.append(name)
 
 
 def loaded() -> tuple[str, ...]:
-    """The names of the modules that `load` has imported."""
+    """The modules imported by `load`."""
     return tuple(_loaded)
 
 
 def flag(names: Sequence[str] = ()) -> str:
-    """The flag that loads these modules beside those that are loaded."""
+    """The flag that loads these modules in addition to the loaded ones."""
     return f"--plugins={','.join(dict.fromkeys((*_loaded, *names)))}"
 
 
-def check(names: Any, whose: object) -> None:
-    """Refuses what needs modules that are not imported.
+def check(names: Any, path: object) -> None:
+    """Checks that the plugins listed in the file at `path` are loaded.
 
     Raises:
-      InputError: says what `whose` is and which --plugins to give.
+      InputError: some are not; the message says which --plugins to give.
     """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{whose}: its plugins are {names}; make them a list of modules' names.")
+        raise InputError(f"{path}: plugins is {names}; make it a list of module names.")
     if not set(names) <= sys.modules.keys():
-        raise InputError(f"{whose}: was begun with plugins that are not loaded; give {flag(names)}.")
+        raise InputError(f"{path}: the run needs plugins that are not loaded; give {flag(names)}.")
 
 
 def check_run(workdir: str) -> None:
-    """Refuses a folder of a run that needs modules which are not imported; says nothing of a folder without a run."""
+    """Raises InputError if a run needs plugins that are not loaded; ignores folders without a run."""
     path = epath.Path(workdir) / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what reads it for its settings says so
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # reported when the settings are read
         return
-    if isinstance(found, dict):
-        check(found.get(KEY, []), path)
+    if isinstance(config, dict):
+        check(config.get(KEY, []), path)
 
 
-def _register(kind: str, table: Mapping[str, Any], name: str, row: Any, taken: Sequence[str] = ()) -> None:
-    """Adds a row, or leaves the one that is the same."""
+def _register(kind: str, table: Mapping[str, Any], name: str, row: Any, reserved: Sequence[str] = ()) -> None:
+    """Adds a row; adding an equal row again has no effect."""
     if not name.isidentifier() or hasattr(ConfigDict, name):
-        raise InputError(f"the {kind} '{name}': its name is no plain word; give one of letters, digits and _.")
-    if name in taken or (name in table and table[name] != row):
-        raise InputError(f"the {kind} '{name}': there is another of that name; give yours its own.")
+        raise InputError(f"the {kind} '{name}': is not a valid name; choose another of letters, digits and _.")
+    if name in reserved or (name in table and table[name] != row):
+        raise InputError(f"the {kind} '{name}': the name is taken; choose another.")
     cast(dict[str, Any], table)[name] = row

@@ -241,14 +241,14 @@ def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
 @pytest.mark.parametrize(
     ("config", "settings", "said"),
     [
-        ("nowhere", {}, "^config: is nowhere, and there is no file nowhere; give one, or acdc, "),
+        ("nowhere", {}, "^config: is nowhere, but there is no file nowhere; give a file, or one of acdc, "),
         ("phantom:strong", {}, "^config: is phantom:strong: 'strong' in the config's ARG"),
-        ("phantom:steps=many", {}, "^config: .* a whole number is needed"),
+        ("phantom:steps=many", {}, "^config: .* give a whole number"),
         (3, {}, "^config: is of type int"),
-        (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: unknown or missing are the settings "),
+        (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: has unknown or missing settings "),
         ("phantom", {"data.sorce": "x"}, r"^data\.sorce: there is no such setting"),
-        ("phantom", {"data": {}}, r"^data: is a group of settings; give each its own, like data\."),
-        ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the type"),
+        ("phantom", {"data": {}}, r"^data: is a group of settings; set each one separately, like data\."),
+        ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the default's type"),
         ("phantom", {"train.steps": 0}, r"^config\.train\.steps: is 0"),
     ],
 )

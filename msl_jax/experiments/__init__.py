@@ -1,1 +1,1 @@
-"""From a config to everything it stands for, and what its data look like."""
+"""From a config to an experiment (data, splits, method, network), and the survey of its data."""

@@ -1,4 +1,4 @@
-"""From a config to everything it stands for: the data set, who is in which split, the method, the network."""
+"""An experiment: a config with its data set, its patients' roles and its method."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -15,15 +15,15 @@ from msl_jax.settings.resolved import preparation_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """A config that was checked and opened.
+    """A validated config with its opened data set.
 
     Attributes:
-      config: with every default filled in; `config.json` of the run.
-      data: the data set, built.
+      config: with all defaults filled in; the run's config.json.
+      data: the built data set.
       split: "train", "validation", "test" -> patients.
-      strong: training patients whose full masks are used; the others are the weak set.
-      recipes: patient -> where its weak labels come from, in place of config.data.weak.
-      method: terms, weights and whatever else it sets.
+      strong: training patients whose full masks are used; the others are weak.
+      recipes: patient -> recipe of its weak labels, if it differs from config.data.weak.
+      method: the method with the config's settings.
     """
 
     config: ConfigDict
@@ -38,7 +38,7 @@ class Experiment:
         return [patient for patient in self.split["train"] if patient not in self.strong]
 
     def roles(self) -> dict[str, list[str]]:
-        """Patients by role: "train", "validation", "test"; of the first, "strong" and "weak"."""
+        """Role -> patients: "train", "validation", "test", and the two parts of "train": "strong", "weak"."""
         return {**self.split, "strong": self.strong, "weak": self.weak()}
 
     def entries(self, patients: list[str]) -> list[builder.Entry]:
@@ -46,25 +46,27 @@ class Experiment:
         return self.data.of_patients(patients)
 
     def structures(self, patients: list[str]) -> dict[str, int]:
-        """Name -> class of every trained structure that a mask of these patients holds."""
+        """Name -> class of the trained structures present in masks of these patients."""
         return structures_of(self.config, self.entries(patients))
 
     def annotator(self) -> Annotator:
-        """Where the weak labels of the training patients come from."""
+        """The source of the training patients' weak labels."""
         data = self.config.data
         return Annotator(data.weak, Style(data.weak_background, data.weak_radius, data.weak_every), self.recipes)
 
     def training_sets(self, method: Method) -> dict[str, list[builder.Entry]]:
-        """The sets that a method uses: "strong", "weak" -> cases."""
+        """The sets that a method uses: "strong", "weak" -> cases; raises InputError if its weak set is empty."""
         patients = {"strong": self.strong, "weak": self.weak()}
         if "weak" in method.sets() and not self.weak():
-            all_strong = f"method '{self.config.method.name}'" if method.all_strong else "config.data.strong"
-            raise InputError(f"{all_strong}: takes every training patient's mask and leaves none weak; give fewer.")
+            setting, cure = "config.data.strong", "give fewer"
+            if method.all_strong:
+                setting, cure = f"method '{self.config.method.name}'", "remove its terms on weak images"
+            raise InputError(f"{setting}: makes all training patients strong, but weak ones are needed; {cure}.")
         return {name: self.entries(patients[name]) for name in method.sets()}
 
 
 def structures_of(config: ConfigDict, entries: Iterable[builder.Entry]) -> dict[str, int]:
-    """Name -> class of every structure of a filled-in config that a mask of these cases holds."""
+    """Name -> class of the structures of a filled-in config present in masks of these cases."""
     class_of_value = preparation_of(config).class_of_value()
-    held = {int(class_of_value[value]) for entry in entries for value in entry.values}
-    return {name: c for c, name in enumerate(config.data.classes, start=1) if c in held}
+    present = {int(class_of_value[value]) for entry in entries for value in entry.values}
+    return {name: c for c, name in enumerate(config.data.classes, start=1) if c in present}

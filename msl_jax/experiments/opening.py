@@ -1,4 +1,4 @@
-"""From a config to an open experiment: checked, built, split, and refused where it cannot work."""
+"""Opens an experiment: validates the config, builds the data set, assigns roles to patients."""
 
 from collections.abc import Mapping, Sequence
 import errno
@@ -22,18 +22,18 @@ from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
 
 CACHE = "~/tensorflow_datasets"
-"""Where TFDS builds a data set unless it is told otherwise."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What only writing fails with, and building writes into the cache alone."""
-LONGEST = 120
-"""Characters of what array_record says that are passed on."""
+"""TFDS's default folder for built data sets."""
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that only writing causes; building writes only to the cache."""
+MAX_CHARACTERS = 120
+"""Length to which an error message of array_record is shortened."""
 
 
 def open_experiment(config: ConfigDict) -> Experiment:
-    """Checks a config, builds or opens its data set and settles who is what for.
+    """Validates a config, builds or opens its data set and assigns roles to patients.
 
     Raises:
-      InputError: a setting or a file cannot work.
+      InputError: a setting or a file is invalid.
     """
     check_config(config)
     method = method_of(config)
@@ -48,7 +48,7 @@ def open_experiment(config: ConfigDict) -> Experiment:
     _check_structures(filled, {"strong ": experiment.entries(strong), "test ": experiment.entries(split["test"])})
     shared_unit(experiment.entries(split["test"]))
     if not experiment.structures(split["validation"]) and config.eval.checkpoint == "best":
-        raise InputError("config.eval.checkpoint: is best, and no validation case has a trained structure; give last.")
+        raise InputError("config.eval.checkpoint: is best, but no validation case has a trained structure; give last.")
     for name in experiment.training_sets(method):
         size = config.train[f"{name}_batch"]
         if size % (jax.device_count() * config.train.accumulate):
@@ -60,35 +60,35 @@ def open_experiment(config: ConfigDict) -> Experiment:
 
 
 def _build(config: ConfigDict) -> builder.Dataset:
-    """The data set, built into config.data.cache; raises InputError where it cannot be written there."""
-    cure = "give a folder to build data sets in by --config.data.cache=FOLDER"
+    """The data set, built in config.data.cache; raises InputError if that is not writable."""
+    cure = "give a writable folder with --config.data.cache=FOLDER"
     cache = expanded(config.data.cache or os.environ.get("TFDS_DATA_DIR") or CACHE, cure)
     cache = cache if "://" in cache else os.path.abspath(cache)
     try:
         return builder.build(source_of(config), cache)
-    except (OSError, RuntimeError) as error:  # the latter of array_record, where a disk is full
-        place = getattr(error, "filename", None) or cache
-        above = pathlib.Path(place) in pathlib.Path(cache).parents
-        if not (cache in str(error) or above or getattr(error, "errno", None) in FULL):
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError on a full disk
+        path = getattr(error, "filename", None) or cache
+        is_parent = pathlib.Path(path) in pathlib.Path(cache).parents
+        if not (cache in str(error) or is_parent or getattr(error, "errno", None) in WRITE_ERRORS):
             raise
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:LONGEST]
-        raise InputError(f"{place}: {said}; {cure}.") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:MAX_CHARACTERS]
+        raise InputError(f"{path}: {reason}; {cure}.") from error
 
 
 def _check_masks(experiment: Experiment) -> None:
-    """Refuses to need a mask that is not there."""
+    """Raises InputError if a patient lacks a mask that its role or recipe needs."""
     masked, annotator = set(experiment.data.masked(full=False)), experiment.annotator()
     recipes = {patient: annotator.recipe_of(patient) for patient in experiment.split["train"]}
     raise_all(
         [
-            f"{patient}: is there for {role} and has no mask, or one without a label; give it one, or take it out."
+            f"{patient}: is a {role} patient, but has no mask with labels; add a mask, or remove the patient."
             for role in ("validation", "test")
             for patient in experiment.split[role]
             if patient not in masked
         ]
         + [
-            f"{patient}: has no mask from which config.data.weak={recipe} could be made; give config.data.weak={DRAWN} "
-            "for what was drawn."
+            f"{patient}: has no mask, which config.data.weak={recipe} needs; give config.data.weak={DRAWN} for drawn "
+            "annotations."
             for patient, recipe in recipes.items()
             if recipe not in (DRAWN, "none") and patient not in masked
         ]
@@ -96,16 +96,16 @@ def _check_masks(experiment: Experiment) -> None:
 
 
 def _check_structures(config: ConfigDict, cases: Mapping[str, Sequence[builder.Entry]]) -> None:
-    """Refuses where there is nothing to learn or to test; cases by what they are called in the sentence."""
+    """Raises InputError if cases have no trained structure; the keys of `cases` are their names in the message."""
     trained = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
     problems = []
     for kind, entries in cases.items():
         if not structures_of(config, entries):
-            held = sorted({value for entry in entries for value in entry.values})
-            values = ", ".join("unlabelled" if value == UNLABELED else str(value) for value in held)
+            present = sorted({value for entry in entries for value in entry.values})
+            values = ", ".join("unlabelled" if value == UNLABELED else str(value) for value in present)
             problems.append(
-                f"{few([entry.name for entry in entries])}: no mask of these {kind}cases holds a voxel of {trained}, "
-                f"only {values}; choose other cases, or correct config.data.labels and config.data.unlabeled, which is "
-                f"{config.data.unlabeled}."
+                f"{few([entry.name for entry in entries])}: no mask of these {kind}cases contains {trained}, only "
+                f"{values}; choose other cases, or correct config.data.labels and config.data.unlabeled (now "
+                f"{config.data.unlabeled})."
             )
     raise_all(problems)

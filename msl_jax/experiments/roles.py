@@ -1,4 +1,4 @@
-"""Who is in which split, and whose full masks are used."""
+"""Assignment of patients to the splits and to the strong set."""
 
 from ml_collections import ConfigDict
 
@@ -9,30 +9,32 @@ from msl_jax.methods.table import Method
 
 
 def roles(config: ConfigDict, method: Method, data: builder.Dataset, table: Table) -> tuple[splits.Split, list[str]]:
-    """Split and strong patients: as the table, the config's lists or the data set itself say, or else drawn.
+    """Split and strong patients, from the config's lists, the table or the data set, else at random.
 
-    A draw is among those whose masks are full; who is named needs a mask, which may leave voxels open.
+    Random draws use only patients with full masks; patients assigned by name may have partial masks.
     """
     groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
     full = data.masked(full=True)
-    lists, roles = config.data.split, {patient: row["role"] for patient, row in table.items() if "role" in row}
+    lists, table_roles = config.data.split, {patient: row["role"] for patient, row in table.items() if "role" in row}
     listed = any(lists[role] for role in splits.ROLES)
-    if listed and roles:
+    if listed and table_roles:
         raise InputError(f"config.data.split: lists patients, and so does {config.data.table}; leave one of them out.")
-    said = {} if listed else roles or data.roles()
+    assigned = {} if listed else table_roles or data.roles()
     if listed:
         split = splits.listed_split(groups, lists)
-    elif said:
+    elif assigned:
         parts = {"train": (TRAIN, "strong", "weak"), "validation": ("validation",), "test": ("test",)}
-        lists = {role: [patient for patient in groups if said.get(patient) in names] for role, names in parts.items()}
+        lists = {
+            role: [patient for patient in groups if assigned.get(patient) in names] for role, names in parts.items()
+        }
         split = splits.listed_split(groups, lists)
     else:
         split = splits.split_patients(groups, full, config.data.split_sizes, config.data.split_seed)
     train = {patient: groups[patient] for patient in split["train"]}
-    named = [patient for patient in train if said.get(patient) == "strong"] or config.data.strong
-    strong = "all" if method.all_strong else named
-    able = data.masked(full=isinstance(strong, int | str))
-    strong = splits.draw_strong(train, [patient for patient in train if patient in able], strong, config.seed)
+    requested = [patient for patient in train if assigned.get(patient) == "strong"] or config.data.strong
+    strong = "all" if method.all_strong else requested
+    masked = data.masked(full=isinstance(strong, int | str))
+    strong = splits.draw_strong(train, [patient for patient in train if patient in masked], strong, config.seed)
     if config.data.fold:
         split = splits.fold(split, strong, groups, config.data.fold, config.data.split_seed)
         strong = [patient for patient in strong if patient in split["train"]]

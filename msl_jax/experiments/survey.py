@@ -1,6 +1,6 @@
-"""What a data set holds and what a config makes of it: counted case by case, with whatever looks odd.
+"""Statistics of every case of a data set under a config, and warnings about possible mistakes.
 
-What cannot work is refused before, when the data set is built and the experiment opened.
+Errors are raised earlier, when the data set is built and the experiment is opened.
 """
 
 from collections import Counter, defaultdict
@@ -21,25 +21,25 @@ from msl_jax.settings.resolved import preparation_of
 from msl_jax.system.text import counted, few
 
 COARSER = 2.0
-"""How many times larger than across the slices a voxel may be in the plane before that looks odd."""
+"""Warn if voxels are more than this many times larger in the slice plane than across slices."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One case.
+    """The statistics of one case.
 
     Attributes:
-      entry: of the data set.
-      role: one of ROLES, or "" for a case that is left out.
-      kind: where its weak labels come from, "" in validation and test: a recipe, "annotation", "mask", "open mask" or
-        "nothing".
+      entry: the case in the data set.
+      role: one of ROLES, or "" for an unused case.
+      kind: the source of its weak labels: a recipe, "annotation", "mask", "partial mask" or "nothing"; "" in
+        validation and test.
       shape: (slice, y, x).
       intensities: the 1st and 99th percentile of each channel, (2, channels).
-      collapsed: the channels whose range config.data.normalization had to be widened.
+      collapsed: channels whose intensity range from config.data.normalization was widened.
       image: a hash of the image.
-      values: label value -> voxels of the mask.
-      labelled: class -> pixels of the weak labels, at the network's size; UNLABELED for the others.
-      contradicted: voxels that the drawn annotation labels otherwise than the mask.
+      values: label value -> number of voxels in the mask.
+      labelled: class or UNLABELED -> number of pixels in the weak labels, at the network's size.
+      contradicted: number of voxels where the drawn annotation contradicts the mask.
     """
 
     entry: Entry
@@ -62,11 +62,12 @@ def survey(experiment: Experiment) -> list[Finding]:
 
 
 def weak_labels_of(experiment: Experiment, entry: Entry, case: Case) -> np.ndarray:
-    """What the student learns from of a case, int (slice, y, x), at the network's size, before augmentation."""
+    """The weak labels of a case, int (slice, y, x), at the network's size, before augmentation."""
     preparation, annotator = preparation_of(experiment.config), experiment.annotator()
-    nothing = np.full(case.image.shape[:3], UNLABELED)
+    unlabelled = np.full(case.image.shape[:3], UNLABELED)
     mask, annotation = (
-        preparation.class_of_value()[nothing if volume is None else volume] for volume in (case.mask, case.annotation)
+        preparation.class_of_value()[unlabelled if volume is None else volume]
+        for volume in (case.mask, case.annotation)
     )
     return np.stack(
         [annotator(entry, z, weak_labels.resize(mask[z], preparation.size), annotation[z]) for z in range(entry.slices)]
@@ -75,13 +76,13 @@ def weak_labels_of(experiment: Experiment, entry: Entry, case: Case) -> np.ndarr
 
 def _finding(experiment: Experiment, entry: Entry, role: str) -> Finding:
     case = experiment.data.case(entry)
-    taught = role in ("strong", "weak")
-    weak = weak_labels_of(experiment, entry, case) if taught else np.empty(0, int)
+    trained = role in ("strong", "weak")
+    weak = weak_labels_of(experiment, entry, case) if trained else np.empty(0, int)
     statistics = intensity.measure(case.image)
     return Finding(
         entry=entry,
         role=role,
-        kind=_kind(experiment, entry) if taught else "",
+        kind=_kind(experiment, entry) if trained else "",
         shape=case.image.shape[:3],
         intensities=np.stack(intensity.percentiles(statistics, (1, 99))),
         collapsed=tuple(np.flatnonzero(preparation_of(experiment.config).collapsed(statistics)).tolist()),
@@ -103,8 +104,8 @@ def _kind(experiment: Experiment, entry: Entry) -> str:
     recipe = experiment.annotator().recipe_of(entry.patient)
     if recipe != DRAWN:
         return recipe
-    kinds = {"annotation": entry.annotated, "mask": entry.full, "open mask": entry.masked, "nothing": True}
-    return next(kind for kind, there in kinds.items() if there)
+    kinds = {"annotation": entry.annotated, "mask": entry.full, "partial mask": entry.masked, "nothing": True}
+    return next(kind for kind, present in kinds.items() if present)
 
 
 def _counts(labels: np.ndarray) -> dict[int, int]:
@@ -120,17 +121,17 @@ def _sum(findings: Iterable[Finding], of: str) -> Counter:
 
 
 def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
-    """The survey as text to read."""
+    """The survey as text."""
     config, data = experiment.config, experiment.data
     entries = [finding.entry for finding in findings]
     names = {in_case(value): f"{name}={value}" for name, value in data.labels.items()}
-    names |= {0: "background=0", UNLABELED: "open"}
+    names |= {0: "background=0", UNLABELED: "unlabelled"}
     trained = ["background", *config.data.classes]
     lines = [
         f"{counted(len(entries), 'case')} of {counted(len(data.groups()), 'patient')}, "
         f"{counted(sum(entry.slices for entry in entries), 'slice')}, {counted(data.channels, 'channel')}, "
         f"{counted(sum(entry.full for entry in entries), 'case')} with a full mask, "
-        f"{sum(entry.masked and not entry.full for entry in entries)} with one that leaves voxels open, "
+        f"{sum(entry.masked and not entry.full for entry in entries)} with a partial mask, "
         f"{sum(entry.annotated for entry in entries)} with a drawn annotation",
         f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",
         f"spacing (slice, y, x)  {_range([entry.spacing for entry in entries])} "
@@ -163,48 +164,48 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
 
 
 def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
-    """What may be meant and may be a mistake, a sentence each, with what to do."""
-    said = cautions(experiment)
+    """Warnings about possible mistakes, one sentence each, with what to do."""
+    warnings = cautions(experiment)
     used = [finding for finding in findings if finding.role]
     collapsed = [finding.entry.name for finding in used if finding.collapsed]
     if collapsed:
         data = experiment.config.data
-        said.append(
-            f"{few(collapsed)}: {data.normalization} would leave next to nothing of the image (channel "
-            f"{', '.join(map(str, sorted({c for f in used for c in f.collapsed})))}), and is widened to what is there; "
-            f"look at the pictures, or give another config.data.normalization."
+        warnings.append(
+            f"{few(collapsed)}: {data.normalization} would clip almost the whole image (channel "
+            f"{', '.join(map(str, sorted({c for f in used for c in f.collapsed})))}), so its range is widened; look at "
+            "the pictures, or give another config.data.normalization."
         )
-    clashing = [finding for finding in used if finding.contradicted]
-    if clashing:
-        worst = max(clashing, key=lambda finding: finding.contradicted)
-        said.append(
-            f"{len(clashing)} drawn annotations contradict the mask, {worst.entry.name} most ({worst.contradicted} "
-            "voxels); the annotation is learned as it is drawn, look whether it is right."
+    contradictory = [finding for finding in used if finding.contradicted]
+    if contradictory:
+        worst = max(contradictory, key=lambda finding: finding.contradicted)
+        warnings.append(
+            f"{len(contradictory)} drawn annotations contradict the mask, most of all {worst.entry.name} "
+            f"({worst.contradicted} voxels); training uses the annotation, check that it is right."
         )
     empty = [f.entry.name for f in used if f.entry.masked and not set(f.values) - {0, UNLABELED}]
     if empty:
-        said.append(f"{few(empty)}: the mask holds no structure; leave it out, or fill it.")
+        warnings.append(f"{few(empty)}: the mask has no structure; leave the case out, or complete the mask.")
     weak = [finding for finding in findings if finding.role == "weak"]
     if weak and not set(_sum(weak, "labelled")) - {UNLABELED} and experiment.config.data.weak != "none":
-        said.append("No weak case has a single annotated pixel; put annotations where the layout wants them.")
+        warnings.append("No weak case has an annotated pixel; put annotations where the layout expects them.")
     thick = [f.entry.name for f in used if max(f.entry.spacing[1:]) > COARSER * f.entry.spacing[0]]
     if thick:
-        said.append(
-            f"{few(thick)}: voxels are more than {COARSER:g} times larger in the slices' plane than across it; "
-            f"try another config.data.axis than {experiment.config.data.axis}."
+        warnings.append(
+            f"{few(thick)}: voxels are more than {COARSER:g} times larger in the slice plane than across slices; try "
+            f"another config.data.axis than {experiment.config.data.axis}."
         )
     by_image = defaultdict(list)
     for finding in used:
         by_image[finding.image].append(finding.entry)
-    for twins in by_image.values():
-        if len({entry.patient for entry in twins}) > 1:
-            said.append(f"{few([entry.name for entry in twins])}: are one and the same image; keep one of them.")
+    for duplicates in by_image.values():
+        if len({entry.patient for entry in duplicates}) > 1:
+            warnings.append(f"{few([entry.name for entry in duplicates])}: are the same image; keep one of them.")
     if not experiment.split["validation"]:
-        said.append(
-            "No case is there for validation, so no best step can be chosen; with no masks to spare, train "
-            "--config.data.fold=0/4, 1/4, 2/4 and 3/4, and every mask has been a test once."
+        warnings.append(
+            "There is no validation case, so no best step can be chosen; with few masks, train with "
+            "--config.data.fold=0/4, 1/4, 2/4 and 3/4 to test every mask once."
         )
-    return said
+    return warnings
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Which cases may be time points of one patient, by their names."""
+"""Detects from names which cases may be time points of one patient."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,19 @@ import itertools
 import re
 
 SEPARATED = (r"[_. -][a-zA-Z]+-?\d+", r"[_. -]\d+", r"[_. -][a-zA-Z]+")
-"""What may follow a patient's name in that of a time point: p01_frame12, p01_ses-2, p01_2, p01-pre."""
+"""Suffixes of time points with a separator: p01_frame12, p01_ses-2, p01_2, p01-pre."""
 JOINED = (r"\d{2}", r"\d", r"[a-zA-Z]", r"[a-zA-Z]+\d+")
-"""The same where nothing stands between: genius_0801, p011, p01b, p01t1."""
+"""Suffixes without a separator: genius_0801, p011, p01b, p01t1."""
 KIND = r"[_. -][a-zA-Z].*"
-"""What may follow that in every name alike, the kind of image: p01_ses-2_T1w."""
+"""A common ending of all names, the kind of image: p01_ses-2_T1w."""
 
 
 def patient_pattern(names: Sequence[str]) -> str | None:
-    r"""The regular expression by which cases may be time points of the same patients; None where nothing looks like it.
+    r"""A regular expression for the patient in the cases' names; None if they do not look like time points.
 
-    Names look like it where they fall into groups by their beginnings, with no more names in a group than there are
-    groups; where nothing separates the rest, it must begin anew in every group, or it is a number that runs on.
+    Names look like time points if they form groups with a common beginning, with on average no more names per group
+    than there are groups. Suffixes without a separator must also restart in every group; otherwise they may be part of
+    a running number.
 
     >>> patient_pattern(["anna_t1", "anna_t2", "bert_t1"])
     '^(.+)[_. -][a-zA-Z]+-?\\d+$'
@@ -28,15 +29,15 @@ def patient_pattern(names: Sequence[str]) -> str | None:
         for suffix in (*SEPARATED, *JOINED):
             pattern = (r"^(.+)" if suffix in SEPARATED else r"^(.*\d)") + suffix
             groups = grouped(f"{pattern}$", bare)
-            few_a_group = len(names) <= len(groups) ** 2
-            if len(groups) > 1 and few_a_group and (suffix in SEPARATED or _begin_anew(groups)):
+            small_groups = len(names) <= len(groups) ** 2
+            if len(groups) > 1 and small_groups and (suffix in SEPARATED or _restarts(groups)):
                 outer = patient_pattern(sorted(groups))  # of p01_ses-1_run-1, p01_ses-2_run-1
                 return f"{outer.removesuffix('$') + suffix if outer else pattern}{re.escape(end)}$"
     return None
 
 
 def _common_end(names: Sequence[str]) -> str:
-    """What all names end in that may say the kind of image; "" where that is nothing."""
+    """The part of the common ending of all names that may be the kind of image; "" if there is none."""
     backwards = zip(*(reversed(name) for name in names), strict=False)
     shared = [letters[0] for letters in itertools.takewhile(lambda letters: len(set(letters)) == 1, backwards)]
     found = re.search(KIND, "".join(reversed(shared)))
@@ -44,25 +45,25 @@ def _common_end(names: Sequence[str]) -> str:
 
 
 def grouped(pattern: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Beginning -> what follows it in each name; empty unless every name has both and some share a beginning."""
-    found = [re.match(pattern, name) for name in names]
+    """Prefix -> suffixes of its names; empty unless every name matches and some names share a prefix."""
+    matches = [re.match(pattern, name) for name in names]
     groups: dict[str, list[str]] = defaultdict(list)
-    for name, match in zip(names, found, strict=True):
+    for name, match in zip(names, matches, strict=True):
         if match:
             groups[match[1]].append(name.removeprefix(match[1]))
-    return dict(groups) if all(found) and len(groups) < len(names) else {}
+    return dict(groups) if all(matches) and len(groups) < len(names) else {}
 
 
-def _begin_anew(groups: Mapping[str, Sequence[str]]) -> bool:
-    """Whether what follows is 0, 1, 2, or 1, 2, 3, or a, b, c in every group, and never comes to the end of its digits.
+def _restarts(groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the suffixes are 0, 1, 2 or 1, 2, 3 or a, b, c in every group and never reach the largest number (9, 99).
 
-    A number that runs on, as in scan_08, scan_09, scan_10, does come to it. Letters before numbers are all the same.
+    A running number, as in scan_08, scan_09, scan_10, does reach it. Letters before numbers must all be the same.
     """
     ranks = [sorted(map(_rank, group)) for group in groups.values()]
     first, width = ranks[0][0], len(re.sub(r"\D", "", next(iter(groups.values()))[0])) or 1
-    before = {re.sub(r"\d+$", "", rest) for group in groups.values() for rest in group if rest[-1].isdecimal()}
+    letters = {re.sub(r"\d+$", "", rest) for group in groups.values() for rest in group if rest[-1].isdecimal()}
     return (
-        len(before) <= 1
+        len(letters) <= 1
         and sum(len(group) > 1 for group in ranks) > 1
         and first in (0, 1)
         and all(group == list(range(first, first + len(group))) for group in ranks)
@@ -71,6 +72,6 @@ def _begin_anew(groups: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _rank(rest: str) -> int:
-    """The number that this is or ends in, or the letter's place."""
+    """The number in a suffix, or the index of its letter."""
     digits = re.sub(r"\D", "", rest)
     return int(digits) if digits else ord(rest.lower()) - ord("a")

@@ -1,8 +1,8 @@
-"""The terms of mixed supervision, each a pure function of logits and labels.
+"""The losses of mixed supervision, each a pure function of logits and labels.
 
-Logits are float32 (..., y, x, classes) before the softmax, label maps int32 (..., y, x) with a class or UNLABELED = 255
-for each pixel. Every term returns a float32 scalar, the mean over the pixels it speaks of, is stable for logits of
-any size that float32 holds without overflow in their differences, and has finite gradients everywhere.
+Logits are float32 (..., y, x, classes) before the softmax; label maps are int32 (..., y, x) with a class or UNLABELED =
+255 per pixel. Every loss returns a float32 scalar, a mean over its pixels. Values and gradients are finite for all
+logits whose differences do not overflow float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from msl_jax.labels import UNLABELED
 
 
 def safe_divisor(divisor: jax.Array) -> jax.Array:
-    """The divisor, or 1 where it is 0 and so is what it divides."""
+    """The divisor, or 1 where it is 0 (and so is the dividend)."""
     return jnp.where(divisor > 0, divisor, 1.0)
 
 
@@ -38,25 +38,25 @@ MEANS: Mapping[str, Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]
     "pixels": _over_pixels,
     "images": _over_images,
 }
-"""What a cross-entropy is a mean over: all labelled pixels of the batch; all its pixels, those without a label counting
-as 0 with weight 1; or its images, each by the mean over its labelled pixels. (weights, labelled) -> the weight of every
-pixel, and what their weighted sum is divided by; float32 (..., y, x), `weights` that of its class and `labelled` 1
-where a pixel is labelled, both 0 elsewhere."""
+"""What a cross-entropy averages over: the labelled pixels of the batch; all its pixels (unlabelled ones add 0 with
+weight 1); or its images, each as the mean over its labelled pixels. Each function maps (weights, labelled) to the
+pixels' weights and the divisor of their weighted sum. Arrays are float32 (..., y, x); `weights` is the class weight and
+`labelled` is 1 at labelled pixels, both are 0 elsewhere."""
 
 
 def weigh(
     labels: jax.Array, mean: str = "labelled", class_weights: Sequence[float] = ()
 ) -> tuple[jax.Array, jax.Array]:
-    """What makes a sum over pixels a mean.
+    """Weights and divisor that turn a sum over pixels into a mean.
 
     Args:
-      labels: int32 (..., y, x); pixels that are UNLABELED weigh nothing.
+      labels: int32 (..., y, x); UNLABELED pixels have weight 0.
       mean: a key of MEANS.
-      class_weights: of every class, background first; none for 1 each.
+      class_weights: one per class, background first; empty for 1 each.
 
     Returns:
-      The weight of every pixel, float32 (..., y, x), and what their weighted sum is divided by, a scalar; that of a
-      batch is the sum of those of its parts.
+      The weight of every pixel, float32 (..., y, x), and the scalar divisor of the weighted sum. The divisor of a batch
+      is the sum of the divisors of its parts.
     """
     labelled = (labels != UNLABELED).astype(jnp.float32)
     if not class_weights:
@@ -68,21 +68,21 @@ def weigh(
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, mean: str = "labelled", class_weights: Sequence[float] = ()
 ) -> jax.Array:
-    """Mean of -log softmax(logits)[label]: full or partial cross-entropy, as the labels are.
+    """Mean of -log softmax(logits)[label]: full cross-entropy on full masks, partial cross-entropy on weak labels.
 
-    The papers' L_s on full masks and L_w on weak labels (arXiv 2012.08051, equations 1 and 2). With class weights v it
-    is sum v[label] (-log p[label]) / sum v[label], both over the labelled pixels.
+    These are the papers' L_s and L_w (arXiv 2012.08051, equations 1 and 2). With class weights v it is
+    sum v[label] (-log p[label]) / sum v[label], both over the labelled pixels.
 
     Args:
       logits: float32 (..., y, x, classes).
-      labels: int32 (..., y, x); pixels that are UNLABELED do not count.
+      labels: int32 (..., y, x); UNLABELED pixels are ignored.
       mean: a key of MEANS.
-      class_weights: of every class, background first; none for 1 each.
+      class_weights: one per class, background first; empty for 1 each.
 
     Returns:
-      Scalar in nats; 0 where no pixel is labelled, or none whose class has a weight.
+      Scalar in nats; 0 if no pixel with a class weight above 0 is labelled.
 
-    Of two pixels at probabilities of 1/2 and 3/4 for class 1, where the second alone is labelled:
+    Two pixels with probabilities 1/2 and 3/4 for class 1; only the second is labelled:
 
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))
     >>> print(f"{cross_entropy(logits, jnp.array([[UNLABELED, 1]])):.4f}, -log(3/4) = {-jnp.log(0.75):.4f}")
@@ -94,27 +94,28 @@ def cross_entropy(
     return total / safe_divisor(divisor)
 
 
-def holds_structure(labels: jax.Array) -> jax.Array:
-    """Which images have a pixel that is labelled as a structure: int32 (..., y, x) -> bool (...)."""
+def has_structure(labels: jax.Array) -> jax.Array:
+    """Which images have a pixel labelled as a structure: int32 (..., y, x) -> bool (...)."""
     return ((labels != UNLABELED) & (labels != 0)).any((-2, -1))
 
 
 def dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean of 1 - 2 sum p y / (sum p + sum y), the soft Dice loss of each structure of each image.
 
-    Sums are over the labelled pixels of one image, p = softmax(logits), y the one-hot labels. The mean is one over the
-    structures that an image holds, then over the images that hold any: the Dice loss (Milletari et al., 3DV 2016, here
-    without its squares as in nnU-Net: Isensee et al., Nature Methods 2021) reduced within image and class, of which a
-    batch is the mean of its parts. A structure that an image does not hold teaches nothing there, which is what a
-    negligible smoothing term comes to (Tilborghs et al., MICCAI 2022); the cross-entropy teaches where it is not. One
-    that it holds has a denominator of at least 1, so that no smoothing term is needed.
+    Sums are over the labelled pixels of one image, p = softmax(logits), y the one-hot labels. The mean is first over
+    the structures present in an image, then over the images with any structure. This is the Dice loss of Milletari et
+    al. (3DV 2016), without squares as in nnU-Net (Isensee et al., Nature Methods 2021), reduced per image and class.
+
+    A structure absent from an image has no loss there, the limit of a negligible smoothing term (Tilborghs et al.,
+    MICCAI 2022); the cross-entropy covers absent structures. A present one has a denominator of at least 1, so no
+    smoothing term is needed.
 
     Args:
       logits: float32 (..., y, x, classes).
-      labels: int32 (..., y, x); pixels that are UNLABELED do not count.
+      labels: int32 (..., y, x); UNLABELED pixels are ignored.
 
     Returns:
-      Scalar from 0 (every structure found, with full confidence) to 1; 0 where no image holds a structure.
+      Scalar from 0 (every structure found with full confidence) to 1; 0 if no image has a structure.
     """
     labelled = (labels != UNLABELED).astype(logits.dtype)
     y = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)[..., 1:]
@@ -122,7 +123,7 @@ def dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
     present = y.any((-3, -2)).astype(logits.dtype)
     overlap = 2.0 * (p * y).sum((-3, -2)) / safe_divisor(present * (p + y).sum((-3, -2)))
     of_image = (present - overlap).sum(-1) / safe_divisor(present.sum(-1))
-    return of_image.sum() / safe_divisor(holds_structure(labels).sum().astype(logits.dtype))
+    return of_image.sum() / safe_divisor(has_structure(labels).sum().astype(logits.dtype))
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -144,12 +145,12 @@ def entropy(logits: jax.Array) -> jax.Array:
 def pseudo_label(logits: jax.Array, of: jax.Array) -> jax.Array:
     """Mean of -log softmax(logits)[arg-max of `of`] over all pixels (Lee, ICML 2013 workshop).
 
-    With `of` the logits themselves it is what the papers put in the entropy's place (arXiv 2109.10902). On a pixel that
-    leans to no class it pulls hard to the one that leads by a hair, where the entropy hardly pulls at all.
+    With `of` equal to `logits` it is the papers' alternative to the entropy (arXiv 2109.10902). Its gradient is large
+    on undecided pixels, where the entropy's vanishes.
 
     Args:
-      logits: float32 (..., y, x, classes), those that learn.
-      of: the same shape, those whose likeliest class is taken for the truth; no gradient reaches them that way.
+      logits: float32 (..., y, x, classes), the trained logits.
+      of: the same shape; their most probable class is the label. No gradient flows through the arg-max.
 
     Returns:
       Scalar in nats.
@@ -158,18 +159,18 @@ def pseudo_label(logits: jax.Array, of: jax.Array) -> jax.Array:
 
 
 def consistency(logits: jax.Array, target: jax.Array, certain: jax.Array) -> jax.Array:
-    """Mean squared difference of softmax(logits) and `target` over classes and over the pixels that are certain.
+    """Mean squared difference of softmax(logits) and `target` over classes and certain pixels.
 
-    The consistency cost of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017) where every pixel is certain; with the
-    mask of UA-MT its equation 3 (Yu et al., MICCAI 2019).
+    The consistency cost of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017) if every pixel is certain; equation 3 of
+    UA-MT (Yu et al., MICCAI 2019) with its mask.
 
     Args:
-      logits: float32 (..., y, x, classes), those that learn.
-      target: float32, the same shape, probabilities; no gradient reaches them.
-      certain: int32 (..., y, x); pixels that are UNLABELED do not count.
+      logits: float32 (..., y, x, classes), the trained logits.
+      target: float32, the same shape, probabilities; they get no gradient.
+      certain: int32 (..., y, x); UNLABELED pixels are ignored.
 
     Returns:
-      Scalar from 0 to 1; 0 where no pixel is certain.
+      Scalar from 0 to 1; 0 if no pixel is certain.
     """
     difference = jnp.square(jax.nn.softmax(logits) - jax.lax.stop_gradient(target)).mean(-1)
     weights, divisor = weigh(certain)
@@ -177,14 +178,14 @@ def consistency(logits: jax.Array, target: jax.Array, certain: jax.Array) -> jax
 
 
 def kl_divergence(teacher: jax.Array, student: jax.Array) -> jax.Array:
-    """Mean KL(p_t || p_b) over all pixels, no gradient reaching the teacher (arXiv 2012.08051, equation 3).
+    """Mean KL(p_t || p_b) over all pixels, without gradient to the teacher (arXiv 2012.08051, equation 3).
 
     Args:
       teacher: float32 (..., y, x, classes), logits of p_t.
       student: the same shape, logits of p_b.
 
     Returns:
-      Scalar in nats, 0 where both agree.
+      Scalar in nats; 0 if both are equal.
 
     >>> sure, unsure = jnp.array([[[0.0, 99.0]]]), jnp.array([[[0.0, 0.0]]])
     >>> print(f"{kl_divergence(sure, sure):.4f}, {kl_divergence(sure, unsure):.4f}")

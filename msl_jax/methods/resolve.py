@@ -1,4 +1,4 @@
-"""From config.method to a Method: the table's row with the config's values in place."""
+"""From config.method to a Method: the row of the table, with the config's values in place of its own."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,62 +14,66 @@ LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
 
 
 def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> Method:
-    """The method a config names, with what the config gives in place of the table's values.
+    """The config's method, with its settings in place of the table's values.
 
     Args:
-      settings: config.method as a dictionary: "name", a key of METHODS; "weak_weight", that of the cross-entropy with
-        weak labels, of whichever branch the method trains with them; "terms", term -> weight, 0 leaving it out;
-        "rampup", term -> steps; "kd_on", "w_on", "w_mean", "batch_norm", "ema_decay", "noise", "passes". None is
-        the table's own.
-      dropout: config.model.dropout; None for the method's own.
-      steps: of a stage; a ramp-up is no longer.
+      settings: config.method as a dictionary: "name", a key of METHODS; "weak_weight", the weight of the cross-entropy
+        with weak labels, in either branch; "terms", term -> weight, 0 to remove it; "rampup", term -> steps; "kd_on",
+        "w_on", "w_mean", "batch_norm", "ema_decay", "noise", "passes". None keeps the table's value.
+      dropout: config.model.dropout; None keeps the method's value.
+      steps: number of steps of a stage, an upper limit of each ramp-up.
 
     Raises:
-      InputError: a name is unknown, a number impossible, a setting contradicts the terms, or no term teaches.
+      InputError: a name is unknown, a number is out of range, a setting does not apply to the terms, or the term "s"
+        is missing.
     """
     name = settings["name"]
     if name not in METHODS:
-        raise InputError(f"config.method.name: there is no '{name}'; there are {', '.join(METHODS)}.")
+        raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
-    given = {key: value for key, value in settings.items() if value is not None}
+    overrides = {key: value for key, value in settings.items() if value is not None}
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
     terms = {term: weight for term, weight in weights.items() if weight}
     rampup = {
         term: min(int(length), steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()
     }
     if "s" not in terms:
-        raise InputError("config.method.terms.s: is 0; without it nobody teaches, give it a weight above 0.")
+        raise InputError("config.method.terms.s: is 0, but every method needs this term; give a weight above 0.")
     for term, length in rampup.items():
         if length and term not in weights:
-            raise InputError(f"config.method.rampup.{term}: the term has no weight; there are {', '.join(terms)}.")
+            raise InputError(f"config.method.rampup.{term}: the term has no weight; terms are {', '.join(terms)}.")
     for term in terms:
-        if not set(TERMS[term].made) <= set(row.guide.makes if row.guide else ()):
-            able = ", ".join(key for key, other in METHODS.items() if other.guide and term in other.terms)
-            raise InputError(f"config.method.terms.{term}: '{name}' has nobody who makes its targets; {able} have.")
+        if not set(TERMS[term].guide_targets) <= set(row.guide.target_names if row.guide else ()):
+            others = ", ".join(key for key, other in METHODS.items() if other.guide and term in other.terms)
+            raise InputError(
+                f"config.method.terms.{term}: '{name}' has no guide for its targets; use one of {others}, or give 0."
+            )
     for key in LIMITS:
-        if key in given and getattr(row, key) is None:
-            able = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
-            raise InputError(f"config.method.{key}: '{name}' does not use it; {able} do.")
+        if key in overrides and getattr(row, key) is None:
+            others = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
+            raise InputError(f"config.method.{key}: does not apply to '{name}', only to {others}; leave it out.")
         least, most = LIMITS[key]
-        if not least <= given.get(key, least) < most:
-            raise InputError(f"config.method.{key}: is {given[key]}; give a number from {least} to below {most}.")
+        if not least <= overrides.get(key, least) < most:
+            raise InputError(f"config.method.{key}: is {overrides[key]}; give a number from {least} to below {most}.")
     changes: dict[str, Any] = {
         "terms": terms,
         "rampup": {term: length for term, length in rampup.items() if length and term in terms},
         "dropout": row.dropout if dropout is None else dropout,
-        **{key: given[key] for key in (*CHOICES, *LIMITS) if key in given},
+        **{key: overrides[key] for key in (*CHOICES, *LIMITS) if key in overrides},
     }
     method = dataclasses.replace(row, **changes)
     for key, choices in CHOICES.items():
-        if key in given and given[key] not in choices:
-            raise InputError(f"config.method.{key}: there is no '{given[key]}'; there are {', '.join(choices)}.")
-        if key in given and not method.reads(key):
-            raise InputError(f"config.method.{key}: no term of '{name}' uses it; its terms are {', '.join(terms)}.")
+        if key in overrides and overrides[key] not in choices:
+            raise InputError(f"config.method.{key}: '{overrides[key]}' is unknown; give one of {', '.join(choices)}.")
+        if key in overrides and not method.reads(key):
+            raise InputError(
+                f"config.method.{key}: no term of '{name}' uses it (its terms are {', '.join(terms)}); leave it out."
+            )
     for term in terms:
         for branch in set(TERMS[term].watches) - set(method.branches()):
             raise InputError(
-                f"config.method.terms.{term}: follows the {branch}, whom no term of '{name}' trains; give 0, or one "
-                "that does a weight."
+                f"config.method.terms.{term}: follows the {branch}, which no term of '{name}' trains; give 0, or give "
+                f"a weight to a term that trains the {branch}."
             )
     if not method.guided():
         unused: dict[str, Any] = {"guide": None, "after": None, **dict.fromkeys(LIMITS)}
@@ -83,40 +87,40 @@ def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str,
     return {} if weight is None else {term: weight for term in terms if TERMS[term].labels == "weak_label"}
 
 
-def _merged(row: Mapping[str, float], given: Mapping[str, float | None], key: str) -> dict[str, float]:
-    merged = dict(row) | {term: value for term, value in given.items() if value is not None}
+def _merged(row: Mapping[str, float], overrides: Mapping[str, float | None], key: str) -> dict[str, float]:
+    merged = dict(row) | {term: value for term, value in overrides.items() if value is not None}
     for term, value in merged.items():
         if term not in TERMS:
-            raise InputError(f"config.method.{key}: there is no '{term}'; there are {', '.join(TERMS)}.")
+            raise InputError(f"config.method.{key}: '{term}' is unknown; give one of {', '.join(TERMS)}.")
         if not 0 <= value < float("inf"):
-            raise InputError(f"config.method.{key}.{term}: is {value}; give a number from 0 up.")
+            raise InputError(f"config.method.{key}.{term}: is {value}; give a number, at least 0.")
     return merged
 
 
-def class_weights(given: Any, structures: Sequence[str]) -> dict[str, float]:
-    """The weight of every class in a cross-entropy with labels that people or a guide gave.
+def class_weights(setting: Any, structures: Sequence[str]) -> dict[str, float]:
+    """The weight of every class in the cross-entropy terms.
 
     Args:
-      given: config.method.class_weights, name of a structure, or "background" -> weight; 1 where none is given.
-      structures: the names there are, in the order of the classes.
+      setting: config.method.class_weights: structure or "background" -> weight; the default is 1.
+      structures: the structures' names, in the order of the classes.
 
     Returns:
-      Name -> weight, background first; empty where all are 1.
+      Name -> weight, background first; empty if all are 1.
 
     Raises:
-      InputError: a name is unknown, a weight impossible, or all of them 0.
+      InputError: a name is unknown, a weight is not a finite number of at least 0, or all are 0.
     """
     weights = dict.fromkeys(("background", *structures), 1.0)
-    if not isinstance(given, Mapping):
+    if not isinstance(setting, Mapping):
         raise InputError(
-            f"config.method.class_weights: is {given!r}; give names and weights like {{'{structures[0]}': 2}}."
+            f"config.method.class_weights: is {setting!r}; give names and weights like {{'{structures[0]}': 2}}."
         )
-    for name, weight in given.items():
+    for name, weight in setting.items():
         if name not in weights:
-            raise InputError(f"config.method.class_weights: there is no '{name}'; there are {', '.join(weights)}.")
+            raise InputError(f"config.method.class_weights: '{name}' is unknown; give one of {', '.join(weights)}.")
         if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise InputError(f"config.method.class_weights: {name} has {weight!r}; give a number from 0 up.")
+            raise InputError(f"config.method.class_weights: {name} is {weight!r}; give a number, at least 0.")
         weights[name] = float(weight)
     if not any(weights.values()):
-        raise InputError("config.method.class_weights: all are 0; give one of them a weight above 0.")
+        raise InputError("config.method.class_weights: all are 0; give at least one weight above 0.")
     return weights if set(weights.values()) != {1.0} else {}

@@ -1,4 +1,4 @@
-"""The terms of the loss as data: which branch, over which images, against which labels."""
+"""The terms of the loss as data: the branch, the images and the labels of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from msl_jax.methods import losses
 
 SETS = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
-"""What a setting like `kd_on` names -> the sets of images it stands for."""
+"""Value of a setting like `kd_on` -> sets of images."""
 Arrays = Mapping[str, jax.Array]
 
 
@@ -18,15 +18,15 @@ class Term:
     """One part of the loss.
 
     Attributes:
-      branches: whose logits it trains.
-      images: a key of SETS, or the setting of a method that holds one.
+      branches: the branches it trains.
+      images: a key of SETS, or the name of the method's setting with such a key.
       loss: (branch -> logits, labels, mean, class_weights) -> float32 scalar; logits and labels over `images`. `labels`
-        holds "label" (strong images alone), "weak_label" and what a guide makes (weak images alone).
-      watches: branches whose logits it reads and does not train.
-      labels: the label map that says over what it is a mean; None where it is one over all pixels.
-      divisor: (that label map, mean, class_weights) -> float32 scalar, what the sum is divided by that makes the mean.
-      mean: over what of the labelled: a key of MEANS, or the setting of a method that holds one.
-      made: what it needs a guide to make.
+        has "label" (strong images only), "weak_label", and a guide's targets (weak images only).
+      watches: branches whose logits are targets and are not trained.
+      labels: the label map that determines the divisor; None for a mean over all pixels.
+      divisor: (that label map, mean, class_weights) -> float32 scalar, the divisor of the mean.
+      mean: what it averages over: a key of MEANS, or the name of the method's setting with such a key.
+      guide_targets: names of the guide's targets that it needs.
     """
 
     branches: tuple[str, ...]
@@ -36,11 +36,13 @@ class Term:
     labels: str | None = None
     divisor: Callable[[jax.Array, str, Sequence[float]], jax.Array] | None = None
     mean: str = "labelled"
-    made: tuple[str, ...] = ()
+    guide_targets: tuple[str, ...] = ()
 
 
-def _cross_entropy(branch: str, images: str, labels: str, mean: str = "labelled", made: tuple[str, ...] = ()) -> Term:
-    """With labels that people or a guide gave: where class weights apply."""
+def _cross_entropy(
+    branch: str, images: str, labels: str, mean: str = "labelled", guide_targets: tuple[str, ...] = ()
+) -> Term:
+    """Cross-entropy with annotations or a guide's proposals; class weights apply only here."""
 
     def loss(logits, maps, mean, class_weights):
         return losses.cross_entropy(logits[branch], maps[labels], mean, class_weights)
@@ -48,7 +50,7 @@ def _cross_entropy(branch: str, images: str, labels: str, mean: str = "labelled"
     def divisor(labels, mean, class_weights):
         return losses.weigh(labels, mean, class_weights)[1]
 
-    return Term((branch,), images, loss, labels=labels, divisor=divisor, mean=mean, made=made)
+    return Term((branch,), images, loss, labels=labels, divisor=divisor, mean=mean, guide_targets=guide_targets)
 
 
 def _entropy(branch: str) -> Term:
@@ -86,14 +88,14 @@ TERMS: Mapping[str, Term] = {
         lambda logits, maps, *_: losses.consistency(logits["teacher"], maps["target"], maps["certain"]),
         labels="certain",
         divisor=lambda certain, *_: losses.weigh(certain)[1],
-        made=("target", "certain"),
+        guide_targets=("target", "certain"),
     ),
-    "proposal": _cross_entropy("teacher", "weak", "proposal", made=("proposal",)),
+    "proposal": _cross_entropy("teacher", "weak", "proposal", guide_targets=("proposal",)),
     "dice": Term(
         ("teacher",),
         "strong",
         lambda logits, maps, *_: losses.dice(logits["teacher"], maps["label"]),
         labels="label",
-        divisor=lambda labels, *_: losses.holds_structure(labels).sum().astype(jnp.float32),
+        divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
     ),
 }

@@ -1,1 +1,1 @@
-"""Networks: pure functions of parameters and images that know nothing of data or losses."""
+"""Networks: pure functions of parameters and images, independent of data and losses."""

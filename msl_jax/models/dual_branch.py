@@ -1,6 +1,6 @@
-"""One encoder, two decoders of the same shape: the teacher and the student (arXiv 2012.08051, figure 1).
+"""One encoder and two decoders of the same shape: teacher and student (arXiv 2012.08051, figure 1).
 
-A network is a row of NETWORKS: an encoder and a decoder that fit each other.
+Each row of NETWORKS is a matching pair of encoder and decoder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,20 @@ from msl_jax.models import released, unet
 
 BRANCHES = ("teacher", "student")
 Arrays = Mapping[str, jax.Array]
-"""Name of a set of images -> an array of each of its images."""
+"""Image set -> an array over its images."""
 Sets = Mapping[str, Sequence[str]]
-"""Branch -> names of sets of images."""
+"""Branch -> image sets."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a network is made of, and what it is like unless config.model says otherwise.
+    """The parts of a network and its defaults.
 
     Attributes:
-      encoder: (width, depth, dropout, remat, dtype) -> module, images -> feature maps.
-      decoder: (classes, remat, dtype) -> module, those -> logits, of whatever size.
-      wrong_size: (side of the images, depth) -> what to give in place of that, "" where it will do.
-      dropout: rate at the coarsest level, where the method has none of its own.
+      encoder: (width, depth, dropout, remat, dtype) -> module: images -> feature maps.
+      decoder: (classes, remat, dtype) -> module: feature maps -> logits of any size.
+      wrong_size: (image side, depth) -> which side to use instead; "" if the side is valid.
+      dropout: default rate at the coarsest level, used if neither config.model nor the method sets one.
     """
 
     encoder: type[nn.Module]
@@ -45,15 +45,15 @@ NETWORKS: Mapping[str, Network] = {
 
 
 class DualBranchUNet(nn.Module):
-    """A U-Net with a teacher and a student decoder, each run on those images alone whose output is wanted.
+    """A U-Net with a teacher and a student decoder; each decoder runs only on the image sets it is needed for.
 
     Attributes:
-      width: channels of the finest level; each level below has twice as many.
-      depth: levels; which image sides fit says the network's `wrong_size`.
-      classes: output channels, background included.
+      width: channels of the finest level; doubled at each coarser level.
+      depth: number of levels; the network's `wrong_size` checks which image sides fit.
+      classes: output channels, including background.
       dropout: rate at the coarsest level.
-      remat: keep the blocks' inputs alone for the backward pass: less memory, a second forward pass.
-      dtype: of the computation; parameters, statistics and logits are float32.
+      remat: keep only the blocks' inputs for the backward pass: less memory, a second forward pass.
+      dtype: dtype of the computation; parameters, statistics and logits are float32.
       network: a key of NETWORKS.
     """
 
@@ -69,37 +69,38 @@ class DualBranchUNet(nn.Module):
     def __call__(
         self, images: Arrays, trained: Sets, train: bool, watched: Sets | None = None
     ) -> dict[str, dict[str, jax.Array]]:
-        """Runs the encoder on all images and each branch on the sets of images it is asked about.
+        """Runs the encoder on all images and each decoder on the image sets requested for its branch.
 
         Args:
-          images: set -> float (groups, n, y, x, channels), n of each set. A group is what lies on one device: sets are
-            joined and cut within groups, so that no image leaves its device. Batch norm takes all sets together.
-          trained: branch -> the sets it sees. A branch that is not named has no parameters.
-          train: batch norm with the statistics of this batch (and dropout) instead of the running ones.
-          watched: branch -> further sets, if any, on which it is only read as a target: its decoder works as at test
-            time, with running statistics and without a gradient. Were they part of its batch, they would shift the
-            statistics under which it learns from the others, and it would learn to tell the two apart.
+          images: set -> float (groups, n, y, x, channels), with its own n per set. A group is the part on one device:
+            sets are joined and split within groups, so no image leaves its device. Batch norm of the encoder uses all
+            sets together.
+          trained: branch -> the sets it is trained on. A branch that is not listed has no parameters.
+          train: use dropout and the batch's statistics in batch norm instead of the running ones.
+          watched: branch -> sets on which its output is only a target: the decoder runs as in evaluation, with running
+            statistics and without gradient. In its training batch these sets would shift the batch statistics, and the
+            decoder would learn to tell the sets apart.
 
         Returns:
-          Branch -> set -> float32 logits (groups, n, y, x, classes), of trained and watched sets.
+          Branch -> set -> float32 logits (groups, n, y, x, classes), for trained and watched sets.
         """
         rows = _rows_of(images)
         joined = jnp.concatenate(list(images.values()), axis=1)
         groups, n, y, x, channels = joined.shape
-        halves = NETWORKS[self.network]
-        encoder = halves.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
+        parts = NETWORKS[self.network]
+        encoder = parts.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
         levels = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
 
         def decode(decoder: nn.Module, sets: Sequence[str], train: bool) -> dict[str, jax.Array]:
-            seen = [jnp.concatenate([level[:, rows[name]] for name in sets], axis=1) for level in grouped]
-            out = decoder([level.reshape(-1, *level.shape[2:]) for level in seen], train)
+            selected = [jnp.concatenate([level[:, rows[name]] for name in sets], axis=1) for level in grouped]
+            out = decoder([level.reshape(-1, *level.shape[2:]) for level in selected], train)
             out = released.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
-            return {name: out[:, cut] for name, cut in _rows_of({name: images[name] for name in sets}).items()}
+            return {name: out[:, span] for name, span in _rows_of({name: images[name] for name in sets}).items()}
 
         logits: dict[str, dict[str, jax.Array]] = {}
         for branch in BRANCHES:
-            decoder = halves.decoder(self.classes, self.remat, self.dtype, name=branch)
+            decoder = parts.decoder(self.classes, self.remat, self.dtype, name=branch)
             if trained.get(branch):
                 logits[branch] = decode(decoder, trained[branch], train)
             if watched and watched.get(branch):
@@ -109,6 +110,6 @@ class DualBranchUNet(nn.Module):
 
 
 def _rows_of(images: Arrays) -> dict[str, slice]:
-    """Which rows each set takes where sets (groups, n, ...) are joined along their second axis."""
+    """Set -> its slice of the second axis after sets (groups, n, ...) are concatenated along that axis."""
     ends = itertools.accumulate(array.shape[1] for array in images.values())
     return {name: slice(end - array.shape[1], end) for (name, array), end in zip(images.items(), ends, strict=True)}

@@ -1,4 +1,4 @@
-"""Freshly drawn variables of a network."""
+"""Random initialisation of a network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ Variables = Mapping[str, Any]
 def initializer(
     model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], channels: int = 1
 ) -> Callable[[jax.Array], Variables]:
-    """A function of a random key: freshly drawn parameters and batch statistics of a model with these branches."""
+    """A function of a PRNG key that returns initial parameters and batch statistics of a model with these branches."""
     images = {"images": jnp.zeros((1, 1, *size, channels), jnp.float32)}
     return lambda key: model.init(key, images, dict.fromkeys(branches, tuple(images)), train=False)
 
@@ -23,5 +23,5 @@ def initializer(
 def init_variables(
     model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], seed: int, channels: int = 1
 ) -> Variables:
-    """What `initializer` draws from a seed."""
+    """Initial parameters and batch statistics from a seed; see `initializer`."""
     return machine.jit_once(initializer(model, size, branches, channels))(jax.random.key(seed))

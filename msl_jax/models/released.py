@@ -1,10 +1,10 @@
-"""The halves of the network that the papers' authors released, `UNet_Mixed` (josedolz/MSL-student-becomes-master).
+"""Encoder and decoder of the papers' authors' released network, `UNet_Mixed` (josedolz/MSL-student-becomes-master).
 
-A U-Net without padding: each 3x3 convolution takes a pixel off every side, skips are resized to the decoder's feature
-maps, and the logits come out smaller than the images (`DualBranchUNet` resizes them). With their width of 64 and depth
-of 5 it has their arrays, and in evaluation their outputs; import_weights.py says which is which. In training it differs
-in two things: running variances take the batch's variance with 1 / n, PyTorch's with 1 / (n - 1), and transposed
-convolutions begin as those of unet.py.
+A U-Net without padding: each 3x3 convolution removes one pixel from every side, skips are resized to the decoder's
+feature maps, and the logits are smaller than the images (`DualBranchUNet` resizes them). With width 64 and depth 5 it
+has the released arrays and, in evaluation, the released outputs; import_weights.py maps the arrays. Training differs in
+two ways: running variances use the batch variance with 1 / n (PyTorch: 1 / (n - 1)), and transposed convolutions are
+initialised as in unet.py.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from msl_jax.models import unet
 from msl_jax.models.batch_norm import BatchNorm
 
 MOMENTUM = 0.9
-"""Share of the running statistics that a step keeps, PyTorch's default (there the share taken in, 0.1)."""
+"""Decay of the running statistics per step: PyTorch's default (its momentum of 0.1 is 1 - 0.9)."""
 
 
 class Block(nn.Module):
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies the block; with `train` by the batch's statistics, which move the running ones."""
+        """Applies the block; `train` uses the batch's statistics and updates the running ones."""
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), padding="VALID", kernel_init=he_normal, dtype=self.dtype)(x)
@@ -40,9 +40,9 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (n, y, x, channels) -> the skips, finest first, at the size that decoders want them, and the centre.
+    """Images (n, y, x, channels) -> skips, finest first, at the decoder's sizes, then the upsampled centre.
 
-    Dropout is behind the last block before the centre.
+    Dropout follows the last block before the centre.
     """
 
     width: int
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        """Encodes images of a size that `wrong_size` finds nothing wrong with."""
+        """Encodes images of a size that `wrong_size` accepts."""
         skips = []
         for level in range(self.depth - 1):
             x = unet.remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What the encoder returns -> float32 logits (n, y', x', classes), smaller than the images."""
+    """The encoder's feature maps -> float32 logits (n, y', x', classes), smaller than the images."""
 
     classes: int
     remat: bool = False
@@ -75,7 +75,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
-        """Decodes what the encoder returned: skips, finest first, then the centre."""
+        """Decodes the encoder's feature maps: skips, finest first, then the centre."""
         *skips, x = levels
         for i, skip in enumerate(reversed(skips)):
             x = jnp.concatenate([x, skip], axis=-1)
@@ -87,24 +87,24 @@ class Decoder(nn.Module):
 
 
 def resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Linear interpolation of (n, y, x, c) to `size`, as PyTorch's with align_corners=False.
+    """Linear interpolation of (n, y, x, c) to `size`, as in PyTorch with align_corners=False.
 
-    Centres of pixels are half-way between their edges, and nothing is smoothed where the size shrinks.
+    Coordinates are those of pixel centres; shrinking applies no antialiasing.
     """
     n, _, _, c = x.shape
     return jax.image.resize(x, (n, *size, c), "linear", antialias=False)
 
 
 def wrong_size(size: int, depth: int) -> str:
-    """What to give in place of this image side; "" where it will do."""
+    """Which image side to use instead of this one; "" if the side is valid."""
     if depth < 2:
-        return "with model.name=released give a model.depth from 2 up"
+        return "with model.name=released give a model.depth of at least 2"
     smallest = next(side for side in itertools.count(1) if _logits_side(side, depth) > 0)
     return "" if size >= smallest else f"with model.name=released and model.depth={depth} give {smallest} or more"
 
 
 def _logits_side(side: int, depth: int) -> int:
-    """The side of the logits of images of this side; not above 0 where none are left."""
+    """The side of the logits for images of this side; 0 or less if no pixels are left."""
     for _ in range(depth - 1):
         side = (side - 4) // 2
     for _ in range(depth - 1):
@@ -113,7 +113,7 @@ def _logits_side(side: int, depth: int) -> int:
 
 
 def _sizes(size: tuple[int, ...], levels: int) -> list[tuple[int, ...]]:
-    """(y, x) of what a decoder's blocks take, coarsest first: each loses 4 pixels, an upsampling doubles the rest."""
+    """(y, x) of the inputs of the decoder's blocks, coarsest first: a block removes 4 pixels, upsampling doubles."""
     sizes = [size]
     for _ in range(levels - 1):
         sizes.append(tuple(2 * (side - 4) for side in sizes[-1]))

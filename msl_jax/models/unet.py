@@ -1,6 +1,6 @@
-"""The halves of a 2-D U-Net (Ronneberger et al., MICCAI 2015), NHWC, any number of levels.
+"""Encoder and decoder of a 2-D U-Net (Ronneberger et al., MICCAI 2015), NHWC, any number of levels.
 
-Parameters and batch statistics are float32; `dtype` is that of the computation in between.
+Parameters and batch statistics are float32; `dtype` is that of the computation.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Applies the block; with `train` by the batch's statistics, which move the running ones."""
+        """Applies the block; `train` uses the batch's statistics and updates the running ones."""
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype)(x)
             x = BatchNorm(dtype=self.dtype)(x, train)
@@ -30,15 +30,15 @@ class Block(nn.Module):
 
 
 def remat_if(remat: bool, block: type[nn.Module]) -> type[nn.Module]:
-    """A block, or one that keeps its input alone for the backward pass and computes the rest anew there."""
+    """The block; with `remat` it keeps only its input for the backward pass and recomputes the rest there."""
     return nn.remat(block, static_argnums=(2,)) if remat else block
 
 
 class Upsample(nn.Module):
     """Learned 2x upsampling: (n, y, x, c) -> (n, 2y, 2x, features).
 
-    A 2x2 transposed convolution of stride 2, written as one matrix product and a depth-to-space: windows do not
-    overlap, and so it costs a fraction of `nn.ConvTranspose` on CPU.
+    A 2x2 transposed convolution with stride 2. Its windows do not overlap, so it is computed as one matrix product and
+    a depth-to-space, at a fraction of the cost of `nn.ConvTranspose` on CPU.
     """
 
     features: int
@@ -46,7 +46,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Doubles rows and columns of `x`."""
+        """Upsamples `x`."""
         n, h, w, _ = x.shape
         x = nn.DenseGeneral((2, 2, self.features), use_bias=False, dtype=self.dtype)(x)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -55,12 +55,13 @@ class Upsample(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """2x2 max pooling: (n, y, x, c) -> (n, y // 2, x // 2, c), without an odd last row or column.
+    """2x2 max pooling: (n, y, x, c) -> (n, y // 2, x // 2, c); drops an odd last row or column.
 
-    Written as maxima of two, whose gradient XLA fuses; that of `nn.max_pool`, a scatter, costs some per cent of a
-    training step on CPU. Equal values share the gradient here, but after a ReLU only zeros are equal, and it stops
-    those. That of `max` over two axes looks for values equal to the maximum and divides by their number: where XLA
-    computes them anew and rounds otherwise there are none, and the gradient is NaN (as on CPU without optimisations).
+    Uses pairwise maxima, whose gradient XLA fuses; the gradient of `nn.max_pool`, a scatter, takes a few per cent of a
+    training step on CPU. Pairwise maxima split the gradient between equal values; after a ReLU only zeros are equal,
+    and the ReLU blocks their gradient. The gradient of `max` over two axes divides by the number of values equal to the
+    maximum: if XLA recomputes the values with different rounding, none is equal and the gradient is NaN (seen on CPU
+    without optimisations).
     """
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
@@ -69,7 +70,7 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 class Encoder(nn.Module):
-    """Images (n, y, x, channels) -> one feature map a level, finest first: (n, y / 2^l, x / 2^l, width 2^l)."""
+    """Images (n, y, x, channels) -> one feature map per level, finest first: (n, y / 2^l, x / 2^l, width 2^l)."""
 
     width: int
     depth: int
@@ -90,7 +91,7 @@ class Encoder(nn.Module):
 
 
 HEAD = "Conv_0"
-"""Name of a decoder's output convolution, the one part of the network whose shape depends on the classes."""
+"""Name of a decoder's output convolution, the only part of the network whose shape depends on the classes."""
 
 
 class Decoder(nn.Module):
@@ -102,7 +103,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
-        """Decodes what the encoder returned, finest level first."""
+        """Decodes the encoder's feature maps, finest level first."""
         *skips, x = levels
         for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]
@@ -112,6 +113,6 @@ class Decoder(nn.Module):
 
 
 def wrong_size(size: int, depth: int) -> str:
-    """What to give in place of this image side; "" where it will do."""
+    """Which image side to use instead of this one; "" if the side is valid."""
     factor = 2 ** (depth - 1)
     return "" if size % factor == 0 else f"with model.depth={depth} give a multiple of {factor}"

@@ -1,6 +1,7 @@
-"""Every setting with its default and its rules, and the experiments that set them.
+"""All settings with defaults and rules, and the experiments that set them.
 
-An experiment is a Python file whose `get_config(arg)` takes `defaults`, sets what differs, and returns `apply` of both.
+An experiment is a Python file with a function `get_config(arg)`: it starts from `defaults()`, changes settings, and
+returns `apply(config, arg)`.
 """
 
 from msl_jax.settings.configs import ARGUMENTS, EXPERIMENTS, apply, load

@@ -1,4 +1,4 @@
-"""Config files and their ARG, and the experiments that come with the package."""
+"""Config files, their ARG, and the package's experiments."""
 
 import pathlib
 import runpy
@@ -12,41 +12,41 @@ ARGUMENTS = {
     "classes": "data.classes",
     "steps": "train.steps",
 }
-"""Short name in ARG -> key of the config. Lists are joined by "+": strong=patient001+patient002."""
+"""Short name in ARG -> key of the config. Lists use "+": strong=patient001+patient002."""
 PACKAGE = pathlib.Path(__file__).parent.parent
 FOLDER = next((folder for folder in [PACKAGE / "configs"] if folder.is_dir()), PACKAGE.parent / "configs")
-"""The experiments: inside the package where a wheel was installed, beside it in a checkout."""
+"""The experiments: inside the package in a wheel, next to it in a checkout."""
 EXPERIMENTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
-"""Name in --config=NAME -> the file."""
+"""Name in --config=NAME -> file."""
 
 
 def load(name: str, arg: str | None = None) -> ConfigDict:
-    """The locked config of an experiment that comes with the package, or of a file; the file's code runs.
+    """The locked config of a package's experiment or of a file. Executes the file.
 
     >>> load("phantom", "method=kl,steps=100").train.steps
     100
 
     Args:
       name: a name in EXPERIMENTS, or the path of a Python file.
-      arg: what `apply` is to set.
+      arg: passed to `apply`.
 
     Raises:
       FileNotFoundError: there is no such experiment or file.
-      ValueError: `arg` is wrong.
+      ValueError: `arg` is invalid.
     """
     path = EXPERIMENTS.get(name, name)
     return runpy.run_path(str(path))["get_config"](*([arg] if arg else []))
 
 
 def apply(config: ConfigDict, arg: str | None) -> ConfigDict:
-    """Sets what `arg`, like "method=kl_ent,strong=3,seed=0", asks for, and locks the config.
+    """Applies `arg`, like "method=kl_ent,strong=3,seed=0", and locks the config.
 
     >>> config = apply(ConfigDict({"train": {"steps": 2000}, "data": {"strong": 3}}), "steps=100,strong=5")
     >>> config.train.steps, config.data.strong
     (100, 5)
 
     Raises:
-      ValueError: a name is unknown or a number is needed.
+      ValueError: a name is unknown, or a value is not a whole number where one is needed.
     """
     for pair in filter(None, (arg or "").split(",")):
         name, _, value = pair.partition("=")
@@ -62,5 +62,5 @@ def _parse(name: str, value: str) -> int | str | list[str]:
     if name == "strong" and value != "all":
         return value.split("+")
     if name in ("seed", "steps"):
-        raise ValueError(f"'{name}={value}' in the config's ARG: a whole number is needed.")
+        raise ValueError(f"'{name}={value}' in the config's ARG: give a whole number.")
     return value

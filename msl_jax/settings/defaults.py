@@ -1,4 +1,4 @@
-"""Every setting with its default."""
+"""All settings with their defaults."""
 
 from ml_collections import ConfigDict, config_dict
 
@@ -6,57 +6,57 @@ from msl_jax.methods.terms import TERMS
 
 
 def defaults() -> ConfigDict:
-    """Every setting, with the value it has in the papers' experiment unless a config or a flag gives another."""
+    """All settings, with the values of the papers' experiment."""
     return config_dict.create(
-        # Weights, batches, and which patients are strong.
+        # Initial weights, batches, and the draw of strong patients.
         seed=0,
-        init_from=config_dict.placeholder(str),  # folder of a run whose last weights a new one starts from
+        init_from=config_dict.placeholder(str),  # folder of a run: start from its last weights
         data=dict(
             layout="acdc",
             source="data/acdc",
-            cache=config_dict.placeholder(str),  # TFDS's own folder
-            labels="",  # LV=3,MYO=2: names and values, for layouts whose files do not say
-            unlabeled=255,  # the value of a pixel nobody annotated, for the same
-            patient="",  # a regular expression that finds the patient in a case's name, for the same
-            axis=2,  # of the files' x, y, z, across which slices are cut
+            cache=config_dict.placeholder(str),  # folder for built data sets; default: TFDS's
+            labels="",  # LV=3,MYO=2: names and values, for layouts without label names
+            unlabeled=255,  # value of unlabelled pixels, for the same layouts
+            patient="",  # regular expression for the patient in a case's name, for the same layouts
+            axis=2,  # axis of the files' x, y, z across which slices are cut
             classes="LV",  # names joined by "+", or all
-            table="",  # a CSV of roles, groups and weak labels by patient, in place of a draw (data/patient_table.py)
+            table="",  # CSV of roles, groups and weak labels per patient, instead of a draw (data/patient_table.py)
             strong=config_dict.FieldReference(3, field_type=object),  # a number, a list of patients, or all
             split_seed=0,
-            split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to the patients
-            split=dict(train=(), validation=(), test=()),  # lists of patients, in place of a draw
-            fold="",  # 0/4: part 0 of 4 of the strong patients is the test split instead
+            split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to all patients
+            split=dict(train=(), validation=(), test=()),  # lists of patients, instead of a draw
+            fold="",  # 0/4: the test split is part 0 of 4 of the strong patients
             weak="erosion",  # a recipe of msl_jax/data/weak_labels.py, or drawn
             weak_background=False,
-            weak_radius=3,  # pixels, of points
-            weak_every=4,  # for slices: whole masks on every 4th
+            weak_radius=3,  # radius of points in pixels
+            weak_every=4,  # for slices: full masks on every 4th slice
             size=256,
             normalization="percentiles",  # or window, zscore, minmax (msl_jax/data/intensity.py)
             percentiles=(1.0, 99.0),
             window=(-160.0, 240.0),
-            batches_ahead=4,  # made ready while a step runs: bounds the memory
+            batches_ahead=4,  # prefetched batches; more need more memory
             augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
         ),
         method=dict(
             name="kl_ent",
-            # What is given below takes the place of the method's own (msl_jax/methods/table.py).
-            weak_weight=config_dict.placeholder(float),  # of the cross-entropy with weak labels, of any method with one
+            # The settings below replace the method's values (msl_jax/methods/table.py).
+            weak_weight=config_dict.placeholder(float),  # of the cross-entropy with weak labels, in any method
             terms={term: config_dict.placeholder(float) for term in TERMS},  # weights
-            rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until a weight is reached
-            kd_on=config_dict.placeholder(str),  # strong, weak or both: where the student follows the teacher
-            w_on=config_dict.placeholder(str),  # strong, weak or both: whose weak labels the student learns
-            w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy is a mean over
-            class_weights=config_dict.FieldReference({}, field_type=object),  # structure, background -> weight, else 1
+            rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until the full weight
+            kd_on=config_dict.placeholder(str),  # strong, weak or both: images where the student follows the teacher
+            w_on=config_dict.placeholder(str),  # strong, weak or both: images whose weak labels train the student
+            w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy averages over
+            class_weights=config_dict.FieldReference({}, field_type=object),  # structure or background -> weight
             batch_norm=config_dict.placeholder(str),  # together or apart: statistics of strong and weak images
             ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt
-            noise=config_dict.placeholder(float),  # on the images it sees
-            passes=config_dict.placeholder(int),  # for its uncertainty
+            noise=config_dict.placeholder(float),  # standard deviation, on the averaged network's images
+            passes=config_dict.placeholder(int),  # of the averaged network, for its uncertainty
         ),
         model=dict(
-            name="unet",  # or released, the papers' authors' own (msl_jax/models/)
+            name="unet",  # or released, by the papers' authors (msl_jax/models/)
             width=64,
             depth=5,
-            dropout=config_dict.placeholder(float),  # at the coarsest level, in place of the method's or network's own
+            dropout=config_dict.placeholder(float),  # at the coarsest level; default: the method's or network's
             dtype="float32",
             remat=False,  # less memory, more time
         ),
@@ -65,7 +65,7 @@ def defaults() -> ConfigDict:
             steps=20_000,
             strong_batch=4,
             weak_batch=4,
-            accumulate=1,  # parts the batch is taken in, one after the other, where it does not fit at once
+            accumulate=1,  # number of parts of the batch, to save memory
             report_every=100,
             checkpoint_every=1_000,
             validate_every=1_000,

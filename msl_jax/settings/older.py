@@ -1,11 +1,11 @@
-"""What an older run was trained with of which its config.json says nothing: the settings, and the terms, were fewer."""
+"""Defaults for settings and terms missing from the config.json of older runs."""
 
 import copy
 import functools
 
 from msl_jax.methods.terms import TERMS
 
-LATER = {
+MISSING_DEFAULTS = {
     "init_from": None,
     "data.labels": "",
     "data.unlabeled": 255,
@@ -23,27 +23,24 @@ LATER = {
     "model.name": "unet",
     "eval.protocol": "native",
 }
-"""Settings that came later -> what a run was trained with whose config.json does not hold them."""
+"""Setting missing from older runs -> the value they were trained with."""
 
 
 def completed(config: dict) -> dict:
-    """A run's config.json with the settings and terms that came after it was written.
-
-    A term that is not in TERMS any more is left out where its weight was 0.
-    """
+    """A run's config.json with all later settings and terms added; removed terms with weight 0 are dropped."""
     config = copy.deepcopy(config)
-    for key, value in LATER.items():
+    for key, value in MISSING_DEFAULTS.items():
         *groups, name = key.split(".")
         functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, value)
     method = config["method"]
-    for group, nothing in (("terms", 0.0), ("rampup", 0)):
-        given = method.get(group) or {}
-        unknown = {term: value for term, value in given.items() if term not in TERMS and value}
-        method[group] = {term: given.get(term, nothing) for term in TERMS} | unknown
+    for group, zero in (("terms", 0.0), ("rampup", 0)):
+        values = method.get(group) or {}
+        unknown = {term: value for term, value in values.items() if term not in TERMS and value}
+        method[group] = {term: values.get(term, zero) for term in TERMS} | unknown
     return config
 
 
 def unknown_terms(config: dict) -> list[str]:
-    """The terms of the loss that a run's config.json gives a weight, and that are not in TERMS."""
+    """The terms with a weight in a run's config.json that are not in TERMS."""
     terms = config["method"].get("terms") or {}
     return [term for term, weight in terms.items() if weight and term not in TERMS]

@@ -1,4 +1,4 @@
-"""A config as a user names it, "NAME", "FILE.py" or either with ":ARG" behind it, and settings by dotted keys."""
+"""Parsing of configs ("NAME" or "FILE.py", optionally followed by ":ARG") and of settings by dotted keys."""
 
 from collections.abc import Iterator, Mapping
 import copy
@@ -15,8 +15,8 @@ from msl_jax.settings.defaults import defaults
 from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
 
-LONGEST = 300
-"""Characters of another error's message that are passed on."""
+MAX_CHARACTERS = 300
+"""Length to which another error's message is shortened."""
 
 
 def split_arg(text: str) -> tuple[str, str | None]:
@@ -32,64 +32,62 @@ def split_arg(text: str) -> tuple[str, str | None]:
 
 
 def parse_config(text: str, argument: str) -> ConfigDict:
-    """The config that `text` names; the code of a file runs.
+    """Loads a config. Executes its file.
 
     Args:
-      text: an experiment of the package or a path, perhaps with ":ARG".
-      argument: what the caller names it by, for the message.
+      text: an experiment of the package or a path, optionally followed by ":ARG".
+      argument: the caller's name for it, for messages.
 
     Raises:
-      InputError: there is no such config, or it cannot be loaded.
+      InputError: there is no such config, or loading it fails.
     """
     file, arg = split_arg(text)
     file = expanded(file)
     if file not in EXPERIMENTS and not os.path.exists(file):
-        raise InputError(f"{argument}: is {text}, and there is no file {file}; give one, or {', '.join(EXPERIMENTS)}.")
+        raise InputError(
+            f"{argument}: is {text}, but there is no file {file}; give a file, or one of {', '.join(EXPERIMENTS)}."
+        )
     try:
         config = load(file, arg)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        said = textwrap.shorten(f"{kind}{message(error)}", LONGEST).rstrip(".")
-        raise InputError(f"{argument}: is {text}: {said}; correct it.") from error
+        reason = textwrap.shorten(f"{kind}{message(error)}", MAX_CHARACTERS).rstrip(".")
+        raise InputError(f"{argument}: is {text}: {reason}; correct it.") from error
     return config
 
 
 def with_settings(config: ConfigDict, settings: Mapping[str, Any], argument: str) -> ConfigDict:
-    """A locked copy of a config with settings by their dotted keys, like "data.source".
+    """A locked copy of a config with changed settings.
 
     Args:
-      config: as `load` gives it.
-      settings: dotted key -> value; a path may be a PathLike.
-      argument: what the caller names the config by, for the message.
+      config: as returned by `load`.
+      settings: dotted key, like "data.source" -> value; a path may be a PathLike.
+      argument: the caller's name for the config, for messages.
 
     Raises:
-      InputError: the config lacks settings or has unknown ones, a key is unknown, or a value is of the wrong type.
+      InputError: settings are missing or unknown, or a value has the wrong type.
     """
     known = set(keys(defaults()))
     wrong = sorted(known ^ set(keys(config)))
     if wrong:
-        raise InputError(
-            f"{argument}: unknown or missing are the settings {few(wrong)}; start from settings.defaults()."
-        )
+        raise InputError(f"{argument}: has unknown or missing settings ({few(wrong)}); start from settings.defaults().")
     config = copy.deepcopy(config)
     for key, value in settings.items():
         if key not in known:
-            inside = sorted(name for name in known if name.startswith(f"{key}."))
-            what = (
-                f"is a group of settings; give each its own, like {inside[0]}" if inside else "there is no such setting"
-            )
-            cure = "" if inside else "; see msl_jax/settings/defaults.py for those that there are"
-            raise InputError(f"{key}: {what}{cure}.")
+            members = sorted(name for name in known if name.startswith(f"{key}."))
+            if members:
+                raise InputError(f"{key}: is a group of settings; set each one separately, like {members[0]}.")
+            raise InputError(f"{key}: there is no such setting; msl_jax/settings/defaults.py lists all.")
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as error:
-            raise InputError(f"{key}: is {value!r}; give a value of the type that the default has.") from error
+            raise InputError(f"{key}: is {value!r}; give a value of the default's type.") from error
     return config.lock()
 
 
 def keys(config: ConfigDict, group: str = "") -> Iterator[str]:
-    """Every setting of a config by its dotted key."""
+    """The dotted keys of all settings of a config."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             yield from keys(value, f"{group}{key}.")
@@ -98,7 +96,7 @@ def keys(config: ConfigDict, group: str = "") -> Iterator[str]:
 
 
 def message(error: Exception) -> str:
-    """The message of an error, or of the one inside that it is made of."""
+    """The message of an error, or of the innermost error that it wraps."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error)

@@ -20,14 +20,14 @@ from msl_jax.settings.rules import parse_labels
 
 
 def source_of(config: ConfigDict) -> Source:
-    """Where a config's data set lies and how it is read."""
+    """The config's data set: its place and how to read it."""
     data = config.data
     labels = parse_labels(data.labels, "config.data.labels") if data.labels else {}
     return Source(data.layout, data.source, labels, data.unlabeled, data.patient, data.axis)
 
 
 def method_of(config: ConfigDict) -> Method:
-    """The method a config names, with the settings it gives."""
+    """The config's method, with its settings applied."""
     method = resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
     if config.model.dropout is None and not method.dropout:
         method = dataclasses.replace(method, dropout=NETWORKS[config.model.name].dropout)
@@ -35,7 +35,7 @@ def method_of(config: ConfigDict) -> Method:
 
 
 def preparation_of(config: ConfigDict) -> Preparation:
-    """How images are made ready, of a filled-in config."""
+    """The preprocessing of a filled-in config."""
     return Preparation(
         size=(config.data.size, config.data.size),
         normalization=config.data.normalization,
@@ -46,7 +46,7 @@ def preparation_of(config: ConfigDict) -> Preparation:
 
 
 def directions_of(config: ConfigDict) -> np.ndarray | None:
-    """Which way the slices lie that a filled-in config's network takes, as orientation.py has it; None if unknown."""
+    """The slice directions that a filled-in config's network expects, as in orientation.py; None if unknown."""
     return None if config.data.directions is None else np.asarray(config.data.directions)
 
 
@@ -71,30 +71,30 @@ def filled_in(
     contents: str,
     directions: np.ndarray | None,
 ) -> ConfigDict:
-    """A config with every default in its place.
+    """A config with all defaults filled in.
 
     Args:
-      config: as given.
-      method: what `method_of` makes of it.
+      config: the user's config.
+      method: `method_of(config)`.
       labels: name -> value of every structure of the data set.
-      channels: of its images.
-      contents: a text that changes whenever the data do.
-      directions: which way its slices lie, as orientation.py has it; None where that is not known.
+      channels: number of channels of its images.
+      contents: a text that changes whenever the data change.
+      directions: its slice directions, as in orientation.py; None if unknown.
 
     Raises:
-      InputError: a structure or a class weight is of no structure there is.
+      InputError: a class or a class weight names an unknown structure.
     """
-    asked = config.data.classes
-    names = tuple(labels) if asked == "all" else (asked,) if asked in labels else asked.split("+")
+    classes = config.data.classes
+    names = tuple(labels) if classes == "all" else (classes,) if classes in labels else classes.split("+")
     for name in names:
         if name not in labels:
-            raise InputError(f"config.data.classes: there is no '{name}'; there are {', '.join(labels)} and all.")
+            raise InputError(f"config.data.classes: '{name}' is unknown; give some of {', '.join(labels)}, or all.")
     filled = json.loads(config.to_json())
     filled["data"]["classes"] = {name: value for name, value in labels.items() if name in names}
     filled["data"] |= {"channels": channels, "contents": contents}
     filled["data"]["directions"] = None if directions is None else directions.tolist()
     filled["method"] |= {
-        "weak_weight": None,  # it has gone into the terms
+        "weak_weight": None,  # now part of the terms' weights
         "terms": {term: method.terms.get(term, 0.0) for term in TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in TERMS},
         **{key: getattr(method, key) if method.reads(key) else None for key in CHOICES},
@@ -106,5 +106,5 @@ def filled_in(
 
 
 def in_order(tree: Mapping[str, Any]) -> ConfigDict:
-    """A ConfigDict that keeps the order of its keys at every level: that of the classes is that of the channels."""
+    """A ConfigDict that keeps the order of keys at every level: the order of classes is that of output channels."""
     return ConfigDict({k: in_order(v) if isinstance(v, dict) else v for k, v in tree.items()}, sort_keys=False)

@@ -1,6 +1,6 @@
-"""What is refused, and in which words. Everything a config can get wrong is found here, before the first step.
+"""Validation of a config before the first step, and its error messages.
 
-A rule about one setting is a row of RULES, a rule between several a row of BETWEEN.
+A rule for one setting is a row of RULES, a rule for several settings a row of CROSS_RULES.
 """
 
 from collections.abc import Callable, Collection
@@ -21,42 +21,42 @@ from msl_jax.models.dual_branch import NETWORKS
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
 Check = Callable[[Any], str]
-"""A value -> what is wrong with it and what to give; "" where it will do."""
+"""A value -> the problem and the fix; "" if the value is valid."""
 
 
 def check_config(config: ConfigDict) -> None:
-    """Refuses settings that cannot work, whatever the data.
+    """Checks the settings that can be checked without the data.
 
     Raises:
-      InputError: names the setting, what is wrong with it and what it may be.
+      InputError: a setting is invalid; the message names it, its value and valid values.
     """
     for key, check in RULES:
-        _refuse(key, check(operator.attrgetter(key)(config)))
-    for key, check in BETWEEN:
-        _refuse(key, check(config))
+        _raise_if(check(operator.attrgetter(key)(config)), key)
+    for key, check in CROSS_RULES:
+        _raise_if(check(config), key)
 
 
-def _refuse(key: str, wrong: str) -> None:
-    if wrong:
-        raise InputError(f"config.{key}: {wrong}.")
+def _raise_if(problem: str, key: str) -> None:
+    if problem:
+        raise InputError(f"config.{key}: {problem}.")
 
 
-def such_that(holds: Callable[[Any], bool], cure: str) -> Check:
-    """Only values for which that holds; `cure` says what to give."""
-    return lambda value: "" if holds(value) else f"is {value}; {cure}"
+def such_that(is_valid: Callable[[Any], bool], cure: str) -> Check:
+    """Values for which `is_valid` is true; `cure` tells the user what to do."""
+    return lambda value: "" if is_valid(value) else f"is {value}; {cure}"
 
 
 def at_least(least: int, what: str = "a whole number") -> Check:
-    """That number and any above.
+    """Numbers of at least `least`.
 
     >>> at_least(1)(0)
-    'is 0; give a whole number from 1 up'
+    'is 0; give a whole number, at least 1'
     """
-    return such_that(lambda value: value >= least, f"give {what} from {least} up")
+    return such_that(lambda value: value >= least, f"give {what}, at least {least}")
 
 
 def between(least: int, most: int, what: str = "a whole number") -> Check:
-    """These two numbers and those between them.
+    """Numbers from `least` to `most`, both included.
 
     >>> between(0, 255)(256)
     'is 256; give a whole number from 0 to 255'
@@ -65,7 +65,7 @@ def between(least: int, most: int, what: str = "a whole number") -> Check:
 
 
 def one_of(*known: Collection[Any]) -> Check:
-    """What these hold when a config is checked: a table may have grown by then.
+    """The members of these collections at the time of the check (plugins may add some).
 
     >>> one_of((0, 1), (2,))(3)
     'is 3; give one of 0, 1, 2'
@@ -79,7 +79,7 @@ def one_of(*known: Collection[Any]) -> Check:
 
 
 def filled(what: str) -> Check:
-    """Anything but an empty text.
+    """Any text except "".
 
     >>> filled("a folder")("")
     'is empty; give a folder, or leave it out'
@@ -92,23 +92,23 @@ def pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        return f"'{value}' is no regular expression ({error}); correct it"
+        return f"'{value}' is not a valid regular expression ({error}); correct it"
     return ""
 
 
-def _rise(values: Any) -> bool:
+def _is_increasing_pair(values: Any) -> bool:
     numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
     return len(values) == len(numbers) == 2 and numbers[0] < numbers[1]
 
 
-def _names_the_strong(value: Any) -> bool:
+def _is_choice_of_strong(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(isinstance(patient, str) for patient in value)
     return value == "all" or (isinstance(value, int) and not isinstance(value, bool))
 
 
-TWO_THAT_RISE = such_that(_rise, "give two numbers that rise")
-STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give 0 for none, or more")
+INCREASING_PAIR = such_that(_is_increasing_pair, "give two numbers, the smaller one first")
+STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give a finite number, at least 0 (0 turns it off)")
 SEED = between(0, 2**32 - 1)
 RULES: tuple[tuple[str, Check], ...] = (
     ("seed", SEED),
@@ -118,19 +118,19 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("data.unlabeled", between(0, 255, "a label value")),
     ("data.patient", pattern),
     ("data.axis", one_of((0, 1, 2))),
-    ("data.strong", such_that(_names_the_strong, "give a whole number, a list of patients, or all")),
+    ("data.strong", such_that(_is_choice_of_strong, "give a whole number, a list of patients, or all")),
     ("data.weak", one_of(RECIPES, (DRAWN,))),
     ("data.weak_radius", at_least(0, "a whole number of pixels")),
     ("data.weak_every", at_least(1)),
     ("data.size", at_least(1)),
     ("data.normalization", one_of(NORMALIZATIONS)),
-    ("data.percentiles", TWO_THAT_RISE),
-    ("data.percentiles", such_that(lambda p: 0 <= p[0] and p[1] <= 100, "give them from 0 to 100")),
+    ("data.percentiles", INCREASING_PAIR),
+    ("data.percentiles", such_that(lambda p: 0 <= p[0] and p[1] <= 100, "give numbers from 0 to 100")),
     (
         "data.percentiles",
-        such_that(lambda both: all(round(10 * p, 6).is_integer() for p in both), "give them in steps of 0.1"),
+        such_that(lambda pair: all(round(10 * p, 6).is_integer() for p in pair), "give multiples of 0.1"),
     ),
-    ("data.window", TWO_THAT_RISE),
+    ("data.window", INCREASING_PAIR),
     ("data.batches_ahead", at_least(1)),
     ("data.augment.rotation", STRENGTH),
     ("data.augment.zoom", STRENGTH),
@@ -141,7 +141,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("model.depth", at_least(1)),
     ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
     ("model.dtype", one_of(DTYPES)),
-    ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give one above 0")),
+    ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give a finite number above 0")),
     ("train.steps", at_least(1)),
     ("train.strong_batch", at_least(1)),
     ("train.weak_batch", at_least(1)),
@@ -154,7 +154,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("eval.batch", at_least(1)),
     ("eval.protocol", one_of(PROTOCOLS)),
 )
-"""Setting -> what it may be. A setting of several rules has several rows."""
+"""Pairs of setting and rule; a setting may have several."""
 
 
 def _size_fits(config: ConfigDict) -> str:
@@ -164,7 +164,7 @@ def _size_fits(config: ConfigDict) -> str:
 
 
 def _split_sizes(config: ConfigDict) -> str:
-    def holds(row: Any) -> bool:
+    def is_valid(row: Any) -> bool:
         return (
             isinstance(row, list | tuple)
             and len(row) == 3
@@ -174,42 +174,42 @@ def _split_sizes(config: ConfigDict) -> str:
         )
 
     cure = (
-        "give rows of three whole numbers, train (None for whoever is left), validation and test; test may be 0 "
-        "with data.fold alone"
+        "give rows of three whole numbers: train (None for the rest), validation and test; test may be 0 only with "
+        "data.fold"
     )
-    return next((f"is {row}; {cure}" for row in config.data.split_sizes if not holds(row)), "")
+    return next((f"is {row}; {cure}" for row in config.data.split_sizes if not is_valid(row)), "")
 
 
 def _warmup_ends(config: ConfigDict) -> str:
     steps = config.train.steps
-    return such_that(lambda warmup: 0 <= warmup < steps, f"give fewer than the {steps} of train.steps")(
+    return such_that(lambda warmup: 0 <= warmup < steps, f"give a number from 0 to below train.steps={steps}")(
         config.optimizer.warmup_steps
     )
 
 
-def _validated_are_kept(config: ConfigDict) -> str:
+def _validated_steps_have_checkpoints(config: ConfigDict) -> str:
     every = config.train.checkpoint_every
     cure = f"give a multiple of train.checkpoint_every={every}, so that the best step has a checkpoint"
     return such_that(lambda validate_every: validate_every % every == 0, cure)(config.train.validate_every)
 
 
-BETWEEN: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
+CROSS_RULES: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
     ("data.size", _size_fits),
     ("data.split_sizes", _split_sizes),
     ("optimizer.warmup_steps", _warmup_ends),
-    ("train.validate_every", _validated_are_kept),
+    ("train.validate_every", _validated_steps_have_checkpoints),
 )
-"""Setting -> what a whole config, each of whose settings is possible, says of it: "" where it will do."""
+"""Pairs of setting and rule: config -> the problem and the fix, or "". They run after RULES."""
 
 
 def parse_labels(text: str, setting: str) -> dict[str, int]:
-    """Structures and their values, from 1 to 255, as `setting` has them in its text.
+    """Parses structures and their values, 1 to 255; `setting` is named in messages.
 
     >>> parse_labels("LV=3,MYO=2", "--labels")
     {'LV': 3, 'MYO': 2}
 
     Raises:
-      InputError: it does not read like that, names a structure twice, or a value.
+      InputError: the text has another format, or a structure or value occurs twice.
     """
     pairs = [[part.strip() for part in pair.partition("=")] for pair in text.split(",")]
     if not all(name and value.isdecimal() and 0 < int(value) <= 255 for name, _, value in pairs):
@@ -219,5 +219,5 @@ def parse_labels(text: str, setting: str) -> dict[str, int]:
     if len({name for name, _, _ in pairs}) < len(pairs):
         raise InputError(f"{setting}: {text} names a structure twice; name each once.")
     if len({int(value) for _, _, value in pairs}) < len(pairs):
-        raise InputError(f"{setting}: {text} gives two structures one value; give each its own.")
+        raise InputError(f"{setting}: {text} gives two structures the same value; give each its own.")
     return {name: int(value) for name, _, value in pairs}

@@ -1,1 +1,1 @@
-"""The machine and the operating system: XLA settings, signals, paths, whole files."""
+"""The machine and the operating system: XLA settings, signals, paths, atomic file writes."""

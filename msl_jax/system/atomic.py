@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever interrupts the writing."""
+"""Atomic file writes: an interrupted write leaves no partial file."""
 
 import os
 
@@ -6,15 +6,15 @@ from etils import epath
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a text file: beside, then renamed."""
+    """Writes a text file to a temporary name in the same folder, then renames it."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: epath.Path, contents: bytes) -> None:
-    """Writes a file: beside, then renamed."""
-    beside = path.parent / f".{path.name}.{os.getpid()}"
+    """Writes a file to a temporary name in the same folder, then renames it."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        beside.write_bytes(contents)
-        beside.replace(path)
+        temporary.write_bytes(contents)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What depends on the machine and not on the method: XLA's CPU kernels and loops, its cache.
+"""Settings that depend on the machine, not on the method: XLA's CPU kernels, loops and compilation cache.
 
 Measured on 2 cores (AMD EPYC with AVX-512, jaxlib 0.10.2) with tests/benchmarks/train_step.py; see its README.
 """
@@ -12,22 +12,22 @@ from typing import Any
 import jax
 
 EIGEN = "--xla_cpu_experimental_ynn_fusion_type="
-"""Eigen's convolutions in place of YNNPACK's."""
+"""Convolutions by Eigen instead of YNNPACK."""
 CPU_FLAGS = {"0.10.2": EIGEN, "0.11.2": EIGEN, "0.12.0.1": EIGEN}
-"""jaxlib -> flags. With Eigen a step at width 32 takes 0.82 s against 0.92 s in jaxlib 0.10.2; in others, on a slower
-machine, medians of six steps in turn, 2.24 s against 3.13 s in 0.11.2 and 1.74 s against 2.56 s in 0.12.0.1. A flag
-that a jaxlib does not know ends the process, so there is a row for each release that was measured.
+"""jaxlib version -> flags. A training step at width 32 takes 0.82 s with Eigen and 0.92 s without in jaxlib 0.10.2; on
+a slower machine (medians of six alternating steps) 2.24 s and 3.13 s in 0.11.2, 1.74 s and 2.56 s in 0.12.0.1. A flag
+unknown to jaxlib ends the process, so only measured releases are listed.
 """
-FEW_PASSES = {"xla_backend_optimization_level": "1"}
-"""What XLA compiles so is ready sooner and runs slower: the drawing of acdc_cpu's network takes 9 s of CPU time in
-place of 38 (on a slower machine of the same kind), and ends in the same bits.
+FAST_COMPILE = {"xla_backend_optimization_level": "1"}
+"""Compiles faster, runs slower: initialising acdc_cpu's network takes 9 s of CPU time instead of 38 (on a slower
+machine of the same kind), with bit-identical results.
 """
 
 
 def set_up() -> None:
-    """Chooses XLA's CPU kernels and keeps what it compiles in the user's cache folder; what the user set stays.
+    """Selects XLA's CPU kernels and caches compiled programs in the user's cache folder. The user's settings win.
 
-    To be called before JAX touches a device.
+    Call it before JAX touches a device.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "ynn" not in flags:
@@ -39,12 +39,12 @@ def set_up() -> None:
 
 
 def _cache() -> pathlib.Path | None:
-    """Our folder among the user's caches, made if need be; None where there is no home or it may not be written into.
+    """The package's folder in the user's cache, created if missing; None without a home folder or write permission.
 
-    Nothing takes its place then: in a folder open to all, others could leave programs for this process to run.
+    There is no fallback: in a folder open to everyone, other users could plant programs that this process would run.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")  # which counts where it is absolute, by the XDG specification
-    folder = pathlib.Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "msl_jax"
+    xdg = os.environ.get("XDG_CACHE_HOME", "")  # the XDG specification ignores relative paths
+    folder = pathlib.Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")) / "msl_jax"
     if not folder.is_absolute():
         return None
     try:
@@ -55,15 +55,15 @@ def _cache() -> pathlib.Path | None:
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` of a function that is called once, and whose compilation on CPU would take longer than its call."""
-    return jax.jit(function, compiler_options=FEW_PASSES if jax.default_backend() == "cpu" else None)
+    """`jax.jit` for a function that is called once and would take longer to compile than to run on CPU."""
+    return jax.jit(function, compiler_options=FAST_COMPILE if jax.default_backend() == "cpu" else None)
 
 
 def fold(add: Callable[[Any, Any], Any], start: Any, items: Any) -> Any:
     """add(add(start, items[0]), items[1]) and so on, along the first axis of the arrays in `items`, in traced code.
 
-    One after the other in a loop of XLA's, whose memory is that of one item; but on CPU unrolled, where XLA takes the
-    items side by side: inside a loop its convolutions there are many times slower (a step of 0.25 s takes 9 s).
+    Uses an XLA loop, which needs the memory of one item. On CPU the loop is unrolled and XLA runs the items in
+    parallel, because convolutions inside a loop are many times slower there (a step of 0.25 s takes 9 s).
     """
     if jax.default_backend() == "cpu":
         for i in range(len(jax.tree.leaves(items)[0])):

@@ -1,4 +1,4 @@
-"""Libraries that only some uses need, and that come as extras of the package (pyproject.toml lists them)."""
+"""Optional libraries, installed as extras of the package (listed in pyproject.toml)."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,19 +8,19 @@ from msl_jax.errors import InputError
 
 @contextlib.contextmanager
 def needed(by: object, library: str, extra: str, instead: str = "") -> Iterator[None]:
-    """Around an import: says what to install where the library is missing.
+    """Context for an import that may fail: the error names the extra to install.
 
     Args:
-      by: the file or flag that needs it.
-      library: its name, as its users know it.
-      extra: the extra that brings it.
-      instead: what also helps, if anything does.
+      by: the file or flag that needs the library.
+      library: its name, for the message.
+      extra: the extra that installs it.
+      instead: an alternative fix, if there is one.
 
     Raises:
-      InputError: it cannot be imported.
+      InputError: the library cannot be imported.
     """
     try:
         yield
     except ImportError as error:
-        cure = f"install it by pip install 'msl_jax[{extra}]'" + (f", or {instead}" if instead else "")
+        cure = f"install it with pip install 'msl_jax[{extra}]'" + (f", or {instead}" if instead else "")
         raise InputError(f"{by}: needs {library}; {cure}.") from error

@@ -1,4 +1,4 @@
-"""Paths as users give them: `~` for the home folder, and lists with commas."""
+"""Paths from users: `~` for the home folder, and comma-separated lists."""
 
 import os
 import pathlib
@@ -7,11 +7,11 @@ import re
 from msl_jax.errors import InputError
 
 PATTERN = re.compile(r"\[[^]]+\]|\\")
-"""What makes a folder's name a pattern, so that Orbax does not find what it wrote below it."""
+"""Characters that Orbax takes for a glob pattern: it cannot find checkpoints below a folder with such a name."""
 
 
 def expanded(path: str, cure: str = "write the path without ~") -> str:
-    """A path with the home folder in place of its `~`; one that is there under this very name stays as it is.
+    """Expands `~` to the home folder, unless a file or folder literally has this name.
 
     Raises:
       InputError: there is no such home folder.
@@ -23,7 +23,7 @@ def expanded(path: str, cure: str = "write the path without ~") -> str:
 
 
 def split(text: str) -> list[str]:
-    """Paths that commas separate, `~` expanded; a name with commas is one path where something of that name is there.
+    """Splits comma-separated paths and expands `~`; an existing path that contains commas stays whole.
 
     >>> split("runs/a,runs/b")
     ['runs/a', 'runs/b']
@@ -41,18 +41,18 @@ def split(text: str) -> list[str]:
 
 
 def check_name(workdir: os.PathLike) -> None:
-    """Refuses a run's folder, or one above it, whose name would make its checkpoints unreadable."""
+    """Raises InputError if the path of a run's folder would make its checkpoints unreadable."""
     found = PATTERN.search(os.path.realpath(workdir))
     if found:
         raise InputError(
-            f"{workdir}: has {found[0]} in its path, checkpoints cannot be read there; give another --workdir."
+            f"{workdir}: contains {found[0]}, so checkpoints cannot be read there; give another --workdir."
         )
 
 
 def check_output(folder: pathlib.Path) -> None:
-    """Refuses a folder that could not be written into, before work is done for what goes there."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there}: is a file; give a folder as --output.")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there}: may not be written into; give another folder as --output.")
+    """Raises InputError if an output folder, which may not exist yet, is not writable."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing}: is a file; give a folder as --output.")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{existing}: is not writable; give another folder as --output.")

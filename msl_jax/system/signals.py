@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (a time limit, a machine that is taken back), and what a command says that they end."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM (time limit, preemption)."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,38 +8,38 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A signal ended the work; says what is done and how to go on.
+    """A signal stopped the work; the message says what is done and how to resume.
 
     Attributes:
-      number: of the signal.
+      number: the signal's number.
     """
 
     def __init__(self, message: str, number: int):
-        """Carries the sentence and the signal's number."""
+        """Stores the message and the signal's number."""
         super().__init__(message)
         self.number = number
 
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Signals do nothing within but enter this list; the second one does what it would have done outside.
+    """Records signals in the yielded list instead of acting on them; a second signal of a kind acts as usual.
 
-    In another thread than the main one, where Python lets nobody ask for signals, the list stays empty.
+    Outside the main thread, where Python cannot install handlers, the list stays empty.
     """
-    came: list[int] = []
-    before: dict[int, Any] = {}
+    received: list[int] = []
+    previous: dict[int, Any] = {}
 
-    def enter(number, frame):
+    def record(number, frame):
         del frame
-        came.append(number)
-        signal.signal(number, before[number])
+        received.append(number)
+        signal.signal(number, previous[number])
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.getsignal(number)
-            signal.signal(number, enter)
+            previous[number] = signal.getsignal(number)
+            signal.signal(number, record)
     try:
-        yield came
+        yield received
     finally:
-        for ours, handler in before.items():
-            signal.signal(ours, handler)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

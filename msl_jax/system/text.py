@@ -1,4 +1,4 @@
-"""Numbers and rows as text: CSV for programs, and tables that are Markdown and line up in a terminal as well."""
+"""Numbers and tables as text: CSV, and Markdown tables that also line up in a terminal."""
 
 from collections.abc import Sequence
 import csv
@@ -6,7 +6,7 @@ import io
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and what it counts.
+    """A number and its noun, in the plural unless the number is 1.
 
     >>> counted(1, "patient"), counted(2, "case")
     ('1 patient', '2 cases')
@@ -15,7 +15,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are.
+    """The first names, and how many more there are.
 
     >>> few(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
@@ -31,7 +31,7 @@ def csv_text(rows: Sequence[Sequence]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A table of Markdown, every column as wide as its widest cell.
+    """A Markdown table with every column as wide as its widest cell.
 
     >>> print(markdown(["branch", "Dice %"], [["teacher", 80.9], ["student", 83.0]]))
     | branch  | Dice % |

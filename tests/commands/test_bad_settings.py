@@ -23,7 +23,7 @@ SETTINGS = {
     "three for two numbers": (["data.window=(0,1,2)"], ["data.window", "(0, 1, 2)", "two numbers"]),
     "a number for rows": (["data.split_sizes=5"], ["data.split_sizes", "rows of three"]),
     "a value for a group": (["data.augment={'flip':True}"], ["--config.data.augment", "group of settings"]),
-    "steps from 0": (["train.steps=0"], ["config.train.steps", "is 0", "from 1 up"]),
+    "steps from 0": (["train.steps=0"], ["config.train.steps", "is 0", "at least 1"]),
     "an infinite rate": (["optimizer.learning_rate=inf"], ["learning_rate", "inf", "above 0"]),
     "an endless turn": (["data.augment.rotation=inf"], ["data.augment.rotation", "inf"]),
     "a seed below 0": (["seed=-1"], ["config.seed", "-1", "from 0"]),
@@ -222,7 +222,7 @@ def test_a_folder_that_may_not_be_read_or_written(refused, drawn, tmp_path, monk
         refused(["suggest", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *said])
         forbid(patched, tmp_path)
         new = f"--output={tmp_path / 'newer'}"
-        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [f"{tmp_path}: may not be written into"])
+        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [f"{tmp_path}: is not writable"])
         for folder in (data / "masks", below / "deep", tmp_path):
             folder.chmod(0o755)
 

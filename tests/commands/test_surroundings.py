@@ -129,4 +129,4 @@ def test_a_run_in_a_folder_of_an_odd_name_is_used_as_any(command, workdir, tmp_p
 def test_a_run_is_not_begun_where_its_checkpoints_could_not_be_read(refused, settings, tmp_path, name):
     more = ["--methods=kl", "--strong=2", "--seeds=0"] if name == "sweep" else []
     workdir = tmp_path / "tried[1]" / "run"
-    refused([name, *settings, *more, f"--workdir={workdir}"], [str(workdir), "has [1] in its path"])
+    refused([name, *settings, *more, f"--workdir={workdir}"], [str(workdir), "contains [1]"])

@@ -1,4 +1,4 @@
-"""Where the data set is built, and what is said where it cannot be."""
+"""The folder for built data sets, and errors if it is not writable."""
 
 import errno
 import os
@@ -10,38 +10,38 @@ from msl_jax.errors import InputError
 from processes import forget_home
 
 
-def system(number, path=None):
-    """What the system says."""
+def os_error(number, path=None):
+    """The operating system's error."""
     return OSError(number, os.strerror(number), path)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
-        (system(errno.EACCES, "HERE/cache/msl_slices/x"), "HERE/cache/msl_slices/x: Permission denied; "),
-        (system(errno.EACCES, "HERE"), "HERE: Permission denied; "),
-        (system(errno.ENOTDIR, "HERE/cache/downloads"), "HERE/cache/downloads: Not a directory; "),
-        (system(errno.EROFS, "HERE/cache"), "HERE/cache: Read-only file system; "),
-        (system(errno.ENOSPC), "HERE/cache: No space left on device; "),
+        (os_error(errno.EACCES, "HERE/cache/msl_slices/x"), "HERE/cache/msl_slices/x: Permission denied; "),
+        (os_error(errno.EACCES, "HERE"), "HERE: Permission denied; "),
+        (os_error(errno.ENOTDIR, "HERE/cache/downloads"), "HERE/cache/downloads: Not a directory; "),
+        (os_error(errno.EROFS, "HERE/cache"), "HERE/cache: Read-only file system; "),
+        (os_error(errno.ENOSPC), "HERE/cache: No space left on device; "),
         (RuntimeError("write() failed: No space left;\n writing HERE/cache/x"), "HERE/cache: write() failed: No space"),
     ],
 )
-def test_what_cannot_be_written_into_the_cache_names_its_setting(opened, tmp_path, monkeypatch, error, said):
+def test_write_errors_name_the_setting_of_the_cache(opened, tmp_path, monkeypatch, error, message):
     def fail(source, cache):
-        raise type(error)(*(arg.replace("HERE", str(tmp_path)) if isinstance(arg, str) else arg for arg in given))
+        raise type(error)(*(arg.replace("HERE", str(tmp_path)) if isinstance(arg, str) else arg for arg in args))
 
-    given = (*error.args, error.filename) if isinstance(error, OSError) else error.args
+    args = (*error.args, error.filename) if isinstance(error, OSError) else error.args
     monkeypatch.setattr(builder, "build", fail)
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as raised:
         opened(data__cache=f"{tmp_path}/cache")
-    assert str(refusal.value).startswith(said.replace("HERE", str(tmp_path)))
-    assert str(refusal.value).endswith("; give a folder to build data sets in by --config.data.cache=FOLDER.")
+    assert str(raised.value).startswith(message.replace("HERE", str(tmp_path)))
+    assert str(raised.value).endswith("; give a writable folder with --config.data.cache=FOLDER.")
 
 
 @pytest.mark.parametrize(
-    "error", [system(errno.EACCES, "/data/masks"), system(errno.ENOENT, "/data"), RuntimeError("a bug")]
+    "error", [os_error(errno.EACCES, "/data/masks"), os_error(errno.ENOENT, "/data"), RuntimeError("a bug")]
 )
-def test_what_cannot_be_read_is_not_the_caches_fault(opened, tmp_path, monkeypatch, error):
+def test_other_errors_do_not_blame_the_cache(opened, tmp_path, monkeypatch, error):
     def fail(source, cache):
         raise error
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_not_the_caches_fault(opened, tmp_path, monkeypat
     assert raised.value is error
 
 
-def test_the_cache_is_in_the_home_folder_unless_one_is_given(opened, phantoms, tmp_path, monkeypatch):
+def test_the_default_cache_is_in_the_home_folder(opened, phantoms, tmp_path, monkeypatch):
     caches = []
     monkeypatch.setattr(builder, "build", lambda source, cache: caches.append(cache) or phantoms)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -68,7 +68,7 @@ def test_the_cache_is_in_the_home_folder_unless_one_is_given(opened, phantoms, t
     assert caches == expected
 
 
-def test_without_a_home_folder_a_cache_is_asked_for(opened, monkeypatch):
+def test_without_a_home_folder_the_cache_must_be_set(opened, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     forget_home(monkeypatch)
     with pytest.raises(

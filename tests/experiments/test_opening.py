@@ -20,7 +20,7 @@ def names(entries):
 
 @pytest.fixture
 def half_masked(monkeypatch, phantoms):
-    """The data set is one whose last three patients have no mask."""
+    """A data set whose last three patients have no mask."""
     patients = sorted(phantoms.groups())
     entries = [
         dataclasses.replace(e, masked=e.patient < patients[5], full=e.patient < patients[5]) for e in phantoms.entries
@@ -39,10 +39,10 @@ def table(tmp_path):
     return write
 
 
-# Who is who
+# Roles
 
 
-def test_a_table_says_who_is_what(opened, table):
+def test_roles_from_a_table(opened, table):
     path = table(
         "patient,role,weak",
         "phantom001,strong,",
@@ -62,14 +62,14 @@ def test_a_table_says_who_is_what(opened, table):
     assert [weak_labels.recipe_of(patient) for patient in experiment.split["train"]] == ["erosion", "point", "erosion"]
 
 
-def test_roles_are_said_once(opened, table):
+def test_roles_in_a_table_and_the_config_raise(opened, table):
     path = table("patient,role", "phantom001,strong", "phantom002,weak", "phantom006,test")
     lists = {"data__split__train": ("phantom001",), "data__split__test": ("phantom003",)}
     with pytest.raises(InputError, match=r"config\.data\.split: lists patients, and so does .*table\.csv"):
         opened(data__table=path, **lists)
 
 
-def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
+def test_a_run_does_not_resume_with_other_weak_labels(opened, table, tmp_path):
     rows = ["phantom001,strong,", "phantom002,weak,{}", "phantom006,test,"]
 
     def experiment(recipe):
@@ -83,16 +83,16 @@ def test_a_run_does_not_go_on_with_other_weak_labels(opened, table, tmp_path):
         claim(experiment("box"), workdir)
 
 
-def test_a_table_may_leave_the_draw_to_the_seed(opened, table):
+def test_strong_patients_of_a_table_may_depend_on_the_seed(opened, table):
     roles = ["train"] * 5 + ["validation", "test"]
     path = table("patient,role", *(f"phantom{i:03d},{role}" for i, role in enumerate(roles, start=1)))
-    draws = [opened(data__table=path, data__strong=2, seed=seed) for seed in range(4)]
-    assert all(draw.split["train"] == [f"phantom{i:03d}" for i in range(1, 6)] for draw in draws)
-    assert {len(draw.strong) for draw in draws} == {2} and len({tuple(draw.strong) for draw in draws}) > 1
+    experiments = [opened(data__table=path, data__strong=2, seed=seed) for seed in range(4)]
+    assert all(one.split["train"] == [f"phantom{i:03d}" for i in range(1, 6)] for one in experiments)
+    assert {len(one.strong) for one in experiments} == {2} and len({tuple(one.strong) for one in experiments}) > 1
 
 
-def test_groups_of_a_table_are_those_of_the_draw(opened, table, phantoms):
-    """Two of eight patients make a group of their own: of four drawn from all, one is of it."""
+def test_the_split_is_stratified_by_the_groups_of_a_table(opened, table, phantoms):
+    """Two of eight patients are a separate group: one of the four test patients is from it."""
     path = table("patient,group", *(f"{p},{'few' if p > 'phantom006' else 'many'}" for p in phantoms.groups()))
     settings = {"data__split_sizes": ((None, 0, 4),), "data__strong": 1}
     for seed in range(4):
@@ -100,39 +100,39 @@ def test_groups_of_a_table_are_those_of_the_draw(opened, table, phantoms):
         assert len({"phantom007", "phantom008"} & set(test)) == 1
 
 
-def test_bare_patients_are_there_to_learn_from(opened, half_masked):
+def test_patients_without_masks_are_weak(opened, half_masked):
     experiment = opened(data__split_sizes=((None, 1, 2),), data__strong="all", data__weak="drawn")
     assert set(half_masked[5:]) == set(experiment.weak()) and len(experiment.strong) == 2
     assert opened(data__split_sizes=((None, 0, 1),), data__strong=2, data__weak="none").split["validation"] == []
 
 
-def test_masks_that_leave_voxels_open_are_strong_only_by_name(opened, monkeypatch, phantoms, table):
-    """A scribble that came as a mask is no full mask, whatever is drawn."""
+def test_patients_with_partial_masks_are_strong_only_if_listed(opened, monkeypatch, phantoms, table):
+    """A scribble stored as a mask is not a full mask."""
     patients = sorted(phantoms.groups())
     entries = [dataclasses.replace(e, full=e.patient < patients[5]) for e in phantoms.entries]
     data = dataclasses.replace(phantoms, entries=tuple(entries))
     monkeypatch.setattr(builder, "build", lambda source, cache: data)
     settings = {"data__weak": "drawn", "data__split_sizes": ((None, 1, 1),)}
     for seed in range(3):
-        drawn = opened(data__strong="all", data__split_seed=seed, **settings)
-        assert len(drawn.strong) == 3 and set(patients[5:]) == set(drawn.weak())
+        experiment = opened(data__strong="all", data__split_seed=seed, **settings)
+        assert len(experiment.strong) == 3 and set(patients[5:]) == set(experiment.weak())
     with pytest.raises(InputError, match=r"config.data.strong: is 4; 3 training patients have full masks"):
         opened(data__strong=4, **settings)
     path = table("patient,role", f"{patients[7]},strong", f"{patients[0]},weak", f"{patients[1]},test")
     assert opened(data__table=path).strong == [patients[7]]
 
 
-def test_masks_that_are_not_there_are_refused(opened, half_masked, table):
-    with pytest.raises(InputError, match=r"phantom00[678]: has no mask from which config.data.weak=erosion"):
+def test_missing_masks_raise(opened, half_masked, table):
+    with pytest.raises(InputError, match=r"phantom00[678]: has no mask, which config.data.weak=erosion needs"):
         opened(data__split_sizes=((None, 1, 2),), data__strong="all")
-    with pytest.raises(InputError, match="phantom008: is there for test and has no mask"):
+    with pytest.raises(InputError, match="phantom008: is a test patient, but has no mask"):
         opened(data__table=table("patient,role", "phantom001,strong", "phantom008,test", "phantom002,weak"))
     with pytest.raises(InputError, match=r"config.data.strong: is 3; 2 training patients have full masks"):
         opened(data__split_sizes=((None, 1, 2),), data__strong=3, data__weak="drawn")
 
 
-def test_without_validation_there_is_no_best_step(opened):
-    with pytest.raises(InputError, match=r"config.eval.checkpoint: is best, and no validation case"):
+def test_the_best_checkpoint_needs_validation_cases(opened):
+    with pytest.raises(InputError, match=r"config.eval.checkpoint: is best, but no validation case"):
         opened(data__split_sizes=((None, 0, 2),), eval__checkpoint="best")
 
 
@@ -141,25 +141,25 @@ def test_folds_hold_out_every_strong_patient_once(opened):
     folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
     assert not set(folds[0].strong) & set(folds[1].strong) and [len(fold.strong) for fold in folds] == [2, 2]
     assert folds[0].split["test"] == folds[1].strong and folds[1].split["test"] == folds[0].strong
-    with pytest.raises(InputError, match=r"config.data.split_sizes: .*test may be 0 with data.fold alone"):
+    with pytest.raises(InputError, match=r"config.data.split_sizes: .*test may be 0 only with data.fold"):
         opened(**settings)
 
 
-def test_a_split_divides_the_patients(opened, phantoms):
+def test_a_split_partitions_the_patients(opened, phantoms):
     experiment = opened()
     assert [len(experiment.split[role]) for role in ("train", "validation", "test")] == [5, 1, 2]
     assert sorted(itertools.chain(*experiment.split.values())) == sorted(phantoms.groups())
     assert len(experiment.strong) == 3 and set(experiment.strong) < set(experiment.split["train"])
 
 
-def test_the_split_follows_split_seed_and_the_strong_follow_seed(opened):
+def test_the_split_depends_on_split_seed_and_the_strong_patients_on_seed(opened):
     splits = [opened(seed=seed).split for seed in range(4)]
     assert all(split == splits[0] for split in splits)
     assert len({tuple(opened(seed=seed).strong) for seed in range(8)}) > 1
     assert len({json.dumps(opened(data__split_seed=seed).split) for seed in range(4)}) > 1
 
 
-def test_strong_and_weak_cases_are_apart(opened):
+def test_strong_and_weak_cases_are_disjoint(opened):
     experiment = opened()
     sets = experiment.training_sets(experiment.method)
     assert list(sets) == ["strong", "weak"]
@@ -176,7 +176,7 @@ def test_a_method_without_weak_images_gets_none(opened):
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_upper_bound_has_every_training_patients_mask(opened, number):
+def test_the_upper_bound_uses_every_training_patients_mask(opened, number):
     experiment = opened("method=upper_bound", data__strong=number)
     assert experiment.strong == experiment.split["train"]
     entries = experiment.training_sets(experiment.method)["strong"]
@@ -184,9 +184,9 @@ def test_the_upper_bound_has_every_training_patients_mask(opened, number):
 
 
 def test_strong_by_list(opened):
-    chosen = opened().split["train"][1:3]
-    assert opened("strong=" + "+".join(chosen)).strong == chosen
-    assert opened(data__strong=chosen[::-1]).strong == chosen
+    patients = opened().split["train"][1:3]
+    assert opened("strong=" + "+".join(patients)).strong == patients
+    assert opened(data__strong=patients[::-1]).strong == patients
 
 
 def test_a_listed_split(opened):
@@ -196,22 +196,22 @@ def test_a_listed_split(opened):
     assert len(experiment.training_sets(experiment.method)["weak"]) == 2
 
 
-def test_nobody_left_to_be_weak_is_refused(opened):
+def test_an_empty_weak_set_raises(opened):
     with pytest.raises(InputError, match=r"config.data.strong: .*give fewer"):
         opened(data__strong=5)
 
 
-# What a config becomes
+# Filled-in configs
 
 
 @pytest.mark.parametrize(
-    ("asked", "got"),
+    ("classes", "expected"),
     [("LV", {"LV": 3}), ("RV+MYO", {"RV": 1, "MYO": 2}), ("LV+RV", {"RV": 1, "LV": 3})],
 )
-def test_classes_by_name(opened, asked, got):
-    config = opened(f"classes={asked}").config
-    assert list(config.data.classes.items()) == list(got.items())
-    assert preparation_of(config).values == (0, *got.values()) and model_of(config).classes == 1 + len(got)
+def test_classes_by_name(opened, classes, expected):
+    config = opened(f"classes={classes}").config
+    assert list(config.data.classes.items()) == list(expected.items())
+    assert preparation_of(config).values == (0, *expected.values()) and model_of(config).classes == 1 + len(expected)
 
 
 def test_all_classes(opened, phantoms):
@@ -224,12 +224,12 @@ def test_a_class_may_have_a_plus_in_its_name(opened, phantoms, monkeypatch):
     assert opened("classes=MYO+LV").config.data.classes.to_dict() == {"MYO+LV": 2}
 
 
-def test_an_unknown_class_is_refused(opened):
-    with pytest.raises(InputError, match=r"config.data.classes: .*'LW'.*RV, MYO, LV and all"):
+def test_an_unknown_class_raises(opened):
+    with pytest.raises(InputError, match=r"config.data.classes: .*'LW'.*RV, MYO, LV, or all"):
         opened("classes=LW")
 
 
-def test_the_config_holds_what_is_used(opened):
+def test_the_config_has_the_used_values(opened):
     config = opened("method=kl", method__terms__w=0.25).config
     assert config.method.terms.to_dict() == {term: METHODS["kl"].terms.get(term, 0.0) for term in TERMS} | {"w": 0.25}
     assert config.method.kd_on == METHODS["kl"].kd_on
@@ -247,7 +247,7 @@ def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
         claim(opened("classes=LV+RV", method__class_weights={"LV": 2, "background": 0.5}), epath.Path(tmp_path))
 
 
-def test_the_network_is_that_of_the_config(opened):
+def test_the_network_follows_the_config(opened):
     model = model_of(opened(model__dtype="bfloat16", model__dropout=0.5, model__width=3).config)
     assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 2, 2, 0.5, "bfloat16")
     assert preparation_of(opened().config).size == (32, 32)
@@ -256,7 +256,7 @@ def test_the_network_is_that_of_the_config(opened):
 # A run's folder
 
 
-def test_claim_writes_the_config_and_who_is_who(opened, tmp_path):
+def test_claim_writes_the_config_and_the_roles(opened, tmp_path):
     experiment, workdir = opened(), epath.Path(tmp_path) / "deep" / "run"
     claim(experiment, workdir)
     assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "splits.json"]
@@ -267,7 +267,7 @@ def test_claim_writes_the_config_and_who_is_who(opened, tmp_path):
     assert {role: roles[role] for role in experiment.split} == experiment.split
 
 
-def test_what_was_written_opens_the_same_experiment(opened, tmp_path):
+def test_a_written_config_describes_the_same_experiment(opened, tmp_path):
     experiment = opened("method=kl,classes=RV+LV")
     claim(experiment, epath.Path(tmp_path))
     config = read_config(epath.Path(tmp_path))
@@ -277,7 +277,7 @@ def test_what_was_written_opens_the_same_experiment(opened, tmp_path):
     assert list(config.data.classes) == list(experiment.config.data.classes) == ["RV", "LV"]
 
 
-def test_the_same_run_is_claimed_again(opened, tmp_path):
+def test_the_same_run_can_be_claimed_again(opened, tmp_path):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     before = [(workdir / name).read_bytes() for name in ("config.json", "splits.json")]
@@ -285,27 +285,27 @@ def test_the_same_run_is_claimed_again(opened, tmp_path):
     assert before == [(workdir / name).read_bytes() for name in ("config.json", "splits.json")]
 
 
-def test_another_experiment_is_refused_with_what_differs(opened, tmp_path):
+def test_another_experiment_raises_with_the_differences(opened, tmp_path):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     before = (workdir / "config.json").read_bytes()
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         claim(opened("seed=5", model__width=3, method__terms__ent=0.125), workdir)
     weight = METHODS["kl_ent"].terms["ent"]
-    sentence = str(refusal.value)
+    message = str(error.value)
     for part in ("seed was 0 and is 5", "model.width was 2 and is 3", f"method.terms.ent was {weight} and is 0.125"):
-        assert part in sentence
-    assert "learning_rate" not in sentence and (workdir / "config.json").read_bytes() == before
+        assert part in message
+    assert "learning_rate" not in message and (workdir / "config.json").read_bytes() == before
 
 
-def test_how_it_is_evaluated_may_change(opened, tmp_path):
+def test_evaluation_settings_may_change(opened, tmp_path):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     claim(opened(eval__checkpoint="best"), workdir)
     assert read_config(workdir).eval.checkpoint == "best"
 
 
-def test_other_patients_under_the_same_settings_are_refused(opened, tmp_path):
+def test_other_patients_with_the_same_settings_raise(opened, tmp_path):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     roles = json.loads((workdir / "splits.json").read_text())
@@ -316,7 +316,7 @@ def test_other_patients_under_the_same_settings_are_refused(opened, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "splits.json"])
-def test_a_damaged_run_is_not_gone_on_with(opened, tmp_path, name):
+def test_a_damaged_run_does_not_resume(opened, tmp_path, name):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     (workdir / name).write_text((workdir / name).read_text()[:40])
@@ -324,7 +324,7 @@ def test_a_damaged_run_is_not_gone_on_with(opened, tmp_path, name):
         claim(opened(), workdir)
 
 
-def test_a_file_is_no_workdir(opened, tmp_path):
+def test_a_file_as_workdir_raises(opened, tmp_path):
     path = epath.Path(tmp_path) / "file"
     path.write_text("mine")
     with pytest.raises(InputError, match="is a file"):
@@ -333,6 +333,6 @@ def test_a_file_is_no_workdir(opened, tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_raises(tmp_path):
     with pytest.raises(InputError, match=r"config.json: is missing"):
         read_config(epath.Path(tmp_path))

@@ -22,9 +22,9 @@ def opened(tiny_config):
 
 @pytest.fixture
 def alter(monkeypatch, phantoms):
-    """alter(change): the data set is one of cases as `change` makes them, and knows of it."""
+    """alter(change): applies `change` to every case of the data set and updates its entries."""
 
-    def go(change):
+    def apply(change):
         def case(self, entry):
             return change(read(self, entry))
 
@@ -44,7 +44,7 @@ def alter(monkeypatch, phantoms):
         data = dataclasses.replace(phantoms, entries=tuple(entries))
         monkeypatch.setattr(builder, "build", lambda source, cache: data)
 
-    return go
+    return apply
 
 
 def test_every_pixel_is_counted(opened, phantoms):
@@ -55,25 +55,25 @@ def test_every_pixel_is_counted(opened, phantoms):
         mask = phantoms.case(finding.entry).mask
         assert finding.values == {v: n for v in range(4) if (n := int((mask == v).sum()))}
         assert finding.shape == mask.shape and finding.contradicted == 0
-        taught = finding.role in ("strong", "weak")
-        assert finding.kind == ("full" if taught else "")
-        assert sum(finding.labelled.values()) == (len(mask) * 32 * 32 if taught else 0)
+        trained = finding.role in ("strong", "weak")
+        assert finding.kind == ("full" if trained else "")
+        assert sum(finding.labelled.values()) == (len(mask) * 32 * 32 if trained else 0)
     roles = {finding.entry.patient: finding.role for finding in findings}
     assert sorted(roles.values()) == 3 * ["strong"] + 2 * ["test"] + ["validation"] + 2 * ["weak"]
     text = report(experiment, findings)
     assert (
         text.startswith("16 cases of 8 patients")
-        and "16 cases with a full mask, 0 with one that leaves voxels open, 0 with a drawn annotation" in text
+        and "16 cases with a full mask, 0 with a partial mask, 0 with a drawn annotation" in text
     )
     assert oddities(experiment, findings) == []
 
 
-def said(experiment):
+def warnings_of(experiment):
     return "\n".join(oddities(experiment, survey.survey(experiment)))
 
 
-def drawn(case):
-    """Half of every image is annotated as LV, and every second patient has an annotation."""
+def annotate(case):
+    """Annotates half of every image as LV, for every second patient."""
     if case.patient[-1] in "2468":
         return case
     annotation = np.full_like(case.mask, UNLABELED)
@@ -82,17 +82,16 @@ def drawn(case):
 
 
 def test_annotations_that_contradict_masks_are_counted(opened, alter, phantoms):
-    alter(drawn)
+    alter(annotate)
     experiment = opened(weak="drawn")
-    clashes = {
+    contradicted = {
         entry.name: int((phantoms.case(entry).mask[:, ::2] != 3).sum())
         for entry in phantoms.entries
         if entry.patient[-1] not in "2468"
     }
-    worst = max(clashes, key=clashes.get)
-    assert f"{len(clashes)} drawn annotations contradict the mask, {worst} most ({clashes[worst]} voxels)" in said(
-        experiment
-    )
+    worst = max(contradicted, key=contradicted.get)
+    expected = f"{len(contradicted)} drawn annotations contradict the mask, most of all {worst} ({contradicted[worst]} "
+    assert expected in warnings_of(experiment)
     kinds = {finding.entry.patient: finding.kind for finding in survey.survey(experiment) if finding.kind}
     assert all(kind == ("mask" if patient[-1] in "2468" else "annotation") for patient, kind in kinds.items())
 
@@ -103,32 +102,32 @@ def test_annotations_that_contradict_masks_are_counted(opened, alter, phantoms):
         (
             lambda case: dataclasses.replace(case, mask=case.mask * (case.phase == "ED")),
             {},
-            "the mask holds no structure",
+            "the mask has no structure",
         ),
-        (lambda case: dataclasses.replace(case, mask=np.minimum(case.mask, 2)), {}, "No strong case holds LV=3"),
+        (lambda case: dataclasses.replace(case, mask=np.minimum(case.mask, 2)), {}, "No strong case contains LV=3"),
         (lambda case: dataclasses.replace(case, spacing=(1.0, 2.5, 1.0)), {}, "another config.data.axis than 2"),
         (
             lambda case: dataclasses.replace(case, image=np.zeros_like(case.image[:, :9, :9])),
             {},
-            "are one and the same image; keep one of them",
+            "are the same image; keep one of them",
         ),
         (
             lambda case: dataclasses.replace(
                 case, image=case.image * (np.arange(case.image.size) < 99).reshape(case.image.shape)
             ),
             {},
-            "percentiles would leave next to nothing of the image (channel 0), and is widened",
+            "percentiles would clip almost the whole image (channel 0), so its range is widened",
         ),
         (lambda case: case, {"weak": "none"}, ""),
         (
             lambda case: dataclasses.replace(case, annotation=np.full_like(case.mask, UNLABELED)),
             {"weak": "drawn"},
-            "No weak case has a single annotated pixel",
+            "No weak case has an annotated pixel",
         ),
-        (lambda case: case, {"split_sizes": ((None, 0, 2),)}, "No case is there for validation"),
+        (lambda case: case, {"split_sizes": ((None, 0, 2),)}, "There is no validation case"),
     ],
 )
-def test_oddities_are_named_with_their_cure(opened, alter, change, settings, expected):
+def test_possible_mistakes_give_a_warning(opened, alter, change, settings, expected):
     alter(change)
-    found = said(opened(**settings))
-    assert expected in found if expected else not found
+    text = warnings_of(opened(**settings))
+    assert expected in text if expected else not text

@@ -31,7 +31,7 @@ def test_cross_entropy_of_one_pixel():
     assert value(cross_entropy, logits, labels_of(0)) == pytest.approx(math.log(5), rel=1e-5)
 
 
-def test_cross_entropy_is_a_mean_over_labelled_pixels_alone():
+def test_cross_entropy_is_a_mean_over_labelled_pixels_only():
     logits = logits_of((0.2, 0.8), (0.5, 0.5), (0.1, 0.9), (0.25, 0.75))
     labels = labels_of(1, 0, UNLABELED, UNLABELED)
     assert value(cross_entropy, logits, labels) == pytest.approx((math.log(1.25) + math.log(2)) / 2, rel=1e-5)
@@ -68,7 +68,7 @@ def test_entropy_gradient():
 
 
 def test_kl_of_two_known_distributions():
-    """KL((1/2, 1/2) || (1/4, 3/4)) = log(4/3) / 2, and the other way round log(3/2) 3/4 - log(2) / 4."""
+    """KL((1/2, 1/2) || (1/4, 3/4)) = log(4/3) / 2; swapped, 3/4 log(3/2) - 1/4 log(2)."""
     even, odd = logits_of((0.5, 0.5)), logits_of((0.25, 0.75))
     assert value(kl_divergence, even, odd) == pytest.approx(math.log(4 / 3) / 2, rel=1e-5)
     assert value(kl_divergence, odd, even) == pytest.approx(0.75 * math.log(1.5) - 0.25 * math.log(2), rel=1e-5)
@@ -76,16 +76,16 @@ def test_kl_of_two_known_distributions():
     assert two == pytest.approx(math.log(4 / 3) / 4, rel=1e-5)
 
 
-def test_kl_gradient_reaches_the_student_alone():
-    """p_b - p_t over the number of pixels; exactly 0 for the teacher."""
+def test_kl_has_a_gradient_for_the_student_only():
+    """(p_b - p_t) / pixels for the student; exactly 0 for the teacher."""
     teacher, student = logits_of((0.5, 0.5), (0.9, 0.1)), logits_of((0.25, 0.75), (0.2, 0.8))
     to_teacher, to_student = jax.grad(kl_divergence, argnums=(0, 1))(teacher, student)
     assert not to_teacher.any()
     np.testing.assert_allclose(to_student[0, 0], [[-0.125, 0.125], [-0.35, 0.35]], atol=1e-6)
 
 
-def test_at_even_odds_the_entropy_is_still_and_a_pseudo_mask_pushes():
-    """At 50/50 the entropy's gradient is 0; cross-entropy against one's own arg-max pulls by 1/2 at once."""
+def test_at_equal_probabilities_only_a_pseudo_mask_has_a_gradient():
+    """At 50/50 the entropy's gradient is 0; that of cross-entropy with the own arg-max is 1/2."""
     logits = jnp.zeros((1, 1, 1, 2))
     np.testing.assert_array_equal(jax.grad(entropy)(logits), jnp.zeros_like(logits))
     pseudo = logits.argmax(-1).astype(jnp.int32)
@@ -104,7 +104,7 @@ def test_nothing_labelled_is_exactly_zero_with_zero_gradient():
 
 
 def test_extreme_logits_have_exact_values_and_finite_gradients():
-    """A pixel sure of the wrong class by 2e4 nats, one sure of the right one, one at even odds."""
+    """One pixel predicts the wrong class by 2e4 nats, one the right class, one both with probability 1/2."""
     logits = jnp.array([[[[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]]]], jnp.float32)
     labels = labels_of(1, 1, 0)
     loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels)
@@ -122,8 +122,8 @@ def test_extreme_logits_have_exact_values_and_finite_gradients():
 
 @QUICK
 @given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c, 1e4), logit_maps(c, 1e4), label_maps(c))))
-def test_values_and_gradients_are_finite_up_to_1e4(drawn):
-    logits, other, labels = map(jnp.asarray, drawn)
+def test_values_and_gradients_are_finite_up_to_1e4(sample):
+    logits, other, labels = map(jnp.asarray, sample)
     for loss, args in ((cross_entropy, (labels,)), (entropy, ()), (lambda b, t: kl_divergence(t, b), (other,))):
         result, gradient = jax.value_and_grad(loss)(logits, *args)
         assert jnp.isfinite(result) and jnp.isfinite(gradient).all()
@@ -135,16 +135,16 @@ def test_values_and_gradients_are_finite_up_to_1e4(drawn):
 
 @QUICK
 @given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), label_maps(c, unlabeled=False))))
-def test_full_cross_entropy_is_that_of_optax(drawn):
-    logits, labels = drawn
+def test_full_cross_entropy_equals_optax(sample):
+    logits, labels = sample
     expected = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), jnp.asarray(labels)).mean()
     assert value(cross_entropy, logits, labels) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
 
 
 @QUICK
 @given(LABELLED)
-def test_what_is_unlabelled_does_not_count(drawn):
-    logits, labels = drawn
+def test_unlabelled_pixels_are_ignored(sample):
+    logits, labels = sample
     labelled = labels != UNLABELED
     changed = np.where(labelled[..., None], logits, -logits[..., ::-1])
     assert value(cross_entropy, logits, labels) == value(cross_entropy, changed, labels)
@@ -166,8 +166,8 @@ def test_a_constant_added_to_a_pixels_logits_changes_nothing(pair, labels, shift
 
 @QUICK
 @given(PAIRS)
-def test_kl_is_bounded_below_by_the_distance_of_the_distributions(pair):
-    """Pinsker: KL >= 2 TV^2 with TV half the L1 distance; so it is never negative and 0 for equal ones alone."""
+def test_kl_is_bounded_below_by_the_total_variation(pair):
+    """Pinsker: KL >= 2 TV^2, with TV half the L1 distance; so it is never negative, and 0 only for equal ones."""
     p, q = (np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in pair)
     bound = 2 * (np.abs(p - q).sum(-1) / 2) ** 2
     assert value(kl_divergence, *pair) >= bound.mean() - 1e-5
@@ -182,7 +182,7 @@ def test_no_gradient_reaches_the_teacher(pair):
 
 @QUICK
 @given(CLASSES.flatmap(logit_maps))
-def test_entropy_lies_between_0_and_log_classes(logits):
+def test_entropy_is_between_0_and_log_classes(logits):
     assert -1e-6 <= value(entropy, logits) <= math.log(logits.shape[-1]) + 1e-5
 
 
@@ -214,15 +214,15 @@ def test_strictly_typed_and_the_same_under_jit():
             np.testing.assert_allclose(jitted_gradient, gradient, atol=1e-7)
 
 
-def test_a_pseudo_label_by_hand():
-    """p = (0.8, 0.2) against another's second class: -log 0.2; against itself: -log 0.8."""
+def test_pseudo_label_closed_form():
+    """p = (0.8, 0.2): -log 0.2 if the other's arg-max is class 1; -log 0.8 with its own arg-max."""
     logits = jnp.log(jnp.array([0.8, 0.2]))[None, None]
     other = jnp.array([[[-1.0, 1.0]]])
     assert float(pseudo_label(logits, other)) == pytest.approx(-math.log(0.2), rel=1e-5)
     assert float(pseudo_label(logits, logits)) == pytest.approx(-math.log(0.8), rel=1e-5)
 
 
-def test_a_pseudo_label_pulls_hard_where_entropy_does_not():
+def test_a_pseudo_label_has_a_large_gradient_on_undecided_pixels():
     """At p = (1/2 + e, 1/2 - e) the gradient of -log p_1 is p - (1, 0), about 1/2; the entropy's is about 0."""
     logits = jnp.array([[[1e-3, -1e-3]]])
     own = jax.grad(lambda x: pseudo_label(x, x))(logits)
@@ -234,8 +234,8 @@ def test_a_pseudo_label_pulls_hard_where_entropy_does_not():
 # Consistency
 
 
-def test_consistency_by_hand():
-    """(0.9, 0.1) against (0.5, 0.5) is 0.16; the pixel that is not certain does not count."""
+def test_consistency_closed_form():
+    """(0.9, 0.1) against (0.5, 0.5) gives 0.16; the uncertain pixel is ignored."""
     logits = logits_of((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
     target = jnp.array([(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)], jnp.float32)[None, None]
     assert value(consistency, logits, target, labels_of(0, 0, UNLABELED)) == pytest.approx(0.08, rel=1e-5)

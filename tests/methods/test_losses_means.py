@@ -1,4 +1,4 @@
-"""What losses are a mean over: labelled pixels, classes by weight, structures and images."""
+"""What losses average over: labelled pixels, weighted classes, structures and images."""
 
 import math
 
@@ -11,13 +11,13 @@ import pytest
 
 from maps import CLASSES, LABELLED, QUICK, label_maps, labels_of, logit_maps, logits_of, value
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import MEANS, cross_entropy, dice, holds_structure, weigh
+from msl_jax.methods.losses import MEANS, cross_entropy, dice, has_structure, weigh
 
-# What a cross-entropy is a mean over
+# Means of a cross-entropy
 
 
-def test_means_by_hand():
-    """Two images of two pixels: -log p is log 2 and log 4 in one; in the other log 8, its second pixel unlabelled."""
+def test_means_closed_form():
+    """Two images of two pixels: -log p is log 2 and log 4 in the first, log 8 and unlabelled in the second."""
     p = jnp.array([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875], [0.5, 0.5]], jnp.float32)
     logits, labels = jnp.log(p).reshape(2, 1, 2, 2), jnp.array([0, 0, 0, UNLABELED], jnp.int32).reshape(2, 1, 2)
     expected = {"labelled": (1 + 2 + 3) / 3, "pixels": (1 + 2 + 3) / 4, "images": ((1 + 2) / 2 + 3) / 2}
@@ -27,7 +27,7 @@ def test_means_by_hand():
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_an_image_without_a_label_counts_for_nothing_unless_all_pixels_count(mean):
+def test_an_image_without_labels_is_ignored_unless_all_pixels_count(mean):
     generator = np.random.default_rng(0)
     logits = jnp.array(generator.normal(size=(3, 4, 4, 2)), jnp.float32)
     labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32).at[2].set(UNLABELED)
@@ -41,7 +41,7 @@ def test_an_image_without_a_label_counts_for_nothing_unless_all_pixels_count(mea
 
 @QUICK
 @given(LABELLED)
-def test_where_every_pixel_is_labelled_all_means_are_one(pair):
+def test_all_means_are_equal_if_every_pixel_is_labelled(pair):
     logits, labels = (jnp.asarray(a) for a in pair)
     labels = jnp.where(labels == UNLABELED, 0, labels)
     for weights in ((), (0.5, 2.0, 0.25, 4.0)[: logits.shape[-1]]):
@@ -54,8 +54,8 @@ def test_where_every_pixel_is_labelled_all_means_are_one(pair):
 # Class weights
 
 
-def test_class_weights_by_hand():
-    """Background weighs 1, the structure 3: log 2 of the one and log 4 of the other in one image, log 8 in the next."""
+def test_class_weights_closed_form():
+    """Weights: background 1, structure 3. First image: log 2 (background), log 4 (structure); second: log 8."""
     p = jnp.array([[0.5, 0.5], [0.75, 0.25], [0.875, 0.125], [0.5, 0.5]], jnp.float32)
     logits, labels = jnp.log(p).reshape(2, 1, 2, 2), jnp.array([0, 1, 1, UNLABELED], jnp.int32).reshape(2, 1, 2)
     total = 1 * 1 + 3 * 2 + 3 * 3
@@ -71,8 +71,8 @@ WEIGHTS = (0.02, 0.0, 3.0, 0.5)
 
 @QUICK
 @given(st.tuples(logit_maps(4), label_maps(4)))
-def test_a_weighted_mean_is_that_of_its_formula(pair):
-    """sum v[y] ce / sum v[y] over labelled pixels, also where the weights add up to less than 1."""
+def test_a_weighted_mean_follows_its_formula(pair):
+    """sum v[y] ce / sum v[y] over labelled pixels, also if the weights add up to less than 1."""
     logits, labels = pair
     labelled = labels != UNLABELED
     safe = np.where(labelled, labels, 0)
@@ -89,13 +89,13 @@ def test_weights_of_1_are_no_weights(mean):
     logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
     labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (3, 4, 4)), jnp.int32)
     assert cross_entropy(logits, labels, mean, (1.0, 1.0, 1.0)) == cross_entropy(logits, labels, mean)
-    if mean != "pixels":  # where what is unlabelled weighs 1
+    if mean != "pixels":  # there, unlabelled pixels have weight 1
         weighted = [cross_entropy(logits, labels, mean, tuple(c * w for w in (1, 2, 5))) for c in (1.0, 0.001)]
         assert float(weighted[0]) == pytest.approx(float(weighted[1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_a_class_of_weight_0_teaches_nothing(mean):
+def test_a_class_of_weight_0_has_no_gradient(mean):
     generator = np.random.default_rng(0)
     logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
     labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32)
@@ -109,7 +109,7 @@ def test_a_class_of_weight_0_teaches_nothing(mean):
 
 @pytest.mark.parametrize("weights", [(), (0.1, 2.0, 0.0)])
 @pytest.mark.parametrize("mean", MEANS)
-def test_divisors_of_parts_add_up_to_that_of_the_batch(mean, weights):
+def test_the_divisor_of_a_batch_is_the_sum_over_its_parts(mean, weights):
     generator = np.random.default_rng(0)
     labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (4, 3, 3), p=[0.1, 0.1, 0.1, 0.7]), jnp.int32)
     parts = [weigh(labels[i : i + 2], mean, weights)[1] for i in (0, 2)]
@@ -119,15 +119,15 @@ def test_divisors_of_parts_add_up_to_that_of_the_batch(mean, weights):
 # Dice
 
 
-def test_dice_by_hand():
-    """p = 0.9, 0.2, 0.4 of the structure, the first two labelled so: 1 - 2 * 1.1 / (1.5 + 2)."""
+def test_dice_closed_form():
+    """Structure probabilities 0.9, 0.2, 0.4, the first two pixels labelled as structure: 1 - 2 * 1.1 / (1.5 + 2)."""
     logits = logits_of((0.1, 0.9), (0.8, 0.2), (0.6, 0.4))
     assert value(dice, logits, labels_of(1, 1, 0)) == pytest.approx(1 - 2.2 / 3.5, rel=1e-5)
     assert value(dice, logits, labels_of(1, 1, UNLABELED)) == pytest.approx(1 - 2.2 / 3.1, rel=1e-5)
 
 
 def test_dice_gradient():
-    """Of 1 - 2 I / S with I = sum p y, S = sum p + y: -2 (y S - I) / S^2 by p, times p (1 - p) by the logit."""
+    """For 1 - 2 I / S with I = sum p y, S = sum p + y: d/dp = -2 (y S - I) / S^2, d/dlogit = d/dp p (1 - p)."""
     p, y = np.array([0.9, 0.2, 0.4]), np.array([1, 1, 0])
     i, s = (p * y).sum(), (p + y).sum()
     gradient = jax.grad(dice)(logits_of(*((1 - q, q) for q in p)), labels_of(*y))[0, 0]
@@ -135,15 +135,15 @@ def test_dice_gradient():
     np.testing.assert_allclose(gradient[:, 0], -gradient[:, 1], atol=1e-7)
 
 
-def test_a_structure_that_an_image_does_not_hold_teaches_nothing():
-    """Three classes, the last one absent: the mean is over the other structure alone, whatever is said of the last."""
+def test_an_absent_structure_has_no_loss():
+    """Three classes, the last one absent: the mean is over the other structure only."""
     p = [(0.1, 0.6, 0.3), (0.5, 0.2, 0.3)]
     assert value(dice, logits_of(*p), labels_of(1, 0)) == pytest.approx(1 - 1.2 / 1.8, rel=1e-5)
     both = 1 - (1.2 / 1.8 + 0.6 / 1.6) / 2
     assert value(dice, logits_of(*p), labels_of(1, 2)) == pytest.approx(both, rel=1e-5)
 
 
-def test_dice_is_a_mean_over_images_that_hold_a_structure():
+def test_dice_is_a_mean_over_images_with_a_structure():
     logits = jnp.stack([logits_of((0.5, 0.5), (0.5, 0.5))[0], logits_of((0.1, 0.9), (0.2, 0.8))[0]])
     labels = jnp.stack([labels_of(0, 1)[0], labels_of(1, 1)[0]])
     first, second = 1 - 1 / 2, 1 - 3.4 / 3.7
@@ -169,8 +169,8 @@ def test_without_a_structure_dice_is_exactly_zero_with_zero_gradient(label):
 
 @QUICK
 @given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c, 1e4), label_maps(c))))
-def test_dice_is_finite_bounded_and_blind_to_what_is_unlabelled(drawn):
-    logits, labels = drawn
+def test_dice_is_finite_bounded_and_ignores_unlabelled_pixels(sample):
+    logits, labels = sample
     loss, gradient = jax.value_and_grad(dice)(jnp.asarray(logits), jnp.asarray(labels))
     assert -1e-6 <= loss <= 1 + 1e-6 and jnp.isfinite(gradient).all()
     unlabelled = labels == UNLABELED
@@ -180,11 +180,11 @@ def test_dice_is_finite_bounded_and_blind_to_what_is_unlabelled(drawn):
 
 @QUICK
 @given(LABELLED)
-def test_dice_of_a_batch_is_the_mean_of_its_parts(drawn):
-    """Each weighing as many as it has images that hold a structure."""
-    logits, labels = drawn
-    held = np.asarray(holds_structure(jnp.asarray(labels)))
+def test_dice_of_a_batch_is_the_weighted_mean_of_its_parts(sample):
+    """The weight of a part is its number of images with a structure."""
+    logits, labels = sample
+    present = np.asarray(has_structure(jnp.asarray(labels)))
     parts = [value(dice, logits[i : i + 1], labels[i : i + 1]) for i in range(2)]
-    assert held.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
-    expected = np.dot(parts, held) / max(held.sum(), 1)
+    assert present.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
+    expected = np.dot(parts, present) / max(present.sum(), 1)
     assert value(dice, logits, labels) == pytest.approx(expected, rel=1e-5, abs=1e-6)

@@ -22,21 +22,21 @@ STEPS = 100
 
 
 def resolved(name, terms=None, dropout=None, **settings):
-    """What a config of 100 steps with these settings names."""
-    given = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
-    return resolve(given | settings, dropout, STEPS)
+    """The method of a config with 100 steps and these settings."""
+    defaults = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
+    return resolve(defaults | settings, dropout, STEPS)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_tables_values_hold_unless_given(name):
+def test_the_tables_values_are_the_defaults(name):
     clamped = dataclasses.replace(METHODS[name], rampup=dict.fromkeys(METHODS[name].rampup, STEPS))
     assert resolved(name) == clamped
-    nothing = dict.fromkeys(TERMS)
-    assert resolved(name, nothing, rampup=nothing, **dict.fromkeys((*CHOICES, *LIMITS))) == clamped
+    unset = dict.fromkeys(TERMS)
+    assert resolved(name, unset, rampup=unset, **dict.fromkeys((*CHOICES, *LIMITS))) == clamped
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_table_itself_is_sound(name):
+def test_the_table_is_valid(name):
     method = METHODS[name]
     assert method.terms["s"] > 0 and set(method.terms) <= set(TERMS)
     assert set(method.rampup) <= set(method.terms)
@@ -45,7 +45,7 @@ def test_the_table_itself_is_sound(name):
     assert bool(method.guide) == bool(method.guided()) and (method.after is None or method.after in METHODS)
 
 
-def test_given_values_replace_the_tables_own():
+def test_settings_replace_the_tables_values():
     table = METHODS["kl_ent"]
     method = resolved("kl_ent", {"ent": 17.0, "w": None}, kd_on="strong")
     assert method.terms == {**table.terms, "ent": 17.0} and method.kd_on == "strong"
@@ -53,58 +53,58 @@ def test_given_values_replace_the_tables_own():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_weight_of_weak_labels_is_that_of_the_methods_that_learn_them_alone(name):
+def test_weak_weight_applies_only_to_methods_with_weak_labels(name):
     table, weak = METHODS[name].terms, {"w", "teacher_w"}
     assert resolved(name, weak_weight=0.7).terms == {t: 0.7 if t in weak else w for t, w in table.items()}
     for term in weak & set(table):
         assert resolved(name, {term: 0.3}, weak_weight=0.7).terms == {**table, term: 0.3}
 
 
-def test_a_weight_of_0_drops_the_term():
+def test_a_weight_of_0_removes_the_term():
     kl = resolved("kl_ent", {"ent": 0})
     assert set(kl.terms) == {"s", "w", "kd"}
     alone = resolved("kl_ent", {"w": 0.0, "kd": 0.0, "ent": 0.0})
     assert set(alone.terms) == {"s"} and list(alone.branches()) == ["teacher"]
 
 
-def test_a_term_may_be_added_to_a_method_that_has_it_not():
+def test_a_term_can_be_added_to_a_method_without_it():
     method = resolved("lower_bound", {"ent": 0.3})
     assert method.terms == {**METHODS["lower_bound"].terms, "ent": 0.3}
     assert method.branches() == {"teacher": STRONG, "student": WEAK} and method.sets() == BOTH
 
 
-def test_a_ramp_up_is_no_longer_than_the_run():
+def test_a_ramp_up_is_at_most_as_long_as_the_run():
     assert resolved("mean_teacher").rampup == {"consistency": STEPS}
     assert resolved("mean_teacher", rampup={"consistency": 7}).rampup == {"consistency": 7}
     assert resolved("mean_teacher", rampup={"consistency": 0}).rampup == {}
     assert resolved("kl_ent", rampup={"ent": 50}).rampup == {"ent": 50}
 
 
-def test_numbers_of_a_guide_replace_the_tables_own():
+def test_a_guides_settings_replace_the_tables_values():
     method = resolved("ua_mt", dropout=0.1, ema_decay=0.5, noise=0.0, passes=2)
     assert (method.dropout, method.ema_decay, method.noise, method.passes) == (0.1, 0.5, 0.0, 2)
 
 
-def test_a_guide_nobody_listens_to_is_dropped():
+def test_an_unused_guide_is_removed():
     assert resolved("ua_mt", {"consistency": 0.0}) == dataclasses.replace(METHODS["lower_bound"], dropout=0.5)
     assert resolved("proposals", {"proposal": 0.0}).stages() == (METHODS["lower_bound"],)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_dice_is_asked_for_and_changes_no_branch(name):
+def test_dice_is_optional_and_changes_no_branch(name):
     method = resolved(name, {"dice": 0.5})
     assert "dice" not in METHODS[name].terms and method.terms == {**METHODS[name].terms, "dice": 0.5}
     assert method.branches() == METHODS[name].branches() and method.sets() == METHODS[name].sets()
 
 
-def test_stages_follow_one_another():
+def test_stages():
     assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
     for name in set(METHODS) - {"proposals"}:
         assert METHODS[name].stages() == (METHODS[name],)
 
 
 @pytest.mark.parametrize(
-    ("name", "terms", "settings", "said"),
+    ("name", "terms", "settings", "words"),
     [
         ("kl_entt", {}, {}, ["config.method.name", "'kl_entt'", *METHODS]),
         ("kl", {"entropy": 1.0}, {}, ["config.method.terms", "'entropy'", *TERMS]),
@@ -135,24 +135,24 @@ def test_stages_follow_one_another():
         ("ua_mt", {}, {"noise": -0.1}, ["config.method.noise", "is -0.1"]),
     ],
 )
-def test_refused(name, terms, settings, said):
-    with pytest.raises(InputError) as refusal:
+def test_invalid_settings_raise(name, terms, settings, words):
+    with pytest.raises(InputError) as error:
         resolved(name, terms, **settings)
-    assert all(word in str(refusal.value) for word in said) and "\n" not in str(refusal.value)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
-def test_class_weights_are_filled_in():
+def test_class_weights_default_to_1():
     assert class_weights({}, ["RV", "LV"]) == class_weights({"LV": 1, "background": 1.0}, ["RV", "LV"]) == {}
     weights = class_weights({"LV": 2, "background": 0}, ["RV", "LV"])
     assert list(weights.items()) == [("background", 0.0), ("RV", 1.0), ("LV", 2.0)]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("setting", "words"),
     [
         ({"LW": 2.0}, ["'LW'", "background, RV, LV"]),
         ({"MYO": 2.0}, ["'MYO'", "background, RV, LV"]),
-        ({"LV": -1.0}, ["LV", "-1.0", "from 0 up"]),
+        ({"LV": -1.0}, ["LV", "-1.0", "at least 0"]),
         ({"LV": math.nan}, ["LV", "nan"]),
         ({"LV": math.inf}, ["LV", "inf"]),
         ({"LV": "2"}, ["LV", "'2'", "a number"]),
@@ -162,15 +162,15 @@ def test_class_weights_are_filled_in():
         (None, ["None", "{'RV': 2}"]),
     ],
 )
-def test_class_weights_that_cannot_be_are_refused(given, said):
-    with pytest.raises(InputError) as refusal:
-        class_weights(given, ["RV", "LV"])
-    sentence = str(refusal.value)
-    assert sentence.startswith("config.method.class_weights: ") and "\n" not in sentence
-    assert all(word in sentence for word in said)
+def test_invalid_class_weights_raise(setting, words):
+    with pytest.raises(InputError) as error:
+        class_weights(setting, ["RV", "LV"])
+    message = str(error.value)
+    assert message.startswith("config.method.class_weights: ") and "\n" not in message
+    assert all(word in message for word in words)
 
 
-def test_which_images_each_branch_sees():
+def test_the_image_sets_of_each_branch():
     assert METHODS["lower_bound"].branches() == METHODS["upper_bound"].branches() == {"teacher": STRONG}
     assert METHODS["lower_bound"].sets() == METHODS["upper_bound"].sets() == STRONG
     assert METHODS["upper_bound"].all_strong and not METHODS["lower_bound"].all_strong
@@ -185,8 +185,8 @@ def test_which_images_each_branch_sees():
 
 
 @pytest.mark.parametrize("kd_on", SETS)
-def test_kd_on_changes_the_images_on_which_the_teacher_is_watched(kd_on):
-    """It learns from strong images alone (s); where it is followed on weak ones, it is only asked for its opinion."""
+def test_kd_on_sets_the_images_on_which_the_teacher_is_watched(kd_on):
+    """It is trained only on strong images (s); on weak ones it is only a target."""
     watched = {"strong": {}, "weak": {"teacher": WEAK}, "both": {"teacher": WEAK}}
     method = resolved("kl_ent", kd_on=kd_on)
     assert method.images("kd") == SETS[kd_on]
@@ -194,23 +194,23 @@ def test_kd_on_changes_the_images_on_which_the_teacher_is_watched(kd_on):
     assert method.watched() == watched[kd_on]
 
 
-def test_without_distillation_nobody_is_watched():
+def test_without_distillation_no_branch_is_watched():
     assert resolved("kl_ent", {"kd": 0.0}).watched() == METHODS["lower_bound"].watched() == {}
 
 
-def test_terms_that_need_no_weak_images_ask_for_none():
+def test_a_method_without_terms_on_weak_images_uses_none():
     method = resolved("kl", {"w": 0.0}, kd_on="strong")
     assert method.sets() == STRONG and method.branches() == {"teacher": STRONG, "student": STRONG}
 
 
 @pytest.mark.parametrize("w_on", SETS)
-def test_w_on_changes_whose_labels_the_student_learns(w_on):
+def test_w_on_sets_the_images_whose_weak_labels_train_the_student(w_on):
     method = resolved("kl_ent", w_on=w_on, kd_on="weak")
     assert method.images("w") == SETS[w_on]
     assert method.branches()["student"] == (WEAK if w_on == "weak" else BOTH)
 
 
-UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.made)
+UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.guide_targets)
 OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross"}
 
 
@@ -219,10 +219,10 @@ OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross"}
     st.dictionaries(st.sampled_from(UNGUIDED), st.sampled_from([None, 0.0, 0.1, 5.0])),
     st.sampled_from(list(SETS)),
 )
-def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on):
-    given = {term: weight for term, weight in terms.items() if weight is not None}
-    kept = {term for term, weight in {**METHODS[name].terms, **given}.items() if weight}
-    assume(OF_STUDENT & kept or "teacher_cross" not in kept)
+def test_every_term_has_its_images_in_every_branch_it_uses(name, terms, kd_on):
+    overrides = {term: weight for term, weight in terms.items() if weight is not None}
+    used = {term for term, weight in {**METHODS[name].terms, **overrides}.items() if weight}
+    assume(OF_STUDENT & used or "teacher_cross" not in used)
     method = dataclasses.replace(resolved(name, terms), kd_on=kd_on)
     branches = method.branches()
     assert 0.0 not in method.terms.values()
@@ -236,8 +236,8 @@ def test_every_term_finds_its_images_in_every_branch_it_reads(name, terms, kd_on
     assert ("student" in branches) == bool(OF_STUDENT & set(method.terms))
 
 
-def test_each_term_teaches_the_branch_it_should():
-    """One branch each, and one term is moved by no other's labels, nor by class weights where it has no labels."""
+def test_each_term_trains_its_branch():
+    """It trains one branch and depends only on its own labels; class weights affect only the cross-entropies."""
     generator = np.random.default_rng(0)
     logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
     maps = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label", "proposal")}
@@ -253,8 +253,8 @@ def test_each_term_teaches_the_branch_it_should():
         if term.labels:
             divisors = [term.divisor(maps[term.labels], "labelled", weights) for weights in ((), (1.0, 5.0))]
             assert (divisors[0] != divisors[1]) == (name in weighted), name
-        learns = "student" if name in OF_STUDENT else "teacher"
-        assert {branch for branch, g in gradient.items() if g.any()} == {learns} == set(term.branches)
+        trained = "student" if name in OF_STUDENT else "teacher"
+        assert {branch for branch, g in gradient.items() if g.any()} == {trained} == set(term.branches)
         for key, other in maps.items():
             swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
             changed = term.loss(logits, maps | {key: swapped}, "labelled", ())
@@ -262,7 +262,7 @@ def test_each_term_teaches_the_branch_it_should():
 
 
 def test_ramp_up():
-    """exp(-5 (1 - t)^2): e^-5 at first, e^-1.25 half-way, 1 from the end on."""
+    """exp(-5 (1 - t)^2): e^-5 at the start, e^-1.25 halfway, 1 from the end on."""
     for step, expected in ((0, math.exp(-5)), (50, math.exp(-1.25)), (100, 1.0), (170, 1.0)):
         assert float(ramp(jnp.int32(step), 100)) == pytest.approx(expected, rel=1e-6)
     assert float(ramp(jnp.int32(0), 0)) == 1.0

@@ -20,7 +20,7 @@ def variables():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_values_gradients_and_statistics_are_those_of_flax(variables, train):
+def test_values_gradients_and_statistics_equal_flax(variables, train):
     x, weights = 2 + 3 * normal((4, 6, 10, 5)), normal((4, 6, 10, 5), 5)
 
     def outcome(apply):
@@ -36,7 +36,7 @@ def test_values_gradients_and_statistics_are_those_of_flax(variables, train):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
-def test_by_hand():
+def test_closed_form():
     """Channel values 1 and 3: mean 2, variance 1, so -1 and 1, here times 2 plus 5."""
     x = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
     variables = {
@@ -49,7 +49,7 @@ def test_by_hand():
     np.testing.assert_allclose(updates["batch_stats"]["var"], [2.5])
 
 
-def test_it_starts_as_flax_does():
+def test_initial_values_equal_flax():
     x = normal((2, 4, 4, 3))
     ours = BatchNorm().init(jax.random.key(0), x, True)
     theirs = nn.BatchNorm(use_running_average=False).init(jax.random.key(0), x)
@@ -66,7 +66,7 @@ def test_in_bfloat16_statistics_are_float32():
     np.testing.assert_allclose(updates["batch_stats"]["mean"], expected, rtol=1e-5)
 
 
-def test_spreading_is_the_transpose_of_summing():
+def test_spread_is_the_transpose_of_summing():
     x, values = normal((2, 3, 4, 5)), normal((5,), 1)
     np.testing.assert_array_equal(spread(values, x.shape), np.broadcast_to(values, x.shape))
     np.testing.assert_allclose(channel_mean(x), np.asarray(x).mean((0, 1, 2)), rtol=1e-5, atol=1e-6)

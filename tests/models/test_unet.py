@@ -20,10 +20,9 @@ def test_encoder_halves_the_plane_and_doubles_the_channels():
 
 
 def test_upsample_is_a_transposed_convolution():
-    """Its kernel (c, 2, 2, features) is that of nn.ConvTranspose (2, 2, c, features), mirrored along both sides.
+    """Its kernel (c, 2, 2, features) is that of nn.ConvTranspose (2, 2, c, features), flipped along both axes.
 
-    lax.conv_transpose slides the kernel as it stands over the image with zeros in between, so that the last tap meets
-    a pixel first.
+    lax.conv_transpose does not flip the kernel.
     """
     x = normal((2, 3, 5, 4))
     params = Upsample(6).init(KEY, x)["params"]
@@ -37,8 +36,8 @@ def test_upsample_is_a_transposed_convolution():
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_upsample_by_hand():
-    """One pixel of value 2 becomes its kernel times 2, in place; the bias of 1 is everywhere."""
+def test_upsample_closed_form():
+    """A pixel of value 2 becomes twice the kernel at its place, plus a bias of 1 everywhere."""
     kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
     params = {"DenseGeneral_0": {"kernel": kernel}, "bias": jnp.ones(1)}
     x = jnp.zeros((1, 2, 2, 1)).at[0, 1, 0, 0].set(2.0)
@@ -47,7 +46,7 @@ def test_upsample_by_hand():
     np.testing.assert_array_equal(Upsample(1).apply({"params": params}, x)[0, ..., 0], expected)
 
 
-def test_block_normalises_each_channel_over_the_batch_in_training_alone():
+def test_block_uses_batch_statistics_in_training_only():
     x = 3 + 5 * normal((4, 8, 8, 2))
     variables = Block(3).init(KEY, x, False)
     _, updates = Block(3).apply(variables, x, True, mutable=["batch_stats"])
@@ -74,14 +73,14 @@ def test_decoder_depends_on_every_level():
 
 
 @pytest.mark.parametrize("module", [lambda dtype: Encoder(2, 2, dtype=dtype), lambda dtype: Block(2, dtype)])
-def test_bfloat16_is_of_the_computation_alone(module):
+def test_bfloat16_applies_to_the_computation_only(module):
     x = jnp.zeros((1, 8, 8, 1), jnp.bfloat16)
     out, variables = jax.eval_shape(lambda x: module(jnp.bfloat16).init_with_output(KEY, x, True), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("bfloat16")}
 
 
-def test_dropout_works_on_the_coarsest_level_in_training_alone():
+def test_dropout_acts_on_the_coarsest_level_in_training_only():
     x = normal((2, 8, 8, 1))
     encoder = Encoder(4, 2, dropout=0.5)
     variables = encoder.init(KEY, x, False)
@@ -96,7 +95,7 @@ def test_dropout_works_on_the_coarsest_level_in_training_alone():
         np.testing.assert_array_equal(a, b)
 
 
-def test_halving_equals_max_pooling_and_so_does_its_gradient_after_a_relu():
+def test_halve_and_its_gradient_after_a_relu_equal_max_pooling():
     x, g = jax.random.normal(jax.random.key(0), (2, 6, 8, 3)), jax.random.normal(jax.random.key(1), (2, 3, 4, 3))
     ours, pull = jax.vjp(lambda x: halve(nn.relu(x)), x)
     plain, pull_plain = jax.vjp(lambda x: nn.max_pool(nn.relu(x), (2, 2), (2, 2)), x)
@@ -104,8 +103,8 @@ def test_halving_equals_max_pooling_and_so_does_its_gradient_after_a_relu():
     np.testing.assert_array_equal(pull(g)[0], pull_plain(g)[0])
 
 
-def test_the_gradient_does_not_hang_on_how_xla_rounds_what_it_computes_anew():
-    """Without optimisations it computes features anew with other roundings than those that it took the maximum of."""
+def test_the_gradient_does_not_depend_on_how_xla_rounds_recomputed_values():
+    """Without optimisations XLA recomputes features with different rounding than in the forward pass."""
     encoder, x = Encoder(width=2, depth=2), jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
     variables = encoder.init(jax.random.key(1), x, train=False)
 

@@ -14,15 +14,15 @@ def module(request):
     return types.SimpleNamespace(**runpy.run_path(str(settings.EXPERIMENTS[request.param])))
 
 
-def test_there_are_the_experiments_of_the_readme():
+def test_the_experiments_of_the_readme_exist():
     assert {"acdc", "acdc_cpu", "phantom"} <= set(settings.EXPERIMENTS)
 
 
-def test_each_says_what_it_is(module):
+def test_each_has_docstrings(module):
     assert module.__doc__.strip() and module.get_config.__doc__.strip()
 
 
-def test_each_loads_locked_and_would_be_accepted(module):
+def test_each_is_locked_and_valid(module):
     config = module.get_config()
     assert config.is_locked
     check_config(config)
@@ -31,19 +31,19 @@ def test_each_loads_locked_and_would_be_accepted(module):
         config.trian = 1
 
 
-def test_arg_sets_what_it_names_and_nothing_else(module):
+def test_arg_sets_only_its_settings(module):
     config = module.get_config("method=kl,strong=5,seed=3,steps=7,classes=LV+MYO")
     assert config.is_locked
     assert (config.method.name, config.data.strong, config.seed) == ("kl", 5, 3)
     assert (config.train.steps, config.data.classes) == (7, "LV+MYO")
-    plain = module.get_config().unlock()
-    plain.update_from_flattened_dict(
+    expected = module.get_config().unlock()
+    expected.update_from_flattened_dict(
         {"method.name": "kl", "data.strong": 5, "seed": 3, "train.steps": 7, "data.classes": "LV+MYO"}
     )
-    assert config.to_json() == plain.to_json()
+    assert config.to_json() == expected.to_json()
 
 
-def test_each_is_loaded_by_its_name_and_by_its_path():
+def test_each_is_loaded_by_name_and_by_path():
     for name, path in settings.EXPERIMENTS.items():
         configs = [settings.load(name, "seed=3"), settings.load(str(path), "seed=3")]
         assert configs[0].seed == 3 and configs[0].to_json() == configs[1].to_json()
@@ -63,7 +63,7 @@ def test_each_takes_every_method(module, method):
 
 
 @pytest.mark.parametrize(
-    ("arg", "said"),
+    ("arg", "message"),
     [
         ("methods=kl", "'methods=kl'.*method, strong, seed, classes, steps"),
         ("kl", "'kl'.*NAME=VALUE"),
@@ -74,7 +74,7 @@ def test_each_takes_every_method(module, method):
         ("steps=1.5", "'steps=1.5'.*whole number"),
     ],
 )
-def test_other_args_are_refused_in_one_line(module, arg, said):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_invalid_args_raise_a_message_of_one_line(module, arg, message):
+    with pytest.raises(ValueError, match=message) as error:
         module.get_config(arg)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)

@@ -8,33 +8,33 @@ import pytest
 from msl_jax.errors import InputError
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.runs.config import check_resumable
-from msl_jax.settings.older import LATER
+from msl_jax.settings.older import MISSING_DEFAULTS
 from msl_jax.settings.rules import check_config, parse_labels
 
 SETTINGS = [
-    ("data.size", 0, ["from 1 up"]),
-    ("data.weak_radius", -1, ["-1", "from 0 up"]),
-    ("data.weak_every", 0, ["0", "from 1 up"]),
-    ("data.window", (10.0, 10.0), ["10.0", "two numbers that rise"]),
+    ("data.size", 0, ["at least 1"]),
+    ("data.weak_radius", -1, ["-1", "at least 0"]),
+    ("data.weak_every", 0, ["0", "at least 1"]),
+    ("data.window", (10.0, 10.0), ["10.0", "two numbers, the smaller one first"]),
     ("data.unlabeled", 256, ["256", "0 to 255"]),
-    ("data.patient", "(", ["no regular expression"]),
+    ("data.patient", "(", ["not a valid regular expression"]),
     ("data.split_sizes", ((5, 1, 0),), ["(5, 1, 0)", "data.fold"]),
     ("data.size", 33, ["33", "model.depth=2", "multiple of 2"]),
-    ("model.width", 0, ["from 1 up"]),
-    ("model.depth", 0, ["from 1 up"]),
+    ("model.width", 0, ["at least 1"]),
+    ("model.depth", 0, ["at least 1"]),
     ("model.depth", 7, ["data.size", "32", "multiple of 64"]),
     ("model.dtype", "float16", ["float16", "float32", "bfloat16"]),
     ("model.dropout", 1.0, ["1.0", "below 1"]),
     ("model.dropout", -0.1, ["-0.1"]),
-    ("train.steps", 0, ["from 1 up"]),
-    ("train.strong_batch", 0, ["from 1 up"]),
+    ("train.steps", 0, ["at least 1"]),
+    ("train.strong_batch", 0, ["at least 1"]),
     ("train.weak_batch", -4, ["-4"]),
-    ("train.report_every", 0, ["from 1 up"]),
-    ("train.checkpoint_every", 0, ["from 1 up"]),
-    ("train.validate_every", 0, ["from 1 up"]),
+    ("train.report_every", 0, ["at least 1"]),
+    ("train.checkpoint_every", 0, ["at least 1"]),
+    ("train.validate_every", 0, ["at least 1"]),
     ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
-    ("train.keep", 0, ["from 1 up"]),
-    ("eval.batch", 0, ["from 1 up"]),
+    ("train.keep", 0, ["at least 1"]),
+    ("eval.batch", 0, ["at least 1"]),
     ("eval.checkpoint", "newest", ["newest", "last", "best"]),
     ("seed", -1, ["-1", "from 0 to 4294967295"]),
     ("seed", 2**32, ["4294967296", "from 0 to 4294967295"]),
@@ -44,7 +44,7 @@ SETTINGS = [
     ("data.percentiles", ("low", "high"), ["low", "two numbers"]),
     ("data.window", (0.0, math.inf), ["inf", "two numbers"]),
     ("data.source", "", ["empty"]),
-    ("data.augment.rotation", math.inf, ["inf", "0 for none"]),
+    ("data.augment.rotation", math.inf, ["inf", "finite"]),
     ("optimizer.learning_rate", 0.0, ["above 0"]),
     ("optimizer.learning_rate", math.nan, ["nan"]),
     ("optimizer.learning_rate", math.inf, ["inf"]),
@@ -76,20 +76,20 @@ NEED_DATA = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "said"), SETTINGS + NEED_DATA, ids=lambda x: str(x) if x else "")
-def test_a_setting_that_cannot_work_is_refused_by_name(tiny_config, key, value, said):
+@pytest.mark.parametrize(("key", "value", "words"), SETTINGS + NEED_DATA, ids=lambda x: str(x) if x else "")
+def test_an_invalid_setting_raises_with_its_name(tiny_config, key, value, words):
     config = tiny_config()
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(InputError) as refusal:
-        (check_config if (key, value, said) in SETTINGS else open_experiment)(config)
-    sentence = str(refusal.value)
+    with pytest.raises(InputError) as error:
+        (check_config if (key, value, words) in SETTINGS else open_experiment)(config)
+    message = str(error.value)
     group = key.rpartition(".")[0] if key.startswith("data.split.") else key
-    assert f"config.{group}" in sentence or "data.size" in said
-    assert all(word in sentence for word in said), sentence
-    assert "\n" not in sentence and sentence.endswith(".")
+    assert f"config.{group}" in message or "data.size" in words
+    assert all(word in message for word in words), message
+    assert "\n" not in message and message.endswith(".")
 
 
-def test_the_tiny_config_and_the_edges_are_accepted(tiny_config):
+def test_the_tiny_config_and_limits_are_valid(tiny_config):
     config = tiny_config()
     check_config(config)
     config.data.percentiles, config.optimizer.warmup_steps, config.model.dropout = (0.0, 100.0), 3, 0.99
@@ -100,19 +100,19 @@ def test_the_tiny_config_and_the_edges_are_accepted(tiny_config):
 BEFORE = {"seed": 0, "data": {"source": "a", "size": 32}, "train": {"keep": 2, "steps": 4}, "eval": {"batch": 8}}
 
 
-def test_equal_settings_go_on():
+def test_a_run_resumes_with_equal_settings():
     check_resumable(BEFORE, BEFORE, "RUN")
 
 
-def test_where_the_data_lie_and_how_it_is_evaluated_may_change():
+def test_the_data_folder_the_kept_checkpoints_and_the_evaluation_may_change():
     now = BEFORE | {"data": {"source": "b", "size": 32}, "train": {"keep": 5, "steps": 4}, "eval": {"batch": 1}}
     check_resumable(BEFORE, now, "RUN")
 
 
-def test_a_run_older_than_a_setting_goes_on_where_the_setting_is_left_alone(tiny_config):
+def test_a_run_older_than_a_setting_resumes_with_the_default(tiny_config):
     now = json.loads(open_experiment(tiny_config()).config.to_json())
     before = copy.deepcopy(now)
-    for key in LATER:
+    for key in MISSING_DEFAULTS:
         *groups, name = key.split(".")
         del functools.reduce(dict.get, groups, before)[name]
     del before["method"]["terms"]["dice"], before["method"]["rampup"]["dice"]
@@ -122,18 +122,18 @@ def test_a_run_older_than_a_setting_goes_on_where_the_setting_is_left_alone(tiny
         check_resumable(before, now, "RUN")
 
 
-def test_all_other_changes_are_listed_old_and_new():
+def test_other_changes_raise_with_old_and_new_values():
     now = BEFORE | {"seed": 7, "data": {"source": "a", "size": 64}, "extra": {"new": "x"}}
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         check_resumable(BEFORE, now, "RUN")
-    sentence = str(refusal.value)
-    assert sentence.startswith("RUN: ") and "\n" not in sentence
+    message = str(error.value)
+    assert message.startswith("RUN: ") and "\n" not in message
     for part in ("seed was 0 and is 7", "data.size was 32 and is 64", 'extra.new was None and is "x"'):
-        assert part in sentence
-    assert "source was" not in sentence and "steps was" not in sentence
+        assert part in message
+    assert "source was" not in message and "steps was" not in message
 
 
-def test_labels_may_have_spaces_around_and_each_a_value_of_its_own():
+def test_labels_may_contain_spaces_and_need_distinct_values():
     assert parse_labels("left ventricle = 3, MYO=2", "--labels") == {"left ventricle": 3, "MYO": 2}
-    with pytest.raises(InputError, match="--labels: LV=3,MYO=3 gives two structures one value"):
+    with pytest.raises(InputError, match="--labels: LV=3,MYO=3 gives two structures the same value"):
         parse_labels("LV=3,MYO=3", "--labels")

@@ -1,4 +1,4 @@
-"""Paths as users give them."""
+"""Paths from users."""
 
 import pytest
 
@@ -9,22 +9,22 @@ from processes import forget_home
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty folder, in which the user stands, too."""
+    """An empty home folder, also the current folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("path", ["runs/a", "/a/~b", "a~", "gs://bucket/run", "", "lr=0.1"])
-def test_most_paths_stay_as_they_are(path):
+def test_most_paths_are_unchanged(path):
     assert expanded(path) == path
 
 
-def test_a_tilde_is_the_home_folder(home):
+def test_a_tilde_expands_to_the_home_folder(home):
     assert expanded("~/runs") == f"{home}/runs" and expanded("~") == str(home)
 
 
-def test_a_tilde_of_nobody_is_refused_unless_something_has_that_name(home, monkeypatch):
+def test_an_unknown_user_raises_unless_a_file_has_that_name(home, monkeypatch):
     refused(lambda: expanded("~nobody1/run"), "no home folder ~nobody1 .*; write the path without ~", "~nobody1/run")
     (home / "~nobody1").mkdir()
     assert expanded("~nobody1") == "~nobody1"
@@ -49,16 +49,16 @@ def test_a_tilde_of_nobody_is_refused_unless_something_has_that_name(home, monke
         ("gs://b/x,gs://b/y", ["gs://b/x", "gs://b/y"]),
     ],
 )
-def test_a_list_is_split_at_commas_but_for_those_in_names(home, text, expected):
+def test_a_list_is_split_at_commas_except_inside_names(home, text, expected):
     (home / "x,y").mkdir()
     assert split(text) == [path.replace("HOME", str(home)) for path in expected]
 
 
 @pytest.mark.parametrize("name", ["lr=0.1", "a,b", "a[", "[]", "a@2*", "{a}", "ö ~"])
-def test_a_run_may_have_an_odd_name(home, name):
+def test_most_names_are_allowed_for_runs(home, name):
     check_name(home / name)
 
 
 @pytest.mark.parametrize("name", ["try[1]", "a\\b", "above[x]/run"])
-def test_a_run_may_not_have_a_pattern_for_a_name(home, name):
+def test_glob_patterns_are_not_allowed_for_runs(home, name):
     refused(lambda: check_name(home / name), "checkpoints cannot be read there; give another --workdir", home / name)

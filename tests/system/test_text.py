@@ -1,4 +1,4 @@
-"""Tables line up, and are read back as they were written."""
+"""Tables line up and survive a round trip."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ ROWS = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(TEXT, min_size=n, m
 
 
 @given(ROWS)
-def test_markdown_lines_up_and_holds_every_cell(rows):
+def test_markdown_lines_up_and_contains_every_cell(rows):
     lines = text.markdown(rows[0], rows[1:]).split("\n")
     assert len({len(line) for line in lines}) == 1
     assert set(lines.pop(1)) == {"|", "-"}
@@ -21,5 +21,5 @@ def test_markdown_lines_up_and_holds_every_cell(rows):
 
 
 @given(st.lists(st.lists(st.text(st.characters(blacklist_categories=("C",))), min_size=2, max_size=2)))
-def test_csv_is_read_back(rows):
+def test_csv_round_trip(rows):
     assert list(csv.reader(io.StringIO(text.csv_text(rows)))) == rows

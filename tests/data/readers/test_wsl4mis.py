@@ -202,4 +202,4 @@ def test_the_fingerprint_sees_every_file(root):
 def test_without_h5py_its_files_are_refused(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = root / "ACDC_training_volumes" / "patient001_frame01.h5"
-    refused(lambda: read(root), r"needs h5py; install it by pip install 'msl_jax\[wsl4mis\]'\.$", path)
+    refused(lambda: read(root), r"needs h5py; install it with pip install 'msl_jax\[wsl4mis\]'\.$", path)
