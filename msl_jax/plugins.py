@@ -36,7 +36,8 @@ KEY = "plugins"
 """Key of config.json for the modules loaded at the start of the run; missing if there were none."""
 MAX_CHARACTERS = 300
 """Length to which an error message from a module is shortened."""
-_loaded: list[str] = []
+LOADED: list[str] = []
+"""The modules that `load` has imported, in their order."""
 
 
 def register_method(name: str, method: Method) -> None:
@@ -90,18 +91,13 @@ def load(names: Sequence[str]) -> None:
             raise InputError(
                 f"--plugins={name}: {type(error).__name__}: {text}; correct it, MSL_JAX_TRACEBACK=1 shows where."
             ) from error
-        if name not in _loaded:
-            _loaded.append(name)
-
-
-def loaded() -> tuple[str, ...]:
-    """The modules imported by `load`."""
-    return tuple(_loaded)
+        if name not in LOADED:
+            LOADED.append(name)
 
 
 def flag(names: Sequence[str] = ()) -> str:
     """The flag that loads these modules in addition to the loaded ones."""
-    return f"--plugins={','.join(dict.fromkeys((*_loaded, *names)))}"
+    return f"--plugins={','.join(dict.fromkeys((*LOADED, *names)))}"
 
 
 def check(names: Any, path: object) -> None:

@@ -29,7 +29,7 @@ DERIVED = ("data.directions",)
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
-    config, begun_with = json.loads(experiment.config.to_json()), plugins.loaded()
+    config, begun_with = json.loads(experiment.config.to_json()), plugins.LOADED
     roles: dict[str, Any] = {**experiment.roles()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes

@@ -185,6 +185,6 @@ def import_weights(
         checkpoints.save(manager, 0, to_variables(entries, DEPTH), {"step": jnp.zeros((), jnp.int32)}, None)
         checkpoints.finish(manager)
         manager.close()
-        atomic.write_text(workdir / "config.json", as_text(json.loads(config.to_json()), plugins.loaded()))
+        atomic.write_text(workdir / "config.json", as_text(json.loads(config.to_json()), plugins.LOADED))
     structures = ", ".join(labels)
     print(f"{workdir}: {len(names(DEPTH))} arrays of {weights}, structures {structures}, images of {size} x {size}.")

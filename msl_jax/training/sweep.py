@@ -325,7 +325,7 @@ def flags_of(run: Run, config: str, settings: Mapping[str, Any]) -> list[str]:
       settings: of all runs, beside those that make this one.
     """
     return [
-        *([plugins.flag()] if plugins.loaded() else []),
+        *([plugins.flag()] if plugins.LOADED else []),
         f"--config={config}",
         *(f"--config.{key}={value}" for key, value in {**settings, **settings_of(run)}.items()),
     ]
