@@ -135,7 +135,7 @@ def test_a_signal_saves_and_ends_a_run_that_nobody_else_may_enter(settings, tmp_
     assert time.monotonic() - asked < 30
     assert done.returncode == 128 + signal.SIGTERM
     (said,) = done.stderr.strip().splitlines()[-1:]
-    step = int(re.search(r"stopped after step (\d+) of 100000, which is saved; the same command goes on", said)[1])
+    step = int(re.search(r"stopped and saved after step (\d+) of 100000; rerun the same command to resume", said)[1])
     assert max(checkpoints_of(tmp_path / "run")) == step
 
 

@@ -112,7 +112,7 @@ def singles(loop):
 def broken_off(loop, at, *args, **kwargs):
     """A run that broke off after step `at` was reported, checkpoints before it being on disk, and was gone on with."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == at:
             raise Broken
 
@@ -122,7 +122,7 @@ def broken_off(loop, at, *args, **kwargs):
 
     original = checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
+        patch.setattr(journal.Clock, "print_row", print_row)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
             loop(*args, **kwargs)
@@ -199,7 +199,7 @@ def test_a_run_that_diverged_is_not_evaluated(whole, monkeypatch):
         return {branch: np.full((*volume.shape, 2), np.nan, np.float32) for branch in segmenter.branches}
 
     monkeypatch.setattr(Segmenter, "probabilities", diverged)
-    with pytest.raises(InputError, match=r"learning_rate: the teacher gives no finite probabilities for phantom"):
+    with pytest.raises(InputError, match=r"learning_rate: the teacher's probabilities for phantom.* are not finite"):
         evaluate_test(whole.experiment, whole.workdir)
 
 
@@ -228,7 +228,7 @@ def without_checkpoints(singles):
 
 def test_a_run_that_lost_its_checkpoints_is_refused(loop, without_checkpoints):
     before = without_checkpoints.table()
-    with pytest.raises(InputError, match="checkpoints are gone, though it had come to step 4"):
+    with pytest.raises(InputError, match="checkpoints are missing, but it had reached step 4"):
         loop("singles", report_every=1)
     assert without_checkpoints.table() == before
 
@@ -301,16 +301,14 @@ def test_a_guide_goes_on_bit_for_bit(loop):
 def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number=signal.SIGINT):
     """It comes while step 2 is reported; step 3, which has no checkpoint of its own, is the last."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == 2:
             os.kill(os.getpid(), number)
 
     name = f"signal{number}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
-        with pytest.raises(
-            signals.Interrupted, match=f"{name}: stopped after step 3 of 4, which is saved"
-        ) as interrupted:
+        patch.setattr(journal.Clock, "print_row", print_row)
+        with pytest.raises(signals.Interrupted, match=f"{name}: stopped and saved after step 3 of 4") as interrupted:
             loop(name)
     assert interrupted.value.number == number
     again = loop(name)
@@ -363,12 +361,12 @@ def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, singles, monk
     warnings = [
         line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: at step 2 the student")
     ]
-    assert len(warnings) == 1 and "takes every voxel of the validation cases for background" in warnings[0]
+    assert len(warnings) == 1 and "labels every voxel of the validation cases as background" in warnings[0]
     assert "lower config.method.terms.ent, which is 1" in warnings[0]
     config = singles.experiment.config.copy_and_resolve_references()
     with config.unlocked():
         config.method.terms.ent = 0.0
-    assert "takes every voxel of the validation cases for LV; train longer" in one_class_warning(
+    assert "labels every voxel of the validation cases as LV; train longer" in one_class_warning(
         config, "student", 2, 1
     )
 
@@ -379,7 +377,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_bit_for_bit(loop,
     (newest / "network" / "_METADATA").write_bytes(b"")
     again = loop("damaged")
     warning = capfd.readouterr().err
-    assert f"{newest}: is damaged" in warning and f"{newest.parent / '2'} before it is taken" in warning
+    assert f"{newest}: is damaged" in warning and f"using the earlier {newest.parent / '2'}." in warning
     assert not unequal(singles.state, again.state) and again.table() == singles.table()
     assert (damaged.workdir / "damaged_checkpoints" / "4").is_dir() and newest.is_dir()
 

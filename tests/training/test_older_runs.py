@@ -59,7 +59,7 @@ def without(*terms):
 def broken_off(go, tmp_path, monkeypatch):
     """A run that broke off after step 3, with step 2 on disk, and that knows nothing of dice."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == 3:
             raise Broken
 
@@ -69,7 +69,7 @@ def broken_off(go, tmp_path, monkeypatch):
 
     original = checkpoints.save
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
+        patch.setattr(journal.Clock, "print_row", print_row)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
             go("older")

@@ -201,7 +201,7 @@ def test_runs_end_with_the_sweep(main, tmp_path, monkeypatch, number):
 
     main("exec sleep 60")
     monkeypatch.setattr(sweep.time, "sleep", interrupt)
-    with pytest.raises(Interrupted, match="the same command goes on") as interrupted:
+    with pytest.raises(Interrupted, match="rerun the same command to resume") as interrupted:
         train(tmp_path, [KL])
     assert interrupted.value.number == number
     assert held == [True] and not is_held(log)
@@ -276,10 +276,10 @@ def test_a_sweep_is_stopped_and_goes_on(start, tmp_path):
         process.send_signal(signal.SIGTERM)
     code, out, err = finished(process)
     assert code == 128 + signal.SIGTERM and "Traceback" not in err
-    assert [line.split()[-1] for text in (out, err) for line in text.splitlines()[-1:]] == ["started", "on."]
+    assert [line.split()[-1] for text in (out, err) for line in text.splitlines()[-1:]] == ["started", "resume."]
     assert not is_held(first / "train.log") and not (first / "results").exists()
     code, out, err = finished(start(f"--workdir={folder}", "--config.train.steps=60"))
     assert code == 0, err
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
     reports = [line.split()[:1] for line in (first / "train.log").read_text().splitlines()]
-    assert reports.count(["2/60"]) == 1, "it began anew"
+    assert reports.count(["2/60"]) == 1, "it started again"

@@ -43,7 +43,7 @@ def started(experiment):
     """The state before the first step."""
     first = experiment.method.stages()[0]
     taken = transfer.load(experiment.config, tuple(first.branches()))
-    return init_state(experiment.config, first, optax.adam(1e-3), taken=taken)
+    return init_state(experiment.config, first, optax.adam(1e-3), loaded=taken)
 
 
 def head(branch):
@@ -61,7 +61,7 @@ def test_the_same_network_starts_where_the_other_ended(opened, source, capsys):
     folder, network = source()
     state = started(opened("seed=1", init_from=str(folder)))
     assert not unequal(state.network(), network)
-    assert f"{folder}, step 7: encoder, teacher, student; drawn anew: nothing" in capsys.readouterr().out
+    assert f"{folder}, step 7: encoder, teacher, student; randomly initialised: nothing" in capsys.readouterr().out
     assert int(state.step) == 0 and not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
@@ -74,7 +74,7 @@ def test_other_classes_draw_the_heads_anew(opened, source, capsys, classes):
     heads = head("teacher") | head("student")
     assert unequal(state.network(), drawn(experiment)) == paths(network) - heads
     assert unequal(state.network(), network) == heads
-    assert "drawn anew: output convolutions (classes there: LV)." in capsys.readouterr().out
+    assert "randomly initialised: output convolutions (classes there: LV)." in capsys.readouterr().out
 
 
 def test_a_branch_that_was_not_trained_there_is_drawn_anew(opened, source, capsys):
@@ -82,7 +82,7 @@ def test_a_branch_that_was_not_trained_there_is_drawn_anew(opened, source, capsy
     experiment = opened("method=kl_ent,seed=1", init_from=str(folder))
     state = started(experiment)
     assert unequal(state.network(), drawn(experiment)) == of("encoder", network) | of("teacher", network)
-    assert "encoder, teacher; drawn anew: student (not trained there)." in capsys.readouterr().out
+    assert "encoder, teacher; randomly initialised: student (not trained there)." in capsys.readouterr().out
 
 
 def test_a_branch_that_is_trained_there_alone_is_left(opened, source):
@@ -129,7 +129,7 @@ def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, va
     folder, _ = source()
     experiment = opened(init_from=str(folder))
     experiment.config.update_from_flattened_dict({key: value})
-    said = rf"config.{key}: is {value}, but {there} in the run of config.init_from={folder}; give the same, or another"
+    said = rf"config.{key}: is {value}, but {there} in the run of config.init_from={folder}; give the same value, or"
     with pytest.raises(InputError, match=said):
         transfer.check(experiment.config, tmp_path / "new")
     with pytest.raises(InputError, match=said):
@@ -138,9 +138,9 @@ def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, va
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(opened, tmp_path):
     experiment = opened(init_from=str(tmp_path / "source"))
-    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source holds no run"):
+    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source contains no run"):
         transfer.check(experiment.config, tmp_path / "new")
     claim(opened(), epath.Path(tmp_path) / "source")
-    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source holds no checkpoint; train"):
+    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source contains no checkpoint; train"):
         transfer.check(experiment.config, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
