@@ -79,19 +79,19 @@ def test_the_best_of_equals_and_a_newest_that_is_the_best(tmp_path):
 def test_without_a_checkpoint_none_is_chosen(tmp_path):
     checkpoints.open_manager(epath.Path(tmp_path), keep=1).close()
     for which in ("last", "best"):
-        with pytest.raises(InputError, match=f"{tmp_path}/checkpoints: holds no {which} checkpoint"):
+        with pytest.raises(InputError, match=f"{tmp_path}/checkpoints: contains no {which} checkpoint"):
             checkpoints.choose(checkpoints.open_manager(epath.Path(tmp_path)), which)
 
 
 def test_without_a_validated_checkpoint_none_is_best(tmp_path):
     manager = saved(epath.Path(tmp_path), [None, None])
     assert checkpoints.choose(manager, "last") == 2
-    with pytest.raises(InputError, match="holds no best checkpoint"):
+    with pytest.raises(InputError, match="contains no best checkpoint"):
         checkpoints.choose(manager, "best")
 
 
 def test_a_folder_without_checkpoints_is_refused_and_left_as_it_was(tmp_path):
-    with pytest.raises(InputError, match="holds no last checkpoint"):
+    with pytest.raises(InputError, match="contains no last checkpoint"):
         checkpoints.choose(checkpoints.open_manager(epath.Path(tmp_path)), "last")
     assert not list(tmp_path.iterdir())
 
@@ -140,7 +140,7 @@ def test_damage_is_found_or_harmless(two, tmp_path, capsys, how):
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
         assert len(said) == (step == 1)
         for line in said:
-            assert f"{folder / '2'}: is damaged" in line and f"{folder / '1'} before it is taken" in line
+            assert f"{folder / '2'}: is damaged" in line and f"using the earlier {folder / '1'}." in line
         fallen_back += step == 1
     assert fallen_back >= 5
 
@@ -149,7 +149,7 @@ def test_where_all_are_damaged_none_is_taken(two, tmp_path):
     shutil.copytree(two, tmp_path / "run")
     for step in (1, 2):
         (tmp_path / "run" / "checkpoints" / str(step) / "network" / "_METADATA").write_bytes(b"")
-    with pytest.raises(InputError, match="each of its 2 checkpoints is damaged, 2 because"):
+    with pytest.raises(InputError, match="all 2 checkpoints are damaged, 2 because"):
         read_newest(epath.Path(tmp_path / "run"))
 
 
@@ -158,7 +158,7 @@ def test_numbers_that_changed_on_disk_are_noticed(two):
     manager = checkpoints.open_manager(two)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manager, "restore", lambda step, args: {"network": jax.tree.map(lambda x: x + 1, network(2))})
-        with pytest.raises(checkpoints.Damaged, match="its network is not what was saved"):
+        with pytest.raises(checkpoints.Damaged, match="its network differs from what was saved"):
             checkpoints.restore(manager, 2, network=abstract(network(2)))
 
 
@@ -189,5 +189,5 @@ def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     monkeypatch.setattr(manager, "save", full)
-    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(RESOURCE_EXHAUSTED.*make room"):
+    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(RESOURCE_EXHAUSTED.*free some space"):
         checkpoints.save(manager, 1, network(1), training(1), None)

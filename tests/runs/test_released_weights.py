@@ -83,8 +83,8 @@ def test_what_does_not_fit_is_listed_in_full():
     lines = str(refused.value).splitlines()
     assert sorted(line.split(";")[0] for line in lines) == [
         "FILE: final_A.bias has shape (3,), the network (2,)",
-        "FILE: final_B.bias holds something else than finite numbers",
-        "FILE: has dec9.weight, which the network has not",
+        "FILE: final_B.bias contains values that are not finite numbers",
+        "FILE: has dec9.weight, which the network does not have",
         "FILE: has no enc1.encode.0.weight",
     ]
 
