@@ -83,7 +83,7 @@ def test_several_runs_segment_by_the_mean_of_their_probabilities(runs, image, tm
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 2), ("classes", {"RV": 1})])
 def test_runs_that_do_not_fit_are_refused(runs, altered, image, tmp_path, key, value):
-    with pytest.raises(InputError, match=rf"--workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
+    with pytest.raises(InputError, match=rf"workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
         predict([runs[0], altered(key, value)], image, tmp_path / "out")
 
 
@@ -129,14 +129,14 @@ def test_however_an_image_is_stored_it_is_segmented_as_the_run_was_trained(alter
     back = found.as_reoriented(ornt_transform(axcodes2ornt(codes), axcodes2ornt("LPS")))
     np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(expected.dataobj))
     assert np.ptp(np.asarray(expected.dataobj)[..., 1]) > 0.01
-    assert ("turned to lie as in training" in capfd.readouterr().out) == (codes != "LPS")
+    assert ("reoriented as in training" in capfd.readouterr().out) == (codes != "LPS")
 
 
 def test_a_file_that_does_not_say_how_it_lies_is_segmented_as_stored_and_told(altered, image, tmp_path):
     workdir = altered("directions", LPS)
     bare = nib.Nifti1Image(np.asarray(nib.load(image).dataobj), None)
     nib.save(bare, tmp_path / "bare.nii")
-    with pytest.warns(OddInput, match=r"bare.nii: does not say which way it lies"):
+    with pytest.warns(OddInput, match=r"bare.nii: its orientation is unknown"):
         predict([workdir], tmp_path / "bare.nii", tmp_path / "out")
 
 
@@ -149,7 +149,9 @@ def test_what_no_permutation_mends_is_told(altered, image, tmp_path, recwarn, de
     nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj), affine), tmp_path / "oblique.nii")
     predict([altered("directions", LPS)], tmp_path / "oblique.nii", tmp_path / "out")
     said = [str(one.message) for one in recwarn if issubclass(one.category, OddInput)]
-    assert len(said) == told and all(f"lies {degrees} degrees off the training images" in one for one in said)
+    assert len(said) == told and all(
+        f"is rotated by {degrees} degrees against the training images" in one for one in said
+    )
 
 
 def test_one_damaged_file_stops_none_of_the_others(runs, image, tmp_path):
@@ -162,7 +164,7 @@ def test_one_damaged_file_stops_none_of_the_others(runs, image, tmp_path):
         predict(runs[:1], folder, tmp_path / "out")
     first, last = str(refusal.value).splitlines()
     assert "b.nii: its header promises" in first
-    assert last.endswith(f"holds the label maps of the other 2 images of {folder}.")
+    assert last.endswith(f"contains the label maps of the other 2 images of {folder}.")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "c.nii"]
 
 
@@ -174,7 +176,7 @@ def test_volumes_of_other_formats_are_named(runs, image, tmp_path, recwarn):
         (folder / name).write_bytes(b"")
     assert len(predict(runs[:1], folder, tmp_path / "out")) == 1
     (said,) = (str(one.message) for one in recwarn if "format" in str(one.message))
-    assert said.startswith(f"{folder}: b.MGZ, c.dcm are passed over, their format is not read;")
+    assert said.startswith(f"{folder}: b.MGZ, c.dcm are skipped, their format is not supported;")
 
 
 def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
@@ -187,7 +189,7 @@ def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
     written = predict(runs[:1], folder, tmp_path / "out", skip_existing=True)
     assert written == [tmp_path / "out" / "b.nii"]
     assert (tmp_path / "out" / "a.nii").stat().st_mtime_ns == before
-    assert "Passing over 1 image whose label maps are there." in capfd.readouterr().out
+    assert "Skipping 1 image with existing label maps." in capfd.readouterr().out
     assert predict(runs[:1], folder, tmp_path / "out", skip_existing=True) == []
 
 
