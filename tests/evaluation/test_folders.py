@@ -62,12 +62,12 @@ def test_a_reference_that_leaves_all_open_is_left_out(folders):
         folders({"x": wrong, "y": MASK}, {"x": MASK, "y": np.full(SHAPE, 255, np.uint8)}), labels={"A": 1}
     )
     assert (dice, cases) == (0.0, 1)
-    assert said.startswith("1 reference with every voxel open, which the means leave out: y;")
+    assert said.startswith("1 reference without any labelled voxel, not scored: y;")
 
 
 def test_values_that_predictions_alone_hold_are_told(folders):
     dice, _, _, (said,) = scored(folders({"x": MASK * np.uint8(255)}, {"x": MASK}))
-    assert dice == 0 and said.startswith("The predictions hold the values [255], which count as background;")
+    assert dice == 0 and said.startswith("The predictions contain the values [255], which count as background;")
 
 
 def test_predictions_may_be_stored_otherwise_than_references(folders):

@@ -103,8 +103,8 @@ def test_a_browser_shows_it_and_has_nothing_to_complain_about(page, tmp_path, wi
 def test_what_is_no_finished_run_is_refused(runs, untrained, tmp_path):
     for folders, said in (
         ([tmp_path], "config.json: is missing; give the folder of a run"),
-        ([pathlib.Path(untrained("method=kl_ent,strong=2"))], "test.json: is missing; finish the run"),
-        ([runs[0], runs[0]], "names a folder twice"),
+        ([pathlib.Path(untrained("method=kl_ent,strong=2"))], "test.json: is missing; rerun the training command"),
+        ([runs[0], runs[0]], "a folder is given twice"),
     ):
         with pytest.raises(InputError, match=said):
             html_report.write(folders, epath.Path(tmp_path / "report.html"))
