@@ -138,7 +138,7 @@ def test_a_channel_axis_of_one_and_other_number_types_are_the_same_image(drawn, 
 def test_of_a_run_without_a_student_the_teacher_answers(untrained, image):
     run = msl_jax.load(untrained("method=single"))
     np.testing.assert_array_equal(run.probabilities(image), run.probabilities(image, branch="teacher"))
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', and .* trained teacher"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', but .* trained teacher"):
         run.predict(image, branch="student")
 
 
@@ -149,9 +149,9 @@ def test_of_a_run_without_a_student_the_teacher_answers(untrained, image):
         (lambda image: image[0], "image: has 2 axes"),
         (lambda image: image[None, None], "image: has 5 axes"),
         (lambda image: np.stack([image] * 2, -1), "image: has 2 channels, the run was trained on 1"),
-        (lambda image: image[:0], "image: has shape .* holds no voxel"),
-        (lambda image: image.astype(str), "image: holds values of type"),
-        (lambda image: image.astype(complex), "image: holds values of type complex"),
+        (lambda image: image[:0], "image: has shape .* has no voxel"),
+        (lambda image: image.astype(str), "image: has values of type"),
+        (lambda image: image.astype(complex), "image: has values of type complex"),
         (lambda image: np.where(image > image.mean(), np.nan, image), "image: the image holds NaN"),
         (lambda image: image.astype(np.float64) * np.inf, "image: the image holds NaN or infinite"),
         (lambda image: np.zeros_like(image), "image: every voxel has the same value"),
@@ -172,14 +172,14 @@ def test_a_wrong_spacing_is_refused(drawn, image, spacing):
 
 
 def test_an_unknown_branch_is_refused(drawn, image):
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', and .* trained teacher and student"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', but .* trained teacher and student"):
         msl_jax.load(drawn).probabilities(image, branch="both")
 
 
 def test_folders_that_hold_no_run_or_do_not_agree_are_refused(drawn, untrained, tmp_path):
     for workdir, said in (
         (tmp_path, "config.json: is missing"),
-        ([], "^workdir: names no folder"),
+        ([], "^workdir: is empty"),
         ("", "^workdir: is empty"),
         ([3], "^workdir: is of type int"),
         ([drawn[0], untrained("classes=all")], "^workdir: .* has data.classes .* they must agree"),
@@ -232,7 +232,7 @@ def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
     with pytest.raises(msl_jax.InputError, match=r"test\.json: is missing"):
         _ = alone.results
     for name in ("splits", "history", "results"):
-        with pytest.raises(msl_jax.InputError, match=r"^workdir: names 2 runs"):
+        with pytest.raises(msl_jax.InputError, match=r"^workdir: 2 runs were loaded"):
             getattr(both, name)
 
 
@@ -305,7 +305,7 @@ def test_a_structure_that_is_missing_has_no_distances():
     scores, said = quiet(np.zeros_like(CUBE), CUBE, {"LV": 3, "RV": 1}, SPACING)
     assert (scores["LV"]["dice"], scores["RV"]["dice"]) == (0.0, 1.0)
     assert np.isnan([scores[name][metric] for name in scores for metric in ("hd95", "assd")]).all()
-    assert len(said) == 1 and said[0].startswith("labels: neither prediction nor reference holds the value 1 of RV")
+    assert len(said) == 1 and said[0].startswith("labels: neither prediction nor reference has the value 1 of RV")
 
 
 def test_values_that_are_not_given_are_told():
@@ -313,8 +313,8 @@ def test_values_that_are_not_given_are_told():
     reference[0], prediction[3] = 2, 7
     _, said = quiet(prediction, reference, {"LV": 3}, SPACING)
     assert [one.partition(",")[0] for one in said] == [
-        "reference: also holds the values [2]",
-        "prediction: also holds the values [7]",
+        "reference: also has the values [2]",
+        "prediction: also has the values [7]",
     ]
 
 
@@ -332,17 +332,17 @@ def test_what_the_reference_leaves_open_is_not_scored(value, settings):
         (CUBE[1:], CUBE, {}, "prediction: has shape"),
         (CUBE.tolist(), CUBE, {}, "prediction: is of type list"),
         (CUBE[0], CUBE[0], {}, "prediction: has 2 axes"),
-        (CUBE, CUBE + 0.5, {}, "reference: holds 0.5"),
-        (CUBE, CUBE.astype(np.int16) - 1, {}, "reference: holds -1"),
-        (CUBE, np.where(CUBE, np.nan, 0), {}, "reference: holds nan"),
-        (CUBE, np.full_like(CUBE, 255), {}, "reference: leaves every voxel open"),
+        (CUBE, CUBE + 0.5, {}, "reference: contains 0.5"),
+        (CUBE, CUBE.astype(np.int16) - 1, {}, "reference: contains -1"),
+        (CUBE, np.where(CUBE, np.nan, 0), {}, "reference: contains nan"),
+        (CUBE, np.full_like(CUBE, 255), {}, "reference: every voxel is unlabelled"),
         (CUBE, CUBE, {"labels": {}}, "labels: is {}"),
         (CUBE, CUBE, {"labels": "LV=3"}, "labels: is 'LV=3'"),
         (CUBE, CUBE, {"labels": {"LV": 0}}, "labels: LV has the value 0"),
         (CUBE, CUBE, {"labels": {"LV": 256}}, "labels: LV has the value 256"),
         (CUBE, CUBE, {"labels": {"LV": 1.0}}, "labels: LV has the value 1.0"),
-        (CUBE, CUBE, {"labels": {"LV": 3, "RV": 3}}, "labels: .* gives two structures one value"),
-        (CUBE, CUBE, {"unlabeled": 3}, "labels: 3 is a structure and the value of voxels"),
+        (CUBE, CUBE, {"labels": {"LV": 3, "RV": 3}}, "labels: .* gives two structures the same value"),
+        (CUBE, CUBE, {"unlabeled": 3}, "labels: 3 is both a structure and the value of unlabelled voxels"),
         (CUBE, CUBE, {"unlabeled": 256}, "unlabeled: is 256"),
     ],
 )

@@ -54,7 +54,7 @@ SETTINGS = {
     "no number of phantoms": (["data.source=patients=few"], ["config.data.source", "patients=40,seed=0"]),
     "no table": (["data.table=nowhere.csv"], ["nowhere.csv", "No such file", "give a CSV"]),
     "a cache that is a file": (["data.cache=README.md"], ["README.md", "Not a directory", "--config.data.cache="]),
-    "a run that is none": (["init_from=configs"], ["config.init_from", "configs", "holds no run"]),
+    "a run that is none": (["init_from=configs"], ["config.init_from", "configs", "contains no run"]),
 }  # fmt: skip
 
 
@@ -83,10 +83,13 @@ CONFIGS = {
     "no Python": ("\0", ["SyntaxError"]),
     "a setting misspelt": (
         "data.clases = 'LV'",
-        ["unknown or missing is data.clases;", "msl_jax/settings/defaults.py"],
+        ["unknown or missing settings: data.clases;", "msl_jax/settings/defaults.py"],
     ),
     "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
-    "settings left out": ("data.augment = dict(flip=True)", ["missing is data.augment.contrast, data.augment.gamma"]),
+    "settings left out": (
+        "data.augment = dict(flip=True)",
+        ["missing settings: data.augment.contrast, data.augment.gamma"],
+    ),
 }
 """The text of a config file, or what it sets in a copy of the template."""
 TEMPLATE = """
@@ -131,18 +134,18 @@ SUGGEST = ["suggest", "--workdir=RUN", "--output=TMP/new"]
 EVALUATE = ["evaluate", "--labels=LV=3", "--predictions=TMP/labels", "--references=TMP/labels"]
 LONG = "n" * 300
 FOLDERS = {
-    "a workdir that is a file": (["main", "SETTINGS", "--workdir=TMP/file"], ["TMP/file", "is a file", "--workdir"]),
+    "a workdir that is a file": (["main", "SETTINGS", "--workdir=TMP/file"], ["TMP/file", "is a file", "as workdir"]),
     "a workdir of another run": (["main", "SETTINGS", "--workdir=RUN"], ["RUN", "other settings", "rate was"]),
     "an empty workdir": (["main", "SETTINGS", "--workdir="], ["--workdir", "is empty"]),
     "no run": ([*PREDICT, "--workdir=TMP/images", "--input=TMP/images"], ["config.json", "is missing"]),
     "no runs": ([*PREDICT, "--workdir=", "--input=TMP/images"], ["--workdir", "is empty"]),
     "a run cut off": ([*PREDICT, "--workdir=TMP/cut", "--input=TMP/images"], ["TMP/cut/config.json", "damaged"]),
-    "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "no run's"]),
+    "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "from a run"]),
     "a run not trained": ([*PREDICT, "--workdir=TMP/bare", "--input=TMP/images"], ["TMP/bare", "no last checkpoint"]),
     "an image that is not there": ([*PREDICT, "--input=TMP/b.nii.gz"], ["TMP/b.nii.gz", "No such file"]),
     "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "no file of a known format"]),
     "no folder to suggest from": ([*SUGGEST, "--input=TMP/nowhere"], ["TMP/nowhere", "No such file"]),
-    "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "holds no images"]),
+    "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "contains no images"]),
     "an image that is a link to nothing": ([*PREDICT, "--input=TMP/linked"], ["TMP/linked/x.nii.gz", "No such file"]),
     "a picture": ([*PREDICT, "--input=TMP/picture.jpg"], ["TMP/picture.jpg", "known format", ".nii.gz"]),
     "a name too long": ([*PREDICT, f"--input=TMP/{LONG}.nii"], [LONG, "name too long", "check the path"]),
@@ -233,4 +236,4 @@ def test_the_traceback_is_there_for_the_asking(command, tmp_path, monkeypatch):
     monkeypatch.setenv("MSL_JAX_TRACEBACK", "1")
     code, err = command(*argv)
     assert code == 2 and "Traceback" in err and "in _files" in err
-    assert err.splitlines()[-1].startswith(f"msl_jax: {tmp_path}: holds no volumes")
+    assert err.splitlines()[-1].startswith(f"msl_jax: {tmp_path}: contains no volumes")

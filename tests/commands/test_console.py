@@ -48,7 +48,7 @@ def test_the_list_of_commands(monkeypatch, capsys, argv):
     text, other = (said.err, said.out) if wrong else (said.out, said.err)
     assert "    predict         Segments files of volumes with a trained run" in text and not other
     assert all(f"\n    {name} " in text for name in COMMANDS)
-    assert not wrong or text.startswith("msl_jax: 'mian' is no command" if argv else "msl_jax: no command is given")
+    assert not wrong or text.startswith("msl_jax: 'mian' is not a command" if argv else "msl_jax: no command given")
 
 
 def test_the_three_ways_in_are_the_same(script, tmp_path):

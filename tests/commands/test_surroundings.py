@@ -105,7 +105,7 @@ def test_every_path_knows_the_home_folder(command, home, workdir, settings):
     assert made <= {path.name for path in home.iterdir()}
     assert not (ROOT / "~").exists()
     code, err = command("main", *settings, "--config.init_from=~/nowhere", "--workdir=~/new")
-    assert code == 2 and f"{home}/nowhere holds no run" in err
+    assert code == 2 and f"{home}/nowhere contains no run" in err
 
 
 def test_a_run_in_a_folder_of_an_odd_name_is_used_as_any(command, workdir, tmp_path):
