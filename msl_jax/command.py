@@ -44,7 +44,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
     restart.restart_in_utf8()
     machine.set_up()
-    warnings.showwarning = _show_warning  # type: ignore[assignment]  # called by position alone
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # called by position only
     codecs.register_error("plain", _plain)  # type: ignore[arg-type]  # it is only used for encoding
     flags.DEFINE_list(
         "plugins",

@@ -18,7 +18,7 @@ def main(_) -> None:
     workdirs = [pathlib.Path(workdir) for workdir in WORKDIR.value]
     output = epath.Path(OUTPUT.value or workdirs[0] / "results" / "report.html")
     if output.suffix != ".html" or output.is_dir():
-        raise InputError(f"--output={output}: does not end in .html; give an .html file.")
+        raise InputError(f"--output={output}: is not an .html file; give one.")
     write(workdirs, output)
 
 

@@ -52,7 +52,7 @@ def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
 def check_json(output: epath.Path) -> None:
     """Raises InputError unless the path of the results ends in .json."""
     if output.suffix != ".json" or output.is_dir():
-        raise InputError(f"--output={output}: does not end in .json; give a .json file, cases go into .csv beside it.")
+        raise InputError(f"--output={output}: is not a .json file; give one, the cases go into a .csv file beside it.")
 
 
 def write(summary: Mapping[str, Any], rows: Sequence[Row], output: epath.Path) -> None:

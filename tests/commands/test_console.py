@@ -16,7 +16,7 @@ from processes import ROOT
 
 @pytest.fixture
 def script(tmp_path):
-    """The console script as pip writes it, but that it says when it starts."""
+    """The console script as pip writes it, which also prints when it starts."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["msl-jax"]
     module, function = entry.split(":")
     path = tmp_path / "bin" / "msl-jax"
@@ -44,14 +44,14 @@ def test_the_list_of_commands(monkeypatch, capsys, argv):
     monkeypatch.setattr(sys, "argv", ["msl-jax", *argv])
     wrong = argv not in (["--help"], ["help"])
     assert main() == (2 if wrong else 0)
-    said = capsys.readouterr()
-    text, other = (said.err, said.out) if wrong else (said.out, said.err)
-    assert "    predict         Segments files of volumes with a trained run" in text and not other
+    captured = capsys.readouterr()
+    text, other = (captured.err, captured.out) if wrong else (captured.out, captured.err)
+    assert "    predict         Segments image files with one or more trained runs" in text and not other
     assert all(f"\n    {name} " in text for name in COMMANDS)
     assert not wrong or text.startswith("msl_jax: 'mian' is not a command" if argv else "msl_jax: no command given")
 
 
-def test_the_three_ways_in_are_the_same(script, tmp_path):
+def test_the_three_entry_points_are_the_same(script, tmp_path):
     ways = [
         [sys.executable, "-m", "msl_jax.predict"],
         [sys.executable, "-m", "msl_jax", "predict"],
@@ -62,9 +62,9 @@ def test_the_three_ways_in_are_the_same(script, tmp_path):
         (["--help"], 1, "--[no]save_probabilities"),
     ):
         done = [run(tmp_path, *way, *argv) for way in ways]
-        said = [one.stdout.removeprefix("started\n") + one.stderr for one in done]
-        assert [one.returncode for one in done] == [code] * 3, said
-        assert words in said[0] and said[0] == said[1] == said[2]
+        outputs = [one.stdout.removeprefix("started\n") + one.stderr for one in done]
+        assert [one.returncode for one in done] == [code] * 3, outputs
+        assert words in outputs[0] and outputs[0] == outputs[1] == outputs[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
@@ -75,7 +75,7 @@ def test_the_script_starts_again_as_it_was_called(script, tmp_path, environment)
     assert done.returncode == 2 and "there is no file nowhere.py" in done.stderr
 
 
-def test_a_plugin_in_the_folder_is_found_by_the_script(script, tmp_path):
+def test_the_script_finds_a_plugin_in_the_folder(script, tmp_path):
     (tmp_path / "my_plugin.py").write_text("print('mine')\n")
     done = run(tmp_path, script, "predict", "--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin")
     assert done.stdout.split() == ["started", "mine"] and "nowhere/config.json: is missing" in done.stderr

@@ -45,7 +45,7 @@ REFUSED = {
     "a structure twice": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3,LV=2"], ["LV=3,LV=2", "twice"]),
     "results that are no JSON": (
         ["evaluate", "--predictions=PREDICTED", "--references=EMPTY", "--labels=LV=3", "--output=NEW.csv"],
-        [".csv", "does not end in .json"],
+        [".csv", "is not a .json file"],
     ),
     "a value that nobody has": (
         [*EVALUATE, "--references=REFERENCES", "--labels=LV=9", "--reference_suffix=_gt"],
@@ -61,8 +61,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED)
-def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, hospital, predicted, tmp_path):
+@pytest.mark.parametrize(("argv", "words"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_ends_in_one_sentence(command, argv, words, settings, workdir, hospital, predicted, tmp_path):
     (tmp_path / "EMPTY").mkdir()
     new = tmp_path / "new"
     folders = {"RUN": workdir, "PREDICTED": predicted[0], "EMPTY": tmp_path / "EMPTY", "NEW": new}
@@ -74,12 +74,12 @@ def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, 
     before = {path: path.stat().st_mtime_ns for folder in (workdir, predicted[0]) for path in folder.rglob("*")}
     flat = itertools.chain.from_iterable(settings if text == "SETTINGS" else [filled(text)] for text in argv)
     code, err = command(*flat)
-    one_sentence(code, err, map(filled, said))
+    one_sentence(code, err, map(filled, words))
     assert not new.exists(), "a refused command wrote something"
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_bad_input_ends_in_one_sentence_in_a_process_of_its_own(settings, tmp_path):
+def test_bad_input_ends_in_one_sentence_in_a_separate_process(settings, tmp_path):
     done = finished(start("main", *settings, f"--workdir={tmp_path}/new", "--config.model.widht=4"))
     one_sentence(done.returncode, done.stderr, ["widht"])
     assert not (tmp_path / "new").exists()

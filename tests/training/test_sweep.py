@@ -27,7 +27,7 @@ KL, SINGLE = Run("kl", 3, 0), Run("single", 3, 0)
 # The list of runs
 
 
-def test_the_first_seed_of_everything_comes_first_and_all_masks_once_a_seed():
+def test_the_first_seed_comes_first_and_all_masks_run_once_per_seed():
     runs = sweep.runs_of(["lower_bound", "upper_bound", "kl", "kl"], [3, 5], [0, 7])
     assert [str(run.folder) for run in runs] == [
         "lower_bound/strong3/seed0",
@@ -60,12 +60,12 @@ def test_a_runs_config_is_the_users_with_its_own_settings(tiny_config):
     assert upper.data.strong == config.data.strong == ["phantom001", "phantom002"]
 
 
-# What is done
+# Finished runs
 
 
 @pytest.fixture
 def claimed(tiny_config, tmp_path):
-    """The filled-in config of a run and its folder, begun."""
+    """The filled-in config of a run and its folder with config.json."""
     experiment = open_experiment(tiny_config())
     claim(experiment, tmp_path / "run")
     return experiment.config, tmp_path / "run"
@@ -91,7 +91,7 @@ def test_a_folder_with_other_settings_is_refused(claimed):
 # Shares of the machine
 
 
-def test_runs_at_once_share_cores_and_gpus(monkeypatch):
+def test_parallel_runs_share_cores_and_gpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5}, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert sweep.shares(1) == [sweep.Share()]
@@ -123,7 +123,7 @@ def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
 
 @pytest.fixture
 def main(monkeypatch, tmp_path):
-    """main(script): what the sweep starts is this shell script, whose arguments are those of Python."""
+    """main(script): the sweep starts this shell script instead of Python."""
 
     def replace(script):
         monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "main", script)))
@@ -138,15 +138,15 @@ def train(folder, runs, machine=ALONE):
     return failed, len(ended)
 
 
-def test_a_run_that_fails_is_named_and_the_rest_goes_on(main, tmp_path, capsys):
+def test_a_run_that_fails_is_named_and_the_others_continue(main, tmp_path, capsys):
     main('echo "$@"; case "$*" in *=single*) echo out of memory >&2; exit 3;; esac')
     assert train(tmp_path, [SINGLE, KL]) == ([SINGLE], 1)
     failed, done = (tmp_path / run.folder / "train.log" for run in (SINGLE, KL))
     assert done.read_text() == f"-m msl_jax.main --run=kl --workdir={done.parent}\n"
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 and said[0] == "[1/2] single/strong3/seed0: started"
-    assert "FAILED" in said[1] and "out of memory" in said[1] and str(failed) in said[1]
-    assert said[3].startswith("[2/2] kl/strong3/seed0: done in 0.0 min")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0] == "[1/2] single/strong3/seed0: started"
+    assert "FAILED" in lines[1] and "out of memory" in lines[1] and str(failed) in lines[1]
+    assert lines[3].startswith("[2/2] kl/strong3/seed0: done in 0.0 min")
 
 
 def test_a_second_attempt_keeps_the_log_of_the_first(main, tmp_path):
@@ -156,8 +156,8 @@ def test_a_second_attempt_keeps_the_log_of_the_first(main, tmp_path):
     assert (tmp_path / KL.folder / "train.log").read_text() == "once\n" * 2
 
 
-def test_as_many_at_once_as_there_are_shares(main, tmp_path):
-    """Each of the first two waits for the other's mark, which alone it would never see; the third gets a free share."""
+def test_as_many_runs_in_parallel_as_shares(main, tmp_path):
+    """The first two runs wait for each other, so they must run in parallel; the third gets a free share."""
     main(
         f"touch {tmp_path}/$$; echo on $CUDA_VISIBLE_DEVICES; i=0\n"
         f"while [ $(ls {tmp_path} | grep -c '^[0-9]') -lt 2 ]\n"
@@ -181,7 +181,7 @@ def test_a_run_stays_on_its_cores(main, tmp_path):
 
 
 def is_held(log):
-    """Whether a process holds a run's log, as a child does while it lives."""
+    """Whether a process has locked a run's log, as a child does while it runs."""
     with log.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,7 +240,7 @@ def finished(process):
     return process.returncode, out, err
 
 
-def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
+def test_a_sweep_trains_compares_and_does_nothing_when_rerun(start, tmp_path):
     folder = tmp_path / "sweep=1,a"
     code, out, err = finished(start(f"--workdir={folder}"))
     assert code == 0, err
@@ -265,7 +265,7 @@ def test_a_sweep_trains_compares_and_is_then_left_alone(start, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_sweep_is_stopped_and_goes_on(start, tmp_path):
+def test_a_stopped_sweep_resumes(start, tmp_path):
     folder, first = tmp_path / "sweep", tmp_path / "sweep" / "lower_bound" / "strong2" / "seed1"
     process = start(f"--workdir={folder}", "--config.train.steps=60")
     try:
