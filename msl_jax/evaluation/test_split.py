@@ -52,7 +52,7 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
     turn = UNTURNED
     if (data.directions is None) != (run_data.directions is None):
         name = "the run" if run_data.directions is None else "the experiment"
-        warn_all([f"{workdir}: the orientation of {name}'s images is unknown, so both orientations are assumed to be equal."])
+        warn_all([f"{workdir}: the orientation of {name}'s images is unknown, so both are assumed to be equal."])
     if data.directions is not None and run_data.directions is not None:
         turn, angle = orientation.nearest(np.asarray(data.directions), np.asarray(run_data.directions))
         if angle > orientation.FAR:
