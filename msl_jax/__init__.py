@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from msl_jax.api import Run, evaluate, load, train
     from msl_jax.errors import InputError
 
-# TensorFlow only feeds data here: no greetings (errors still show), and sums in the same order on every machine.
+# TensorFlow only loads data: hide its start-up messages (not errors), and keep floating-point order on all machines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-if os.path.expanduser("~") == "~":  # there is no home folder: Keras, which TensorFlow imports, would make one named "~"
+if os.path.expanduser("~") == "~":  # no home folder: Keras, imported by TensorFlow, would create a folder named "~"
     os.environ.setdefault("KERAS_HOME", os.devnull)
 
 __all__ = ["InputError", "Run", "evaluate", "load", "train"]
@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """The package's class: `msl_jax.evaluate` stays the function where a program imports the command of that name."""
+    """The package's class: `msl_jax.evaluate` stays the function when the module of that name is imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in __all__ and isinstance(value, types.ModuleType)):

@@ -1,4 +1,4 @@
-"""All commands behind one name: `msl-jax COMMAND ...` is `python -m msl_jax.COMMAND ...`."""
+"""The entry point of all commands: `msl-jax COMMAND ...` is `python -m msl_jax.COMMAND ...`."""
 
 import ast
 import pathlib
@@ -6,7 +6,7 @@ import runpy
 import sys
 
 COMMANDS = ("main", "prepare", "predict", "evaluate", "report", "sweep", "suggest", "export", "import_weights")
-"""Modules of the package that are commands, in the order they are listed."""
+"""Modules of the package that are commands, in the order of the listing."""
 HELP = ("help", "--help", "-h", "-help", "--helpfull", "--helpshort")
 
 
@@ -20,13 +20,13 @@ def main() -> int:
     if name in HELP:
         print(listed())
         return 0
-    wrong = f"'{name}' is no command" if name else "no command is given"
-    print(f"msl_jax: {wrong}; give one of these.\n\n{listed()}", file=sys.stderr)
+    problem = f"'{name}' is not a command" if name else "no command given"
+    print(f"msl_jax: {problem}; give one of these.\n\n{listed()}", file=sys.stderr)
     return 2
 
 
 def listed() -> str:
-    """Every command with the first line of its docstring; none is imported for that."""
+    """Every command with the first line of its docstring, without importing it."""
     width = max(map(len, COMMANDS))
     lines = [f"    {name:{width}}  {_summary(name)}" for name in COMMANDS]
     return "\n".join(["msl-jax COMMAND [--FLAG=VALUE ...]", "", *lines, "", "msl-jax COMMAND --help lists its flags."])

@@ -1,4 +1,4 @@
-"""The package from Python: train a run, load it, segment arrays, score label maps.
+"""The Python API: train a run, load it, segment arrays, score label maps.
 
     import msl_jax
     run = msl_jax.train("configs/acdc_cpu.py:strong=3", workdir="runs/a", **{"data.source": "ACDC"})
@@ -6,8 +6,8 @@
     labels = run.predict(image)
     msl_jax.evaluate(labels, reference, labels={"LV": 3}, spacing=(8, 1.4, 1.4))
 
-Volumes are NumPy arrays (slice, y, x), with channels as a fourth axis where there are several; sizes of voxels are
-(slice, y, x) as well, usually in mm. The commands do the same work on files, with the same results.
+Volumes are NumPy arrays (slice, y, x), with several channels (slice, y, x, channel). Voxel sizes are (slice, y, x),
+usually in mm. The commands do the same with files and give the same results.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ import numpy as np
 
 from msl_jax.data.formats import volumes
 from msl_jax.errors import InputError, warn_all
-from msl_jax.evaluation.folders import open_value
+from msl_jax.evaluation.folders import unlabeled_value
 from msl_jax.evaluation.results import score
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.runs import journal
@@ -37,31 +37,31 @@ PathLike = str | os.PathLike[str]
 
 
 class Run:
-    """A trained run, or several whose probabilities are averaged. Made by `train` and `load`.
+    """One or more trained runs, whose probabilities are averaged. Returned by `train` and `load`.
 
     Attributes:
       workdirs: the runs' folders.
     """
 
     def __init__(self, workdirs: Sequence[PathLike]):
-        """Reads the configs of one or more runs; networks are read when first used, and once.
+        """Reads the configs of one or more runs; each network is read once, when first used.
 
         Raises:
-          InputError: a folder holds no run, or the runs do not segment the same structures of the same kind of images.
+          InputError: a folder contains no run, or the runs have different structures or kinds of images.
         """
         if not workdirs:
-            raise InputError("workdir: names no folder; give that of a run, or several.")
-        self._ensemble = Ensemble([_folder(workdir, "workdir") for workdir in workdirs], "workdir")
+            raise InputError("workdir: is empty; give the folder of one or more runs.")
+        self._ensemble = Ensemble([_folder(workdir, "workdir") for workdir in workdirs])
         self.workdirs = self._ensemble.workdirs
 
     def __repr__(self) -> str:
-        """The call that loads it."""
+        """The call that loads the runs."""
         folders = [os.fspath(workdir) for workdir in self.workdirs]
         return f"msl_jax.load({folders[0]!r})" if len(folders) == 1 else f"msl_jax.load({folders!r})"
 
     @property
     def config(self) -> ConfigDict:
-        """Every setting of the run; of several runs, of the first."""
+        """All settings of the run; with several runs, of the first."""
         return self._ensemble.configs[0]
 
     @property
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """metrics.csv: column -> float64 (reports,), NaN where a column was not measured; empty without the file.
+        """metrics.csv: column -> float64 (reports,), NaN if not measured; empty without the file.
 
         Raises:
           InputError: there are several runs.
@@ -98,11 +98,11 @@ class Run:
         """The label map of a volume.
 
         Args:
-          image: (slice, y, x) or (slice, y, x, channel), intensities as stored. An array does not say which way it
-            lies: it is taken to lie as the run's training slices.
-          spacing: the voxel's size along (slice, y, x). Checked, and not used yet: slices are resized to the network's
-            size whatever their voxels' size.
-          branch: "teacher" or "student"; None for the student, or the teacher where it is alone.
+          image: (slice, y, x) or (slice, y, x, channel), intensities as stored, in the orientation of the run's
+            training slices.
+          spacing: voxel size along (slice, y, x). It is checked but not used yet: slices are resized to the network's
+            size, whatever their voxel size.
+          branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
 
         Returns:
           uint8 (slice, y, x), the data set's own label values.
@@ -115,7 +115,7 @@ class Run:
     def probabilities(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = None, branch: str | None = None
     ) -> np.ndarray:
-        """The probability of each class in each voxel of a volume; of several runs, the mean.
+        """The probability of each class in each voxel of a volume; with several runs, the mean.
 
         Args:
           image: as in `predict`.
@@ -132,40 +132,40 @@ class Run:
         if spacing is not None:
             _check_spacing(spacing)
         self._check_branch(branch)
-        with _as_a_command():
+        with _command_environment():
             return self._ensemble.probabilities(voxels, self._ensemble.turns_of_slices(), branch)
 
     def _voxels(self, image: np.ndarray) -> np.ndarray:
-        """An image as float32 (slice, y, x, channel); raises InputError unless it may be segmented."""
+        """An image as float32 (slice, y, x, channel); raises InputError if it cannot be segmented."""
         image = _array(image, "image")
         if image.ndim not in (3, 4):
             raise InputError(f"image: has {image.ndim} axes; give (slice, y, x) or (slice, y, x, channel).")
-        channels, wanted = image.shape[3] if image.ndim == 4 else 1, self.config.data.channels
-        if channels != wanted:
+        channels, expected = image.shape[3] if image.ndim == 4 else 1, self.config.data.channels
+        if channels != expected:
             raise InputError(
-                f"image: has {channels} channels, the run was trained on {wanted}; give (slice, y, x, {wanted})."
+                f"image: has {channels} channels, the run was trained on {expected}; give (slice, y, x, {expected})."
             )
         return volumes.as_voxels(image, "image")
 
     def _check_branch(self, branch: str | None) -> None:
-        """Raises InputError unless every run has trained the branch."""
+        """Raises InputError unless every run trained the branch."""
         for workdir, config in zip(self.workdirs, self._ensemble.configs, strict=True):
             trained = tuple(method_of(config).branches())
             if branch is not None and branch not in trained:
                 raise InputError(
-                    f"branch: is {branch!r}, and {workdir} trained {' and '.join(trained)}; give one of it."
+                    f"branch: is {branch!r}, but {workdir} trained {' and '.join(trained)}; give a trained branch."
                 )
 
     def _only(self) -> epath.Path:
-        """The folder of the one run; raises InputError where there are several."""
+        """The folder of the only run; raises InputError if there are several."""
         if len(self.workdirs) > 1:
-            raise InputError(f"workdir: names {len(self.workdirs)} runs, each with its own files; load one alone.")
+            raise InputError(f"workdir: {len(self.workdirs)} runs were loaded, each with its own files; load only one.")
         return self.workdirs[0]
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self._only() / name
         if not path.exists():
-            raise InputError(f"{path}: is missing; train the run to its end.")
+            raise InputError(f"{path}: is missing; finish training the run.")
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -173,42 +173,42 @@ class Run:
 
 
 def train(config: PathLike | ConfigDict, workdir: PathLike, **settings: Any) -> Run:
-    """Trains an experiment and evaluates its test split; a run that was begun in `workdir` is resumed.
+    """Trains an experiment and evaluates its test split; resumes an unfinished run in `workdir`.
 
     Args:
-      config: an experiment of the package ("phantom"), a config file, either with ":ARG" behind it
-        ("configs/acdc.py:strong=3,seed=1"), or a ConfigDict as `settings.load` gives it. The code of a file runs.
-      workdir: the run's folder, made if need be.
-      **settings: other values of settings, by their dotted keys: `**{"data.source": "ACDC", "train.steps": 100}`.
+      config: an experiment of the package ("phantom") or a config file, which is executed, either with an optional
+        ":ARG" ("configs/acdc.py:strong=3,seed=1"); or a ConfigDict from `settings.load`.
+      workdir: the run's folder, created if missing.
+      **settings: settings to change, by dotted keys: `**{"data.source": "ACDC", "train.steps": 100}`.
 
     Returns:
       The run.
 
     Raises:
-      InputError: a setting, a file or the folder cannot work.
+      InputError: a setting, a file or the folder is invalid.
       Interrupted: SIGINT or SIGTERM was received; the state is saved, and the same call resumes the run.
     """
     folder = _folder(workdir, "workdir")
     if isinstance(config, str | os.PathLike):
-        given = parse_config(os.fspath(config), "config")
+        parsed = parse_config(os.fspath(config), "config")
     elif isinstance(config, ConfigDict):
-        given = config
+        parsed = config
     else:
         raise InputError(f"config: is of type {type(config).__name__}; give a name, a path or a ConfigDict.")
-    given = with_settings(given, settings, "config")
-    with _as_a_command():
-        train_and_evaluate(given, folder)
+    parsed = with_settings(parsed, settings, "config")
+    with _command_environment():
+        train_and_evaluate(parsed, folder)
     return Run([folder])
 
 
 def load(workdir: PathLike | Sequence[PathLike]) -> Run:
-    """Loads a trained run, or several to average their probabilities, of other seeds or folds.
+    """Loads a trained run, or several, like seeds or folds, to average their probabilities.
 
     Args:
       workdir: the run's folder, or several folders.
 
     Raises:
-      InputError: a folder holds no run, or the runs do not segment the same structures of the same kind of images.
+      InputError: a folder contains no run, or the runs have different structures or kinds of images.
     """
     return Run([workdir] if isinstance(workdir, str | os.PathLike) else list(workdir))
 
@@ -223,27 +223,27 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Dice, 95 % Hausdorff distance and average symmetric surface distance of the structures of one case, in 3-D.
 
-    A structure that one of the two lacks has Dice 0, one that both lack Dice 1; its distances are NaN. Values that are
-    not in `labels` count as background, with a warning.
+    A structure missing from one of the two has Dice 0, from both Dice 1; its distances are NaN. Values that are not in
+    `labels` count as background, with a warning.
 
     Args:
       prediction: label map (slice, y, x), whole numbers from 0 to 255.
       reference: label map of the same shape.
       labels: name -> value of every structure to score, from 1 to 255.
-      spacing: the voxel's size along (slice, y, x); the distances have its unit.
-      unlabeled: value of voxels that the reference leaves open, which are not scored; None for 255, unless a structure
-        has it.
+      spacing: voxel size along (slice, y, x); the distances have its unit.
+      unlabeled: value of unlabelled voxels of the reference, which are not scored; None for 255, unless a structure has
+        it.
 
     Returns:
       Structure -> {"dice": .., "hd95": .., "assd": ..}, Dice in [0, 1].
 
     Raises:
-      InputError: an argument is wrong, or the reference leaves every voxel open.
+      InputError: an argument is wrong, or the reference has no labelled voxel.
     """
     labels = _labels(labels)
     if unlabeled is not None and unlabeled not in range(256):
         raise InputError(f"unlabeled: is {unlabeled}; give a label value from 0 to 255.")
-    unlabeled = open_value(labels, unlabeled, "labels", "unlabeled")
+    unlabeled = unlabeled_value(labels, unlabeled, "labels", "unlabeled")
     _check_spacing(spacing)
     prediction, reference = _label_map(prediction, "prediction"), _label_map(reference, "reference")
     if prediction.shape != reference.shape:
@@ -252,14 +252,14 @@ def evaluate(
         )
     known = reference != unlabeled
     if not known.any():
-        raise InputError(f"reference: leaves every voxel open, as {unlabeled}; label some to score it.")
-    warn_all(_remarks(set(np.unique(prediction[known]).tolist()), set(np.unique(reference[known]).tolist()), labels))
+        raise InputError(f"reference: every voxel is unlabelled ({unlabeled}); label some to score it.")
+    warn_all(_warnings(set(np.unique(prediction[known]).tolist()), set(np.unique(reference[known]).tolist()), labels))
     return score(np.where(known, prediction, 0), np.where(known, reference, 0), labels, tuple(map(float, spacing)))
 
 
 @contextlib.contextmanager
-def _as_a_command() -> Iterator[None]:
-    """JAX is set up as the commands set it up, and libraries do not log what they raise as errors anyway."""
+def _command_environment() -> Iterator[None]:
+    """Sets up JAX as the commands do, and stops libraries from logging errors that they also raise."""
     machine.set_up()
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
@@ -269,23 +269,23 @@ def _as_a_command() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _remarks(predicted: set[int], present: set[int], labels: Mapping[str, int]) -> list[str]:
-    """What looks odd about the values of two label maps, a sentence each."""
-    remarks = []
+def _warnings(predicted: set[int], present: set[int], labels: Mapping[str, int]) -> list[str]:
+    """Warnings about the values of two label maps, a sentence each."""
+    warnings = []
     absent = [f"{value} of {name}" for name, value in labels.items() if value not in predicted | present]
     if absent:
-        remarks.append(
-            f"labels: neither prediction nor reference holds the value {', '.join(absent)}, so the Dice is 1; check it."
+        warnings.append(
+            f"labels: neither prediction nor reference has the value {', '.join(absent)}, so the Dice is 1; check it."
         )
     for name, values in (("reference", present), ("prediction", predicted - present)):
         others = sorted(values - {0, *labels.values()})
         if others:
-            remarks.append(f"{name}: also holds the values {others}, which count as background; give them in labels.")
-    return remarks
+            warnings.append(f"{name}: also has the values {others}, which count as background; add them to labels.")
+    return warnings
 
 
 def _folder(path: PathLike, argument: str) -> epath.Path:
-    """A folder by the name that is given for it, `~` expanded."""
+    """A folder's path with `~` expanded; raises InputError if it is empty or not a path."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{argument}: is of type {type(path).__name__}; give a path.")
     if not os.fspath(path):
@@ -294,14 +294,14 @@ def _folder(path: PathLike, argument: str) -> epath.Path:
 
 
 def _array(array: np.ndarray, argument: str) -> np.ndarray:
-    """An array of numbers, not empty, of NumPy or what converts itself; raises InputError for all else."""
+    """Any NumPy-compatible array as a NumPy array; raises InputError if it is empty or not numeric."""
     if not hasattr(array, "__array__"):
         raise InputError(f"{argument}: is of type {type(array).__name__}; give a NumPy array.")
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{argument}: holds values of type {array.dtype}; give plain numbers.")
+        raise InputError(f"{argument}: has values of type {array.dtype}; give plain numbers.")
     if not array.size:
-        raise InputError(f"{argument}: has shape {array.shape}, which holds no voxel; give a volume.")
+        raise InputError(f"{argument}: has shape {array.shape}, which has no voxel; give a volume.")
     return array
 
 
@@ -314,12 +314,12 @@ def _label_map(array: np.ndarray, argument: str) -> np.ndarray:
         labels = array.astype(np.uint8)
     wrong = array[labels != array]
     if wrong.size:
-        raise InputError(f"{argument}: holds {wrong[0]:g}; give whole numbers from 0 to 255 alone.")
+        raise InputError(f"{argument}: contains {wrong[0]:g}; give only whole numbers from 0 to 255.")
     return labels
 
 
 def _labels(labels: Mapping[str, int]) -> dict[str, int]:
-    """Structures and their values, checked."""
+    """Checks structures and their values."""
     if not isinstance(labels, Mapping) or not labels:
         raise InputError(f"labels: is {labels!r}; give structures and their values, like {{'LV': 3}}.")
     for name, value in labels.items():
@@ -327,7 +327,7 @@ def _labels(labels: Mapping[str, int]) -> dict[str, int]:
         if not whole or not 1 <= value <= 255:
             raise InputError(f"labels: {name} has the value {value!r}; give a whole number from 1 to 255.")
     if len(set(labels.values())) < len(labels):
-        raise InputError(f"labels: {dict(labels)} gives two structures one value; give each its own.")
+        raise InputError(f"labels: {dict(labels)} gives two structures the same value; give each its own.")
     return {name: int(value) for name, value in labels.items()}
 
 
@@ -338,4 +338,4 @@ def _check_spacing(spacing: Sequence[float]) -> None:
     except (TypeError, ValueError):
         sizes = np.array(np.nan)
     if sizes.shape != (3,) or not np.all(np.isfinite(sizes) & (sizes > 0)):
-        raise InputError(f"spacing: is {spacing}; give three positive numbers, the voxel's size along (slice, y, x).")
+        raise InputError(f"spacing: is {spacing}; give three positive numbers, the voxel size along (slice, y, x).")

@@ -1,4 +1,4 @@
-r"""Weights of the papers' authors' network, as PyTorch stores them -> a run's folder.
+r"""Converts PyTorch weights of the network that the papers' authors released into a run's folder.
 
 python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN \
     [--size=256 --normalize=minmax --labels=LV=3 --layout=acdc]
@@ -17,7 +17,7 @@ from msl_jax.settings.rules import parse_labels
 
 
 def main(_) -> None:
-    """Reads what --weights names."""
+    """Imports the weights of --weights."""
     import_weights(
         pathlib.Path(WEIGHTS.value),
         epath.Path(WORKDIR.value),
@@ -29,13 +29,11 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    WEIGHTS = command.define_path("weights", None, "PyTorch's file of a state dict, or one that ends in .safetensors.")
-    WORKDIR = command.define_path("workdir", None, "Folder of the run that is made of them.")
-    SIZE = flags.DEFINE_integer("size", 256, "Side of the images that the network takes.")
-    NORMALIZE = flags.DEFINE_enum(
-        "normalize", "minmax", list(NORMALIZATIONS), "How a volume's intensities become [0, 1]."
-    )
+    WEIGHTS = command.define_path("weights", None, "File with a PyTorch state dict, or a .safetensors file.")
+    WORKDIR = command.define_path("workdir", None, "Folder of the new run.")
+    SIZE = flags.DEFINE_integer("size", 256, "Side of the network's input images in pixels.")
+    NORMALIZE = flags.DEFINE_enum("normalize", "minmax", list(NORMALIZATIONS), "How intensities are scaled to [0, 1].")
     LABELS = flags.DEFINE_string("labels", "LV=3", "The network's structures and their values in label maps.")
-    LAYOUT = command.define_choice("layout", "acdc", READERS, "How the folders look in which images are found.")
+    LAYOUT = command.define_choice("layout", "acdc", READERS, "Layout of the folders with images.")
     flags.mark_flags_as_required(["weights", "workdir"])
     command.run(main)

@@ -1,4 +1,4 @@
-"""Trains the experiment of a config, then evaluates it on the test split; the same command again goes on.
+"""Trains the experiment of a config, then evaluates it on the test split; rerun the same command to resume.
 
 python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KEY=VALUE ...]
 """
@@ -23,7 +23,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     CONFIG = command.define_config()
     WORKDIR = command.define_path(
-        "workdir", None, "Folder of the run, made if need be; the same command again goes on with it."
+        "workdir", None, "Folder of the run, created if missing; rerun the same command to resume."
     )
     DISTRIBUTED = flags.DEFINE_bool(
         "distributed", False, "This is one of several processes, on a TPU pod or under Slurm; start it on every host."

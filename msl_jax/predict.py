@@ -1,4 +1,4 @@
-"""Segments files of volumes with a trained run, or several together: label maps on the input's own grid.
+"""Segments image files with one or more trained runs; label maps have the input's own grid.
 
 python -m msl_jax.predict --workdir=RUN[,RUN...] --input=FILE_OR_FOLDER --output=FOLDER
 """
@@ -14,9 +14,9 @@ from msl_jax.inference.files import predict
 
 
 def main(_) -> None:
-    """Segments what --input names."""
+    """Segments the images of --input."""
     if OVERWRITE.value and SKIP_EXISTING.value:
-        raise InputError("--overwrite: goes against --skip_existing; give one of them.")
+        raise InputError("--overwrite: conflicts with --skip_existing; give only one of them.")
     predict(
         [epath.Path(workdir) for workdir in WORKDIR.value],
         pathlib.Path(INPUT.value),
@@ -31,26 +31,24 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     WORKDIR = command.define_path_list(
-        "workdir", "Folder of the run; of several, joined by commas, the mean of their probabilities is taken."
+        "workdir", "Folder of the run; for several, separated by commas, probabilities are averaged."
     )
     INPUT = command.define_path(
         "input",
         None,
-        "An image, or a folder that is searched through, laid out as the run's data set or with images alone.",
+        "An image, or a folder, searched recursively, in the layout of the run's data set or with images only.",
     )
-    OUTPUT = command.define_path("output", None, "Folder for the label maps, which are called as the images are.")
+    OUTPUT = command.define_path("output", None, "Folder for the label maps, which have the images' names.")
     BRANCH = flags.DEFINE_enum(
-        "branch", None, ["student", "teacher"], "Whose label maps; the student's where there is one, unless given."
+        "branch", None, ["student", "teacher"], "Branch to use; by default the student, if there is one."
     )
     SAVE_PROBABILITIES = flags.DEFINE_bool(
         "save_probabilities", False, "Also write NAME_prob: a probability for each class, background first."
     )
     LARGEST_COMPONENT = flags.DEFINE_bool(
-        "largest_component", False, "Keep the largest connected component of each structure alone."
+        "largest_component", False, "Keep only the largest connected component of each structure."
     )
-    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace label maps that are there already.")
-    SKIP_EXISTING = flags.DEFINE_bool(
-        "skip_existing", False, "Go on with a folder: pass over images whose label maps are there already."
-    )
+    OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing label maps.")
+    SKIP_EXISTING = flags.DEFINE_bool("skip_existing", False, "Skip images that already have label maps.")
     flags.mark_flags_as_required(["workdir", "input", "output"])
     command.run(main)

@@ -1,6 +1,6 @@
-"""Checks a data set, builds it and says what is in it and who is in which role, before anything trains.
+"""Checks and builds a data set before training and reports its contents and splits.
 
-Every case that cannot be used is named, each with what is wrong and what to do; what looks odd is a warning.
+Every unusable case is an error with its fix; suspicious ones are warnings.
 
 python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER] [--output=FOLDER]
 """
@@ -20,7 +20,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     CONFIG = command.define_config()
     OUTPUT = command.define_path(
-        "output", "runs/prepare", "Folder for what it finds, report.txt, and a page of pictures, cases.png."
+        "output", "runs/prepare", "Folder for the report, report.txt, and a page of pictures, cases.png."
     )
     flags.mark_flags_as_required(["config"])
     command.run(main)

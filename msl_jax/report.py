@@ -1,4 +1,4 @@
-"""A run, or several beside each other, as one HTML file to read anywhere: it asks for nothing from outside itself.
+"""Writes a report of one or more runs as one self-contained HTML file.
 
 python -m msl_jax.report --workdir=RUN [--workdir=RUN2 ...] [--output=FILE.html]
 """
@@ -14,16 +14,16 @@ from msl_jax.evaluation.html_report import write
 
 
 def main(_) -> None:
-    """Reports on the runs that are named."""
+    """Writes the report of the given runs."""
     workdirs = [pathlib.Path(workdir) for workdir in WORKDIR.value]
     output = epath.Path(OUTPUT.value or workdirs[0] / "results" / "report.html")
     if output.suffix != ".html" or output.is_dir():
-        raise InputError(f"--output={output}: is no file that ends in .html; give one.")
+        raise InputError(f"--output={output}: is not an .html file; give one.")
     write(workdirs, output)
 
 
 if __name__ == "__main__":
-    WORKDIR = command.define_paths("workdir", "Folder of a run; once for each run.")
-    OUTPUT = command.define_path("output", None, "File to write; results/report.html of the first run unless given.")
+    WORKDIR = command.define_paths("workdir", "Folder of a run; repeat the flag for each run.")
+    OUTPUT = command.define_path("output", None, "File to write; by default results/report.html of the first run.")
     flags.mark_flags_as_required(["workdir"])
     command.run(main)

@@ -12,9 +12,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package)")
 
 
-def asked(page, probe, folder, width=1200):
-    """What a script, run at the end of a page whose console stays empty, assigns to `said`."""
-    script = f"<script>{{ let said; {probe}; document.title = JSON.stringify(said); }}</script>"
+def run_in_browser(page, probe, folder, width=1200):
+    """Runs a script at the end of a page and returns its value of `result`; the console must stay empty."""
+    script = f"<script>{{ let result; {probe}; document.title = JSON.stringify(result); }}</script>"
     copy = folder / "page.html"
     copy.write_text(page.replace("</body>", f"{script}</body>"))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]

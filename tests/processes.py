@@ -16,7 +16,9 @@ def start(name, *argv, folder=ROOT):
     """`python -m msl_jax.NAME ...` in this folder, running on the one device that a user's CPU is."""
     command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}, **pipes)
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)}, **pipes
+    )
 
 
 def finished(process, timeout=300):

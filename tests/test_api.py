@@ -1,4 +1,4 @@
-"""The package from Python: the same voxels and files as the commands, and sentences that name arguments."""
+"""The Python API: the same voxels and files as the commands, and messages that name arguments."""
 
 import csv
 import importlib
@@ -31,7 +31,7 @@ SPACING = (8, 1.4, 1.4)
 
 @pytest.fixture(autouse=True)
 def unchanged_machine(monkeypatch):
-    """XLA's flags stay as conftest has them."""
+    """Keeps XLA's flags from conftest."""
     monkeypatch.setattr(machine, "set_up", lambda: None)
 
 
@@ -43,7 +43,7 @@ def image(phantoms):
 
 @pytest.fixture(scope="module")
 def drawn(untrained):
-    """Two runs with student and teacher, their networks as seeds drew them."""
+    """Two untrained runs with student and teacher."""
     return [untrained("method=kl_ent,seed=0"), untrained("method=kl_ent,seed=1")]
 
 
@@ -64,7 +64,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = msl_jax.segment
 
 
-def test_the_command_of_the_same_name_does_not_take_the_functions_place():
+def test_the_command_does_not_replace_the_function_of_its_name():
     command = importlib.import_module("msl_jax.evaluate")
     assert command.__name__ == "msl_jax.evaluate" and msl_jax.evaluate is api.evaluate
 
@@ -86,8 +86,8 @@ def test_an_array_is_segmented_as_the_command_segments_the_file(drawn, image, tm
     np.testing.assert_array_equal(probabilities, stored)
 
 
-def test_an_array_lies_as_the_training_slices(drawn, image, tmp_path):
-    """Whatever orientation these have: what is turned for a file is not turned for an array."""
+def test_an_array_has_the_orientation_of_the_training_slices(drawn, image, tmp_path):
+    """In any orientation: a file is reoriented, an array is not."""
     directions = np.array([[0, 0, -1.0], [0, 1, 0], [1, 0, 0]])
     folder = epath.Path(tmp_path / "run")
     config = json.loads((drawn[0] / "config.json").read_text())
@@ -137,31 +137,31 @@ def test_a_channel_axis_of_one_and_other_number_types_are_the_same_image(drawn, 
     np.testing.assert_array_equal(run.predict(whole), run.predict(whole[..., None].astype(np.float64)))
 
 
-def test_of_a_run_without_a_student_the_teacher_answers(untrained, image):
+def test_a_run_without_a_student_predicts_by_the_teacher(untrained, image):
     run = msl_jax.load(untrained("method=single"))
     np.testing.assert_array_equal(run.probabilities(image), run.probabilities(image, branch="teacher"))
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', and .* trained teacher"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', but .* trained teacher"):
         run.predict(image, branch="student")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda image: image.tolist(), "image: is of type list"),
         (lambda image: image[0], "image: has 2 axes"),
         (lambda image: image[None, None], "image: has 5 axes"),
         (lambda image: np.stack([image] * 2, -1), "image: has 2 channels, the run was trained on 1"),
-        (lambda image: image[:0], "image: has shape .* holds no voxel"),
-        (lambda image: image.astype(str), "image: holds values of type"),
-        (lambda image: image.astype(complex), "image: holds values of type complex"),
+        (lambda image: image[:0], "image: has shape .* has no voxel"),
+        (lambda image: image.astype(str), "image: has values of type"),
+        (lambda image: image.astype(complex), "image: has values of type complex"),
         (lambda image: np.where(image > image.mean(), np.nan, image), "image: the image holds NaN"),
         (lambda image: image.astype(np.float64) * np.inf, "image: the image holds NaN or infinite"),
         (lambda image: np.zeros_like(image), "image: every voxel has the same value"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_no_image_is_refused(drawn, image, change, said):
-    with pytest.raises(msl_jax.InputError, match=f"^{said}"):
+def test_invalid_images_are_refused(drawn, image, change, message):
+    with pytest.raises(msl_jax.InputError, match=f"^{message}"):
         msl_jax.load(drawn[0]).predict(change(image))
 
 
@@ -174,19 +174,19 @@ def test_a_wrong_spacing_is_refused(drawn, image, spacing):
 
 
 def test_an_unknown_branch_is_refused(drawn, image):
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', and .* trained teacher and student"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', but .* trained teacher and student"):
         msl_jax.load(drawn).probabilities(image, branch="both")
 
 
-def test_folders_that_hold_no_run_or_do_not_agree_are_refused(drawn, untrained, tmp_path):
-    for workdir, said in (
+def test_folders_without_a_run_or_with_different_runs_are_refused(drawn, untrained, tmp_path):
+    for workdir, message in (
         (tmp_path, "config.json: is missing"),
-        ([], "^workdir: names no folder"),
+        ([], "^workdir: is empty"),
         ("", "^workdir: is empty"),
         ([3], "^workdir: is of type int"),
         ([drawn[0], untrained("classes=all")], "^workdir: .* has data.classes .* they must agree"),
     ):
-        with pytest.raises(msl_jax.InputError, match=said):
+        with pytest.raises(msl_jax.InputError, match=message):
             msl_jax.load(workdir)
 
 
@@ -195,7 +195,7 @@ def test_folders_that_hold_no_run_or_do_not_agree_are_refused(drawn, untrained, 
 
 @pytest.fixture(scope="module")
 def trained(tiny_config, tmp_path_factory):
-    """The config of a run, its folder, the run, and its metrics.csv after the first half, which the command trained."""
+    """The config of a run, its folder, the run, and its metrics.csv after the first half, trained by the command."""
     folder = tmp_path_factory.mktemp("api") / "run"
     config = tiny_config("method=kl_ent")
     with pytest.MonkeyPatch.context() as patch:
@@ -206,7 +206,7 @@ def trained(tiny_config, tmp_path_factory):
     return config, folder, run, half
 
 
-def test_training_resumes_what_was_begun(trained):
+def test_training_resumes_a_run(trained):
     config, folder, run, half = trained
     assert config.train.steps == 4 and not config.is_locked, "the caller's config changed"
     text = (folder / "metrics.csv").read_text()
@@ -214,7 +214,7 @@ def test_training_resumes_what_was_begun(trained):
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
-def test_a_run_gives_what_is_in_its_files(trained):
+def test_a_run_returns_the_content_of_its_files(trained):
     _, folder, run, _ = trained
     assert run.workdirs == (epath.Path(folder),) and repr(run) == f"msl_jax.load({str(folder)!r})"
     assert run.splits == json.loads((folder / "splits.json").read_text())
@@ -228,18 +228,18 @@ def test_a_run_gives_what_is_in_its_files(trained):
         np.testing.assert_array_equal(values, expected)
 
 
-def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
+def test_missing_files_and_files_of_several_runs_are_errors(drawn):
     alone, both = msl_jax.load(drawn[0]), msl_jax.load(drawn)
     assert alone.history == {} and both.config.seed == 0
     with pytest.raises(msl_jax.InputError, match=r"test\.json: is missing"):
         _ = alone.results
     for name in ("splits", "history", "results"):
-        with pytest.raises(msl_jax.InputError, match=r"^workdir: names 2 runs"):
+        with pytest.raises(msl_jax.InputError, match=r"^workdir: 2 runs were loaded"):
             getattr(both, name)
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         ("nowhere", {}, "^config: is nowhere, but there is no file nowhere; give a file, or one of acdc, "),
         ("phantom:strong", {}, "^config: is phantom:strong: 'strong' in the config's ARG"),
@@ -252,13 +252,13 @@ def test_files_that_are_missing_or_of_several_runs_are_told(drawn):
         ("phantom", {"train.steps": 0}, r"^config\.train\.steps: is 0"),
     ],
 )
-def test_what_is_no_config_is_refused(tmp_path, config, settings, said):
-    with pytest.raises(msl_jax.InputError, match=said):
+def test_invalid_configs_are_refused(tmp_path, config, settings, message):
+    with pytest.raises(msl_jax.InputError, match=message):
         msl_jax.train(config, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_file_may_have_an_arg_and_paths_be_of_any_kind(tmp_path, monkeypatch):
+def test_config_files_with_args_and_paths_of_any_type(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr("msl_jax.api.train_and_evaluate", lambda config, folder: given.append((config, folder)))
     monkeypatch.setattr("msl_jax.api.Run", lambda folders: None)
@@ -283,17 +283,17 @@ CUBE[1:3, 2:6, 2:6] = 3
 
 
 def quiet(*args, **settings):
-    """Scores, and what was warned of."""
+    """Scores and warnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", OddInput)
         return msl_jax.evaluate(*args, **settings), [str(one.message) for one in found]
 
 
 def test_scores_are_closed_forms():
-    """A cube moved by one voxel of 2 mm in y: Dice 3/4, and surfaces 2 mm apart where they differ, 0 elsewhere."""
+    """A cube shifted by one voxel of 2 mm in y: Dice 3/4; the surfaces are 2 mm apart, or 0 if they coincide."""
     moved = np.roll(CUBE, 1, axis=1)
-    scores, said = quiet(moved, CUBE, labels={"LV": 3}, spacing=(8, 2, 2))
-    assert list(scores) == ["LV"] and not said
+    scores, messages = quiet(moved, CUBE, labels={"LV": 3}, spacing=(8, 2, 2))
+    assert list(scores) == ["LV"] and not messages
     # In each slice and direction all 4 x 4 voxels are surface, as the cube is two slices thick; 4 of them are 2 mm off.
     assert scores["LV"] == {"dice": 0.75, "hd95": 2.0, "assd": 0.5}
 
@@ -304,50 +304,52 @@ def test_same_maps_of_any_whole_number_type_are_perfect():
 
 
 def test_a_structure_that_is_missing_has_no_distances():
-    scores, said = quiet(np.zeros_like(CUBE), CUBE, {"LV": 3, "RV": 1}, SPACING)
+    scores, messages = quiet(np.zeros_like(CUBE), CUBE, {"LV": 3, "RV": 1}, SPACING)
     assert (scores["LV"]["dice"], scores["RV"]["dice"]) == (0.0, 1.0)
     assert np.isnan([scores[name][metric] for name in scores for metric in ("hd95", "assd")]).all()
-    assert len(said) == 1 and said[0].startswith("labels: neither prediction nor reference holds the value 1 of RV")
+    assert len(messages) == 1 and messages[0].startswith(
+        "labels: neither prediction nor reference has the value 1 of RV"
+    )
 
 
-def test_values_that_are_not_given_are_told():
+def test_unknown_values_give_a_warning():
     reference, prediction = CUBE.copy(), CUBE.copy()
     reference[0], prediction[3] = 2, 7
-    _, said = quiet(prediction, reference, {"LV": 3}, SPACING)
-    assert [one.partition(",")[0] for one in said] == [
-        "reference: also holds the values [2]",
-        "prediction: also holds the values [7]",
+    _, messages = quiet(prediction, reference, {"LV": 3}, SPACING)
+    assert [one.partition(",")[0] for one in messages] == [
+        "reference: also has the values [2]",
+        "prediction: also has the values [7]",
     ]
 
 
 @pytest.mark.parametrize(("value", "settings"), [(255, {}), (4, {"unlabeled": 4})])
-def test_what_the_reference_leaves_open_is_not_scored(value, settings):
+def test_unlabelled_voxels_of_the_reference_are_not_scored(value, settings):
     reference, prediction = CUBE.copy(), CUBE.copy()
     reference[0], prediction[0] = value, 3
-    scores, said = quiet(prediction, reference, {"LV": 3}, SPACING, **settings)
-    assert scores["LV"]["dice"] == 1.0 and not said
+    scores, messages = quiet(prediction, reference, {"LV": 3}, SPACING, **settings)
+    assert scores["LV"]["dice"] == 1.0 and not messages
 
 
 @pytest.mark.parametrize(
-    ("prediction", "reference", "settings", "said"),
+    ("prediction", "reference", "settings", "message"),
     [
         (CUBE[1:], CUBE, {}, "prediction: has shape"),
         (CUBE.tolist(), CUBE, {}, "prediction: is of type list"),
         (CUBE[0], CUBE[0], {}, "prediction: has 2 axes"),
-        (CUBE, CUBE + 0.5, {}, "reference: holds 0.5"),
-        (CUBE, CUBE.astype(np.int16) - 1, {}, "reference: holds -1"),
-        (CUBE, np.where(CUBE, np.nan, 0), {}, "reference: holds nan"),
-        (CUBE, np.full_like(CUBE, 255), {}, "reference: leaves every voxel open"),
+        (CUBE, CUBE + 0.5, {}, "reference: contains 0.5"),
+        (CUBE, CUBE.astype(np.int16) - 1, {}, "reference: contains -1"),
+        (CUBE, np.where(CUBE, np.nan, 0), {}, "reference: contains nan"),
+        (CUBE, np.full_like(CUBE, 255), {}, "reference: every voxel is unlabelled"),
         (CUBE, CUBE, {"labels": {}}, "labels: is {}"),
         (CUBE, CUBE, {"labels": "LV=3"}, "labels: is 'LV=3'"),
         (CUBE, CUBE, {"labels": {"LV": 0}}, "labels: LV has the value 0"),
         (CUBE, CUBE, {"labels": {"LV": 256}}, "labels: LV has the value 256"),
         (CUBE, CUBE, {"labels": {"LV": 1.0}}, "labels: LV has the value 1.0"),
-        (CUBE, CUBE, {"labels": {"LV": 3, "RV": 3}}, "labels: .* gives two structures one value"),
-        (CUBE, CUBE, {"unlabeled": 3}, "labels: 3 is a structure and the value of voxels"),
+        (CUBE, CUBE, {"labels": {"LV": 3, "RV": 3}}, "labels: .* gives two structures the same value"),
+        (CUBE, CUBE, {"unlabeled": 3}, "labels: 3 is both a structure and the value of unlabelled voxels"),
         (CUBE, CUBE, {"unlabeled": 256}, "unlabeled: is 256"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(prediction, reference, settings, said):
-    with pytest.raises(msl_jax.InputError, match=f"^{said}"):
+def test_invalid_label_maps_are_refused(prediction, reference, settings, message):
+    with pytest.raises(msl_jax.InputError, match=f"^{message}"):
         msl_jax.evaluate(prediction, reference, **{"labels": {"LV": 3}, "spacing": SPACING, **settings})

@@ -1,26 +1,26 @@
-"""Whether a branch knows what it knows: expected calibration error, reliability curve and entropy, voxel by voxel.
+"""Calibration of a branch, voxel by voxel: expected calibration error, reliability curve and entropy.
 
-The confidence of a voxel is the probability of its likeliest class. A branch is calibrated where, of all voxels with a
-confidence of 0.8, it labels 80 % rightly, and over-confident where it labels fewer rightly. With B_m the voxels whose
-confidence lies in the m-th of 15 equal bins of [0, 1], n their number over all bins, and accuracy and confidence their
+The confidence of a voxel is the probability of its most probable class. A branch is calibrated if it labels 80 % of the
+voxels with a confidence of 0.8 correctly, and over-confident if it labels fewer correctly. With B_m the voxels whose
+confidence is in the m-th of 15 equal bins of [0, 1], n their number over all bins, and accuracy and confidence their
 means over a bin,
 
     ECE = sum_m |B_m| / n * |accuracy(B_m) - confidence(B_m)|
 
-(Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, ICML 2017, equations 2 and 3), given over
-three regions, each within the one before:
+(Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, ICML 2017, equations 2 and 3). There are
+three regions, each a subset of the one before:
 
-- "all": all voxels. Nearly all of them are background far from any structure, which every branch labels rightly with a
-  confidence near 1, so this error is small whatever a branch does at the structures.
-- "structure": the voxels that are structure in the reference or in the prediction. Every wrong voxel is among them, but
-  no background that was labelled rightly. So the accuracy stays below the confidence in a calibrated branch, too, and
-  the more so the less certain it is: of two classes at 0.5 a third is right here, not a half. Branches that differ in
-  entropy cannot be ranked by this error.
-- "predicted": the voxels that the branch labels as a structure. The reference has no say in which they are, so the
-  error of a branch that is calibrated given its label is 0 (Gupta and Ramdas, Top-label calibration and
-  multiclass-to-binary reductions, ICLR 2022). It says nothing of structure that was missed.
+- "all": all voxels. Nearly all are background far from any structure, which every branch labels correctly with a
+  confidence near 1, so this error is always small.
+- "structure": the voxels that are structure in the reference or in the prediction. They include every wrong voxel, but
+  no correctly labelled background. So even in a calibrated branch the accuracy is below the confidence, the more so the
+  higher its entropy: of two classes at 0.5, a third of these voxels is correct, not a half. This error cannot rank
+  branches that differ in entropy.
+- "predicted": the voxels that the branch labels as a structure. They do not depend on the reference, so the error of a
+  branch that is calibrated given its label is 0 (Gupta and Ramdas, Top-label calibration and multiclass-to-binary
+  reductions, ICLR 2022). It does not cover missed structure.
 
-Voxels of all cases are pooled: `measure` each case, `total` them, `summarise` the total.
+Voxels of all cases are pooled: `measure` each case, `total` the sums, `summarise` the total.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,22 +32,21 @@ from msl_jax.system import text
 
 BINS = 15
 EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)
-"""A bin holds its upper edge, the first one its lower edge too."""
+"""A bin includes its upper edge; the first one includes its lower edge, too."""
 REGIONS = ("all", "structure", "predicted")
 
 
 class Sums(NamedTuple):
-    """What `measure` counts; field by field, the sums of two cases add up to those of both together.
+    """The sums of `measure`; they add up over cases, field by field.
 
-    The rows of an array (3, BINS) are the voxels that are background in reference and prediction, those of the
-    reference's structures that are missed, and those that are labelled as a structure: a region of REGIONS is its row
-    and those below. The columns are the bins.
+    The rows of an array (3, BINS) are the voxels that are background in reference and prediction, missed structure, and
+    voxels labelled as a structure: a region of REGIONS is its row and the rows below. The columns are the bins.
 
     Attributes:
         voxels: number of voxels, int (3, BINS).
-        correct: number of voxels labelled rightly, int (3, BINS).
+        correct: number of correctly labelled voxels, int (3, BINS).
         confidence: sum of the confidence, float64 (3, BINS).
-        wrong_confidence: sum of the confidence over the voxels labelled wrongly, float64 scalar.
+        wrong_confidence: sum of the confidence over wrongly labelled voxels, float64 scalar.
         reference: number of voxels of the reference's background and foreground, int (2,).
         entropy: sum of the Shannon entropy in nats over each of these, float64 (2,).
     """
@@ -65,10 +64,10 @@ def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
 
     Args:
         probabilities: float32 (..., classes), background first, that sum to 1 in each voxel.
-        classes: the reference's class of each of these voxels, int (...), from 0, the background, to classes - 1.
+        classes: the reference's class of each voxel, int (...), from 0 (background) to classes - 1.
 
     Raises:
-        ValueError: the shapes do not fit, a voxel's probabilities are no distribution, or a class has none.
+        ValueError: the shapes do not match, a voxel's probabilities are not a distribution, or a class is out of range.
     """
     _check(probabilities, classes)
     prediction = probabilities.argmax(-1)
@@ -97,16 +96,16 @@ def total(cases: Iterable[Sums]) -> Sums:
 
 
 def summarise(sums: Sums) -> dict[str, Any]:
-    """Calibration of a branch as JSON has it.
+    """Calibration of a branch, for JSON.
 
     Returns:
         "ece", "ece_structure", "ece_predicted": the expected calibration error in [0, 1] over each of REGIONS.
         "entropy": {"foreground", "background"}: the mean Shannon entropy in nats over these voxels of the reference,
         from 0 (certain) to log(classes).
-        "confidence_where_wrong": the mean confidence over the voxels labelled wrongly.
-        "reliability": region -> {"count", "confidence", "accuracy"}, each a list with a value a bin: the number of
-        voxels, their mean confidence, and how many of them are labelled rightly.
-        A mean over no voxel is None.
+        "confidence_where_wrong": the mean confidence over wrongly labelled voxels.
+        "reliability": region -> {"count", "confidence", "accuracy"}, each a list with a value per bin: the number of
+        voxels, their mean confidence, and the share of correct ones.
+        A mean over no voxels is None.
     """
     regions = {
         name: [field[first:].sum(0) for field in (sums.voxels, sums.correct, sums.confidence)]
@@ -124,7 +123,7 @@ def summarise(sums: Sums) -> dict[str, Any]:
 
 
 def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Branch -> what `summarise` returned, as a table to read: ECE and confidence in percent, entropy in nats."""
+    """A table of branch -> result of `summarise`: ECE and confidence in percent, entropy in nats."""
     header = ["branch", "ECE %", "ECE on predicted structure %", "confidence where wrong %"]
     header += ["entropy on foreground", "entropy on background"]
     rows = []
@@ -154,13 +153,13 @@ def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """-sum_c p_c log p_c of each voxel in nats, p log p being 0 where p is."""
+    """-sum_c p_c log p_c of each voxel in nats, with p log p = 0 at p = 0."""
     smallest = np.finfo(probabilities.dtype).tiny
     return -(probabilities * np.log(probabilities.clip(smallest, 1))).sum(-1)
 
 
 def _ece(voxels: np.ndarray, correct: np.ndarray, confidence: np.ndarray) -> float | None:
-    """The module's formula; |B_m| times a mean over B_m is the sum over it."""
+    """The module's formula; |B_m| times a mean over B_m is the sum over B_m."""
     return _mean(np.abs(correct - confidence).sum(), voxels.sum())
 
 

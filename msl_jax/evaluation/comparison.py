@@ -1,10 +1,10 @@
-"""From the finished runs of a sweep to one comparison: means over seeds, and differences paired by patient.
+"""Compares the finished runs of a sweep: means over seeds, and differences paired by patient.
 
-Two runs segment the same patients, some of whom are easy and some hard, so methods are compared within each patient: a
-patient's Dice is the mean over its cases (two frames of one heart are not two hearts), then over the seeds that both
-methods have. The interval is Student's t over the patients' differences, as of scipy.stats.ttest_rel: with the 15 to
-20 patients of a test split a bootstrap's intervals are too short, and t has no seed of its own. It says how far the
-difference carries over to other patients, not to other seeds.
+All runs segment the same patients, easy ones and hard ones, so methods are compared within each patient: a patient's
+Dice is the mean over its cases (two frames of one heart are not independent), then over the seeds that both methods
+have. The interval is Student's t over the patients' differences, as in scipy.stats.ttest_rel: with the 15 to 20
+patients of a test split, bootstrap intervals are too short, and t needs no random seed. The interval covers variation
+between patients, not between seeds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,12 +31,12 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one training of a sweep differs in from the others.
+    """What identifies a run of a sweep.
 
     Attributes:
       method: a name in methods.METHODS.
-      strong: how many training patients give their full masks, None for all of them.
-      seed: of weights, batches and the draw of the strong patients.
+      strong: number of training patients with full masks; None for all.
+      seed: seed of weights, batches and the choice of strong patients.
     """
 
     method: str
@@ -45,19 +45,19 @@ class Run:
 
     @property
     def folder(self) -> pathlib.PurePath:
-        """Where it lies below the sweep's folder, kl/strong3/seed0 or upper_bound/all/seed0."""
-        return pathlib.PurePath(self.method, named(self.strong, "strong"), f"seed{self.seed}")
+        """The run's folder below the sweep's: kl/strong3/seed0 or upper_bound/all/seed0."""
+        return pathlib.PurePath(self.method, strong_text(self.strong, "strong"), f"seed{self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What a run left in its folder.
+    """A finished run, as read from its folder.
 
     Attributes:
-      run: which one it is.
-      config: config.json, with what came after it was written.
+      run: its method, number of strong patients and seed.
+      config: config.json, with defaults for settings missing from older runs.
       results: results/test.json.
-      cases: rows of results/test.csv, as written.
+      cases: rows of results/test.csv, as text.
       reports: rows of metrics.csv, None where a column was not measured.
     """
 
@@ -78,12 +78,12 @@ class Finished:
     def case_dice(self, branch: str) -> dict[str, float]:
         """Case -> Dice, the mean over structures."""
         columns = [f"{structure}_dice" for structure in self.results["branches"][branch]]
-        own = [row for row in self.cases if row["branch"] == branch]
-        return {row["case"]: float(np.mean([float(row[column]) for column in columns])) for row in own}
+        rows = [row for row in self.cases if row["branch"] == branch]
+        return {row["case"]: float(np.mean([float(row[column]) for column in columns])) for row in rows}
 
 
 def read(folder: pathlib.Path, run: Run) -> Finished:
-    """Reads a finished run's folder; raises InputError where its config.json cannot be read."""
+    """Reads a finished run's folder; raises InputError if its config.json cannot be read."""
     return Finished(
         run=run,
         config=config.read(folder),
@@ -96,16 +96,16 @@ def read(folder: pathlib.Path, run: Run) -> Finished:
 def paired_difference(
     ones: Mapping[int, Mapping[str, float]], others: Mapping[int, Mapping[str, float]]
 ) -> dict[str, float | int | None]:
-    """How much better one is than the other, within each patient.
+    """The difference between two methods, paired by patient.
 
     Args:
       ones: seed -> patient -> Dice.
-      others: the same of what it is compared with; seeds that only one of them has are left out.
+      others: the same for the other method; only seeds that both have are used.
 
     Returns:
-      "mean" of the patients' differences, "low" and "high" of its 95 % interval (Student's t; None of one patient),
-      the number of patients with a difference above 0 as "better", and of all as "patients". All are None where no
-      seed is shared.
+      "mean" of the patients' differences (ones - others), "low" and "high" of its 95 % interval (Student's t; None for
+      one patient), "better", the number of patients with a difference above 0, and "patients", the number of all. All
+      are None without a common seed.
 
     Raises:
       InputError: they were tested on different patients.
@@ -119,8 +119,8 @@ def paired_difference(
     differences = np.array([np.mean([ones[s][patient] - others[s][patient] for s in seeds]) for patient in patients])
     mean, low, high = float(differences.mean()), None, None
     if len(patients) > 1:
-        reach = float(stats.sem(differences) * stats.t.ppf(0.975, len(patients) - 1))
-        low, high = mean - reach, mean + reach
+        margin = float(stats.sem(differences) * stats.t.ppf(0.975, len(patients) - 1))
+        low, high = mean - margin, mean + margin
     return dict(zip(DIFFERENCE, (mean, low, high, int((differences > 0).sum()), len(patients)), strict=True))
 
 
@@ -128,12 +128,12 @@ def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     """A row for every method, number of strong patients, branch and structure, with the keys COLUMNS.
 
     Dice, HD95 and ASSD are means over seeds of the runs' means over cases, `dice_std` the standard deviation over
-    seeds (ddof = 1; None of one seed), `empty` a sum. "minus_baseline" is the paired difference from the lower bound
-    of as many strong patients, or of the fewest for a method that takes all masks; "minus_teacher" that of a student
-    from its own teacher. What does not exist is None.
+    seeds (ddof = 1; None for one seed), `empty` a sum. "minus_baseline" is the paired difference from the lower bound
+    with as many strong patients, or with the fewest for a method that uses all masks; "minus_teacher" that of a student
+    from its own teacher. Missing values are None.
 
     Args:
-      finished: runs in any order; rows are sorted by strong patients (all last), then as the methods come.
+      finished: runs in any order; rows are sorted by strong patients (all last), then in the order of the methods.
     """
     units_of(finished)
     baselines = [f for f in finished if f.run.method == BASELINE]
@@ -150,15 +150,15 @@ def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
 
 
 def fewest_strong(finished: Sequence[Finished]) -> list[Finished]:
-    """The runs of the fewest strong patients, and those that take all masks."""
+    """The runs with the fewest strong patients, and those that use all masks."""
     fewest = min((f.run.strong for f in finished if f.run.strong), default=None)
     return [f for f in finished if f.run.strong in (fewest, None)]
 
 
 def median_case(finished: Sequence[Finished]) -> str:
-    """The test case whose Dice, averaged over the runs' students (or only branches), is the median."""
+    """The test case with the median Dice, averaged over the runs' students (or only branches)."""
     dice = [f.case_dice(list(f.results["branches"])[-1]) for f in finished]
-    ranked = sorted(dice[0], key=lambda case: (np.mean([of_run[case] for of_run in dice]), case))
+    ranked = sorted(dice[0], key=lambda case: (np.mean([run_dice[case] for run_dice in dice]), case))
     return ranked[len(ranked) // 2]
 
 
@@ -166,28 +166,28 @@ def units_of(finished: Sequence[Finished]) -> str:
     """The unit of all distances, "mm" or "voxel".
 
     Raises:
-      InputError: some runs have one and some the other.
+      InputError: the runs have different units.
     """
     units = {f.results["units"]: f.run.folder for f in finished}
     if len(units) > 1:
         examples = ", ".join(f"{folder} in {unit}" for unit, folder in units.items())
-        raise InputError(f"The runs' distances have different units ({examples}); compare them in sweeps of their own.")
+        raise InputError(f"The runs' distances have different units ({examples}); compare them in separate sweeps.")
     return next(iter(units))
 
 
-def named(strong: int | None, word: str = "") -> str:
-    """The number of strong patients as text, behind `word`, or "all"."""
-    return "all" if strong is None else f"{word}{strong}"
+def strong_text(strong: int | None, prefix: str = "") -> str:
+    """The number of strong patients as text, with a prefix, or "all"."""
+    return "all" if strong is None else f"{prefix}{strong}"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Run]) -> str:
-    """The comparison as a table to read, Dice and its differences in percent points, and what it lacks."""
+    """The comparison as a Markdown table, Dice and its differences in percentage points, and the missing runs."""
     header = ["strong", "method", "branch", "structure", "seeds", "Dice %", f"HD95 {units}", f"ASSD {units}", "empty"]
     header += [f"minus {BASELINE}", "minus teacher"]
     table = []
     for row in rows:
         spread = "" if row["dice_std"] is None else f" ± {100 * row['dice_std']:.1f}"
-        cells = [named(row["strong"]), row["method"], row["branch"], row["structure"], row["seeds"]]
+        cells = [strong_text(row["strong"]), row["method"], row["branch"], row["structure"], row["seeds"]]
         cells += [f"{100 * row['dice_mean']:.1f}{spread}"]
         cells += ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("hd95", "assd")]
         cells += [
@@ -202,7 +202,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
         "Means over seeds of the means over test cases; ± is the standard deviation over seeds. Differences are of "
         "Dice in points, paired by patient over the seeds that both have: mean [95 % interval, Student's t over "
         f"patients], patients it is better in / all. `all` is compared with the {BASELINE} of the fewest strong "
-        "patients. Cases that lack the structure in prediction or reference are counted as empty and left out of the "
+        "patients. Cases without the structure in prediction or reference are counted as empty and left out of the "
         "mean distances."
     )
     absent = ", ".join(str(run.folder) for run in missing)
@@ -211,11 +211,11 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
 
 
 def write(sweep: pathlib.Path, finished: Sequence[Finished], missing: Iterable[Run]) -> str:
-    """Writes table.md, table.csv, cases.csv and runs.csv of at least one finished run; returns the Markdown."""
+    """Writes table.md, table.csv, cases.csv and runs.csv for one or more finished runs; returns the Markdown."""
     rows = compare(finished)
     text = markdown(rows, units_of(finished), missing)
     atomic.write_text(sweep / "table.md", text)
-    _write_csv(sweep / "table.csv", [{**row, "strong": named(row["strong"])} for row in rows])
+    _write_csv(sweep / "table.csv", [{**row, "strong": strong_text(row["strong"])} for row in rows])
     _write_csv(sweep / "cases.csv", [_key(f) | case for f in finished for case in f.cases])
     _write_csv(sweep / "runs.csv", [row for f in finished for row in _run_rows(f)])
     return text
@@ -242,7 +242,7 @@ def _row(group: Sequence[Finished], branch: str, structure: str, baseline: Seque
         "assd": _mean(score["assd"]["mean"] for score in scores),
         "empty": sum(score["empty"] for score in scores),
     }
-    row |= {f"minus_{other}_{key}": value for other, found in differences.items() for key, value in found.items()}
+    row |= {f"minus_{other}_{key}": value for other, result in differences.items() for key, value in result.items()}
     return {column: row.get(column) for column in COLUMNS}
 
 
@@ -256,7 +256,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def difference_text(difference: Mapping[str, float | int | None]) -> str:
-    """What `paired_difference` returned, in points: mean [low, high], better/patients; "-" where there is none."""
+    """A result of `paired_difference` in points: mean [low, high], better/patients; "-" if it is None."""
     mean, low, high, better, patients = (difference[key] for key in DIFFERENCE)
     if mean is None:
         return "-"
@@ -266,11 +266,11 @@ def difference_text(difference: Mapping[str, float | int | None]) -> str:
 
 def _key(finished: Finished) -> dict[str, Any]:
     run = finished.run
-    return {"method": run.method, "strong": named(run.strong), "seed": run.seed}
+    return {"method": run.method, "strong": strong_text(run.strong), "seed": run.seed}
 
 
 def _run_rows(finished: Finished) -> list[dict[str, Any]]:
-    """A row a branch: its test and last validation Dice, and the weights of the terms the run was trained with."""
+    """A row per branch: its test Dice, its last validation Dice, and the weights of the run's terms."""
     last = finished.reports[-1]
     weights = {f"weight_{term}": weight for term, weight in finished.config["method"]["terms"].items()}
     rows = []

@@ -1,7 +1,4 @@
-"""A run, or several beside each other, as one HTML file to read anywhere: it asks for nothing from outside itself.
-
-python -m msl_jax.report --workdir=RUN [--workdir=RUN2 ...] [--output=FILE.html]
-"""
+"""A report of one or more runs as one self-contained HTML file."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +26,7 @@ RANKS = {"worst": "The worst case", "median": "The median case", "best": "The be
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What stands in a table: `text`, sorted by `value`, with a bar behind it of a `share` of the width."""
+    """A table cell: shows `text`, sorts by `value`, with a bar over a `share` of the cell's width."""
 
     text: str
     value: float | str | None = None
@@ -45,24 +42,24 @@ class Cell:
 
 
 def page(runs: Mapping[str, Finished], folders: Sequence[pathlib.Path]) -> str:
-    """The whole file.
+    """The whole HTML file.
 
     Args:
-      runs: how it is called -> what it left in its folder.
-      folders: those folders, in the same order.
+      runs: name -> finished run.
+      folders: the runs' folders, in the same order.
     """
     names = list(runs)
     title = f"msl_jax: {', '.join(names)}"
     parts = [f"<h1>{html.escape(title)}</h1>", _overview(runs)]
     if len(runs) > 1:
-        parts += ["<h2>What they differ in</h2>", _differences(runs)]
+        parts += ["<h2>Settings that differ</h2>", _differences(runs)]
     for (name, run), folder in zip(runs.items(), folders, strict=True):
         parts += [f"<h2>{html.escape(name)}</h2>", *_sections(run, folder)]
     return TEMPLATE.substitute(title=html.escape(title), body="\n".join(parts))
 
 
 def _overview(runs: Mapping[str, Finished]) -> str:
-    """Every run, branch and structure, with the paired difference from the first run's same branch, or its last."""
+    """Every run, branch and structure, with the paired difference from the first run's same branch, or its last one."""
     first_name, first = next(iter(runs.items()))
     header = ["run", "method", "branch", "structure", "Dice %", "HD95", "ASSD", "unit", "empty", f"minus {first_name}"]
     rows = []
@@ -86,8 +83,8 @@ def _overview(runs: Mapping[str, Finished]) -> str:
     if len(runs) == 1:
         header, rows = header[:-1], [row[:-1] for row in rows]
     note = (
-        "Means over the test cases, ± standard deviation. A case whose prediction or reference lacks the structure "
-        "counts as empty and has no distances; its Dice is 0, or 1 where both lack it."
+        "Means over the test cases, ± standard deviation. A case without the structure in prediction or reference "
+        "counts as empty and has no distances; its Dice is 0, or 1 if both lack it."
     )
     if len(runs) > 1:
         note += " Differences are Dice in points, paired by patient: mean [95 % interval], patients better in / all."
@@ -102,12 +99,12 @@ def _difference(run: Finished, first: Finished, branch: str, structure: str) -> 
     ours, theirs = run.patient_dice(branch, structure), first.patient_dice(other, structure)
     if ours.keys() != theirs.keys():
         return Cell("other patients")
-    found = comparison.paired_difference({0: ours}, {0: theirs})
-    return Cell(comparison.difference_text(found), found["mean"])
+    difference = comparison.paired_difference({0: ours}, {0: theirs})
+    return Cell(comparison.difference_text(difference), difference["mean"])
 
 
 def _differences(runs: Mapping[str, Finished]) -> str:
-    """The settings that are not the same in all runs."""
+    """The settings that differ between runs."""
     configs = [flat(run.config) for run in runs.values()]
     keys = sorted({key for config in configs for key in config})
     rows = [
@@ -130,22 +127,20 @@ def _sections(run: Finished, folder: pathlib.Path) -> Iterable[str]:
     if "calibration" in results:
         yield _picture(
             plots.png(charts.reliability(results["calibration"])),
-            "How often each branch is right against how sure it is, on the test cases.",
+            "Accuracy against confidence of each branch on the test cases.",
         )
-    for rank, said in RANKS.items():
+    for rank, caption in RANKS.items():
         for path in sorted((folder / "results" / "overlays").glob(f"{rank}_*.png")):
-            yield _picture(path.read_bytes(), f"{said} of the test: {path.stem.removeprefix(rank + '_')}.")
+            yield _picture(path.read_bytes(), f"{caption} of the test: {path.stem.removeprefix(rank + '_')}.")
     yield f"<details open><summary>Cases ({results['cases']})</summary>{_cases(run)}</details>"
-    people = [
-        [Cell(role), Cell(", ".join(patients))] for role, patients in splits.items() if isinstance(patients, list)
-    ]
-    yield f"<details><summary>Who is in which split</summary>{_table(['role', 'patients'], people)}</details>"
+    roles = [[Cell(role), Cell(", ".join(patients))] for role, patients in splits.items() if isinstance(patients, list)]
+    yield f"<details><summary>Patients by role</summary>{_table(['role', 'patients'], roles)}</details>"
     settings = [[Cell(key), Cell(value)] for key, value in flat(config).items()]
     yield f"<details><summary>Settings</summary>{_table(['setting', 'value'], settings)}</details>"
 
 
 def _cases(run: Finished) -> str:
-    """Every case and branch; the worst Dice comes first."""
+    """Every case and branch, sorted by increasing Dice."""
     columns = [key for key in run.cases[0] if key not in ("case", "patient", "branch")]
     ordered = sorted(run.cases, key=lambda row: sum(float(row[c]) for c in columns if c.endswith("_dice")))
     rows = [
@@ -173,35 +168,35 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _picture(png: bytes, caption: str) -> str:
-    data, said = base64.b64encode(png).decode(), html.escape(caption)
-    return f'<figure><img alt="{said}" src="data:image/png;base64,{data}"><figcaption>{said}</figcaption></figure>'
+    data, text = base64.b64encode(png).decode(), html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def read(workdir: pathlib.Path) -> Finished:
-    """What a run left in its folder.
+    """Reads an evaluated run from its folder.
 
     Raises:
-      InputError: it is no run's, or the run has not been evaluated.
+      InputError: the folder contains no run, or the run has not been evaluated.
     """
     config = read_run(workdir)
     results = workdir / "results" / "test.json"
     if not results.exists():
-        raise InputError(f"{results}: is missing; finish the run by the command that trained it.")
+        raise InputError(f"{results}: is missing; rerun the training command to finish the run.")
     strong = None if config["data"]["strong"] == "all" else config["data"]["strong"]
     return comparison.read(workdir, comparison.Run(config["method"]["name"], strong, config["seed"]))
 
 
 def write(workdirs: Sequence[pathlib.Path], output: epath.Path) -> None:
-    """Writes the page of these runs, called by their folders below the one that holds them all.
+    """Writes the report of these runs; their names are their folders relative to the common parent folder.
 
     Raises:
-      InputError: as `read`, or a folder is named twice.
+      InputError: as `read`, or a folder is given twice.
     """
     folders = [folder.resolve() for folder in workdirs]
     if len(set(folders)) < len(folders):
-        raise InputError("--workdir: names a folder twice; name each once.")
-    above = os.path.commonpath([folder.parent for folder in folders])
-    runs = {folder.relative_to(above).as_posix(): read(folder) for folder in folders}
+        raise InputError("--workdir: a folder is given twice; give each once.")
+    parent = os.path.commonpath([folder.parent for folder in folders])
+    runs = {folder.relative_to(parent).as_posix(): read(folder) for folder in folders}
     text = page(runs, folders)
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(output, text)

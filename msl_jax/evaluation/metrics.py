@@ -2,20 +2,20 @@
 
 Masks are boolean volumes (slice, y, x), spacing is (slice, y, x); distances have the unit of the spacing, usually mm.
 
-An empty mask has no surface, so the distances are undefined (NaN) where either mask is empty:
+An empty mask has no surface, so the distances are undefined (NaN) if either mask is empty:
 
-- one mask empty and the other not (a structure missed, or made up): Dice 0, distances undefined;
+- only one mask empty (a missed structure or a false positive): Dice 0, distances undefined;
 - both empty: Dice 1, distances undefined.
 
 A case without distances counts in the mean Dice, is left out of the mean distances, and is counted in `empty`.
 
-The surface of a mask is its voxels that have at least one of their six neighbours outside the mask; outside the volume
-is outside the mask, so that a mask which touches the border has its surface there, and a single voxel is a surface of
-its own. The distances of each surface's voxels to the nearest voxel of the other surface are pooled over
-both directions: HD95 is the 95th percentile of the pool (linear interpolation) and ASSD its mean, as
-`medpy.metric.binary` defines them. Other packages differ: MONAI takes the larger of the two directed percentiles, and
-DeepMind's surface-distance also weights every surface element by its area, so their values are not these. The tests
-hold all three metrics against SimpleITK's and against every pair of surface voxels, measured one by one.
+The surface of a mask is its voxels with at least one of their six neighbours outside the mask. Outside the volume is
+outside the mask, so a mask that touches the border has surface there, and a single voxel is its own surface. The
+distances from each surface's voxels to the nearest voxel of the other surface are pooled over both directions: HD95 is
+the 95th percentile of the pool (linear interpolation) and ASSD its mean, as in `medpy.metric.binary`. Other packages
+give other values: MONAI takes the larger of the two directed percentiles, and DeepMind's surface-distance also weights
+every surface element by its area. The tests compare all three metrics with SimpleITK and with brute force over all
+pairs of surface voxels.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _check_masks(prediction: np.ndarray, reference: np.ndarray) -> None:
 
 
 def _joint_box(prediction: np.ndarray, reference: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds both masks, of which at least one is not empty."""
+    """The smallest box around both masks, of which at least one is not empty."""
     indices = np.nonzero(prediction | reference)
     return tuple(slice(axis.min(), axis.max() + 1) for axis in indices)
 
@@ -51,7 +51,7 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
         reference: boolean (slice, y, x).
 
     Returns:
-        The coefficient in [0, 1]; 1 where both masks are empty.
+        The coefficient in [0, 1]; 1 if both masks are empty.
 
     Raises:
         ValueError: the masks are not boolean volumes of one shape.
@@ -79,11 +79,11 @@ def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing: Sequenc
     Args:
         prediction: boolean (slice, y, x).
         reference: boolean (slice, y, x).
-        spacing: the voxel's size along (slice, y, x), usually in mm.
+        spacing: voxel size along (slice, y, x), usually in mm.
 
     Returns:
         `{"dice": .., "hd95": .., "assd": ..}`, Dice in [0, 1] and the distances in the unit of `spacing`; the distances
-        are NaN where either mask is empty.
+        are NaN if either mask is empty.
 
     Raises:
         ValueError: the masks are not boolean volumes of one shape, or `spacing` is not three positive numbers.
@@ -94,7 +94,7 @@ def case_metrics(prediction: np.ndarray, reference: np.ndarray, spacing: Sequenc
         raise ValueError(f"spacing must be three positive numbers (slice, y, x), not {spacing}")
     if not (prediction.any() and reference.any()):
         return {"dice": overlap, "hd95": float("nan"), "assd": float("nan")}
-    # Outside the box both masks are empty, as outside the volume: no surface changes, and the transforms run faster.
+    # Both masks are empty outside the box: cropping does not change the surfaces and makes the transforms faster.
     box = _joint_box(prediction, reference)
     prediction, reference = prediction[box], reference[box]
     return {
@@ -108,12 +108,12 @@ def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | N
     """Mean and standard deviation of each metric of one structure over cases.
 
     Args:
-        rows: what `case_metrics` returned, one a case; other keys are ignored.
+        rows: results of `case_metrics`, one per case; other keys are ignored.
 
     Returns:
         `{"dice": {"mean", "std"}, "hd95": {"mean", "std"}, "assd": {"mean", "std"}, "empty": n}`: the population
-        standard deviation (ddof = 0); undefined distances are left out, and `empty` counts the cases that have them.
-        Mean and std are None, never NaN, where no case defines the metric.
+        standard deviation (ddof = 0); undefined distances are left out, and `empty` counts their cases. Mean and std
+        are None, never NaN, if the metric is undefined in all cases.
     """
     summary: dict[str, dict[str, float | None] | int] = {}
     for name in METRICS:

@@ -1,4 +1,4 @@
-"""Scores of cases, their means, and how both are written."""
+"""Scores of cases and their means; writes both to files."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -13,11 +13,11 @@ from msl_jax.system import atomic, text
 from msl_jax.system.text import counted
 
 Row = dict[str, Any]
-"""One case under one branch: "case", "patient", "branch", and structure -> metric -> value in "scores"."""
+"""One case and branch: "case", "patient", "branch", and in "scores" structure -> metric -> value."""
 
 
 def score(prediction: np.ndarray, reference: np.ndarray, labels: Mapping[str, int], spacing: Sequence[float]) -> dict:
-    """Structure -> metric -> value, of label maps (slice, y, x) with the data set's own values."""
+    """Scores a label map (slice, y, x) with the data set's own values; returns structure -> metric -> value."""
     return {
         name: metrics.case_metrics(prediction == value, reference == value, spacing) for name, value in labels.items()
     }
@@ -39,7 +39,7 @@ def results(rows: Sequence[Row], units: str, checkpoint: str | None) -> dict[str
 
 
 def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
-    """A row per case and branch; a distance that is undefined is left empty."""
+    """Writes a row per case and branch; undefined distances are empty."""
     structures = list(rows[0]["scores"])
     header = ["case", "patient", "branch", *(f"{name}_{metric}" for name in structures for metric in metrics.METRICS)]
     table = [header]
@@ -50,22 +50,20 @@ def write_csv(rows: Sequence[Row], path: epath.Path) -> None:
 
 
 def check_json(output: epath.Path) -> None:
-    """Refuses a file for results that does not end in .json."""
+    """Raises InputError unless the path of the results ends in .json."""
     if output.suffix != ".json" or output.is_dir():
-        raise InputError(
-            f"--output={output}: is no file that ends in .json; give one, the table of cases goes beside it as .csv."
-        )
+        raise InputError(f"--output={output}: is not a .json file; give one, the cases go into a .csv file beside it.")
 
 
 def write(summary: Mapping[str, Any], rows: Sequence[Row], output: epath.Path) -> None:
-    """Writes results into a JSON file, and the table of cases beside it."""
+    """Writes results into a JSON file, and the cases into a CSV file beside it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output.with_suffix(".csv"))
     atomic.write_text(output, json.dumps(summary, indent=2) + "\n")
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The results as a table to read: Dice in percent, distances in the results' units."""
+    """The results as a Markdown table: Dice in percent, distances in the results' units."""
     units = summary["units"]
     header = ["branch", "structure", "Dice %", f"HD95 {units}", f"ASSD {units}", "empty"]
     rows = []
@@ -76,8 +74,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     cases, patients = (counted(summary[f"{noun}s"], noun) for noun in ("case", "patient"))
     note = (
         f"{cases} of {patients}, mean ± standard deviation over cases. "
-        "A case whose prediction or reference lacks the structure has no distances: it is counted as empty and left "
-        "out of their mean; its Dice is 0, or 1 where both lack it."
+        "A case without the structure in prediction or reference has no distances: it is counted as empty and left "
+        "out of their mean; its Dice is 0, or 1 if both lack it."
     )
     return f"{text.markdown(header, rows)}\n\n{note}"
 

@@ -1,10 +1,4 @@
-"""From predictions to tables and pictures: Dice, HD95 and ASSD of every case, in 3-D.
-
-A run's own test split is also measured for calibration, since there the probabilities are known.
-
-python -m msl_jax.evaluate --predictions=FOLDER --references=FOLDER --labels=LV=3,MYO=2 --output=RESULTS.json
-python -m msl_jax.evaluate --workdir=RUN --config=configs/acdc.py [--config.KEY=VALUE ...] --output=RESULTS.json
-"""
+"""Evaluates a network on a test split: Dice, HD95 and ASSD in 3-D, calibration, tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -36,59 +30,63 @@ from msl_jax.system import atomic
 
 
 def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Variables, Turn]:
-    """A run's network for an experiment that may be another than the run's.
+    """Loads a run's network for an experiment, which may differ from the run's own.
 
     Returns:
-      The segmenter, giving the experiment's label values, its variables, and how the experiment's volumes are turned
-      for it.
+      The segmenter with the experiment's label values, its variables, and how to reorient the experiment's volumes.
 
     Raises:
-      InputError: there is no network that can be read, or it segments other structures or other images.
+      InputError: there is no readable network, or it has other structures or channels.
     """
     config = read_config(workdir)
-    there, here = config.data, experiment.config.data
-    for key, ours, its in (
-        ("classes", list(here.classes), list(there.classes)),
-        ("channels", here.channels, there.channels),
+    run_data, data = config.data, experiment.config.data
+    for key, expected, actual in (
+        ("classes", list(data.classes), list(run_data.classes)),
+        ("channels", data.channels, run_data.channels),
     ):
-        if ours != its:
-            raise InputError(f"--workdir: {workdir} has {key} {its}, the experiment {ours}; they must agree.")
+        if expected != actual:
+            raise InputError(f"workdir: {workdir} has {key} {actual}, the experiment {expected}; they must agree.")
     segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
-    values = (0, *here.classes.values())
+    values = (0, *data.classes.values())
     preparation = dataclasses.replace(segmenter.preparation, values=values)
     turn = UNTURNED
-    if (here.directions is None) != (there.directions is None):
-        who = "the run" if there.directions is None else "the experiment"
-        warn_all([f"{workdir}: {who} does not know which way its images lie, so both are taken to lie alike."])
-    if here.directions is not None and there.directions is not None:
-        turn, angle = orientation.nearest(np.asarray(here.directions), np.asarray(there.directions))
+    if (data.directions is None) != (run_data.directions is None):
+        name = "the run" if run_data.directions is None else "the experiment"
+        warn_all([f"{workdir}: the orientation of {name}'s images is unknown, so both are assumed to be equal."])
+    if data.directions is not None and run_data.directions is not None:
+        turn, angle = orientation.nearest(np.asarray(data.directions), np.asarray(run_data.directions))
         if angle > orientation.FAR:
-            warn_all([f"{workdir}: its images lay {angle:.0f} degrees off these, which no permutation of axes mends."])
+            warn_all(
+                [
+                    f"{workdir}: its images are rotated by {angle:.0f} degrees against these, which permuting axes "
+                    "cannot correct."
+                ]
+            )
     return dataclasses.replace(segmenter, preparation=preparation), variables, turn
 
 
 def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int], turn: Turn = UNTURNED) -> Case:
-    """A case, turned, as config.eval.protocol wants it, for a network that takes images of `size`."""
+    """A case, reoriented and processed by config.eval.protocol, for a network with input images of `size`."""
     return PROTOCOLS[experiment.config.eval.protocol](turned(experiment.data.case(entry), turn), size)
 
 
 def score_test(
     experiment: Experiment, segmenter: Segmenter, variables: Variables, turn: Turn = UNTURNED
 ) -> tuple[dict[str, Any], list[Row]]:
-    """Scores a network on the test split, over the voxels whose label is known and the structures that cases have.
+    """Scores a network on the test split, over labelled voxels and the structures that the test cases have.
 
     Args:
-      experiment: whose test split it is.
+      experiment: the experiment with the test split.
       segmenter: the network.
-      variables: of it.
-      turn: of the experiment's volumes for the network.
+      variables: its variables.
+      turn: how to reorient the experiment's volumes for the network.
 
     Returns:
-      The content of test.json: that of `results`, under "protocol" that of config.eval, and under "calibration"
-      branch -> `calibration.summarise`; and a row per case and branch.
+      The content of test.json (the result of `results`, "protocol" from config.eval.protocol, and "calibration" with
+      branch -> `calibration.summarise`), and a row per case and branch.
 
     Raises:
-      InputError: the network gives no finite probabilities.
+      InputError: the network's probabilities are not finite.
     """
     structures = experiment.structures(experiment.split["test"])
     rows, units = [], set()
@@ -101,8 +99,8 @@ def score_test(
         for branch, probabilities in segmenter.probabilities(variables, case.image).items():
             if not np.isfinite(probabilities).all():
                 raise InputError(
-                    f"config.optimizer.learning_rate: the {branch} gives no finite probabilities for {case.name}, the "
-                    "training has diverged; train anew with a lower one."
+                    f"config.optimizer.learning_rate: the {branch}'s probabilities for {case.name} are not finite, "
+                    "training has diverged; train again with a lower rate."
                 )
             prediction = np.where(known, probabilities.argmax(-1), 0)
             scores = score(prediction, reference, structures, case.spacing)
@@ -111,13 +109,13 @@ def score_test(
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
     summary["protocol"] = experiment.config.eval.protocol
     summary["calibration"] = {
-        branch: calibration.summarise(calibration.total(of_cases)) for branch, of_cases in sums.items()
+        branch: calibration.summarise(calibration.total(case_sums)) for branch, case_sums in sums.items()
     }
     return summary, rows
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any], list[Row]]:
-    """Scores a run on the test split of an experiment that may be another than the run's, as `score_test` does.
+    """Scores a run on the test split of an experiment, which may differ from the run's own; returns as `score_test`.
 
     Raises:
       InputError: as `open_experiment`, `load_for` and `score_test`.
@@ -130,13 +128,13 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
     """Evaluates every trained branch of a finished run on the test split.
 
     Writes results/test.csv, calibration.png, curves.png, overlays of the worst, median and best case (by Dice of the
-    student, or of the teacher where it is alone) and, once all that is there, test.json.
+    student, or of the only branch) and, last of all, test.json.
 
     Returns:
-      The content of test.json, as `score_test` returns it.
+      The content of test.json, as in `score_test`.
 
     Raises:
-      InputError: the network gives no finite probabilities.
+      InputError: the network's probabilities are not finite.
     """
     segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
     summary, rows = score_test(experiment, segmenter, variables)
@@ -159,7 +157,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
 
 
 def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
-    """Which case is the worst, the median and the best by mean Dice of a branch: rank -> index of the case."""
+    """The worst, median and best case by mean Dice of a branch: rank -> index of the case."""
     dice = [np.mean([s["dice"] for s in row["scores"].values()]) for row in rows if row["branch"] == branch]
     order = np.argsort(dice, kind="stable").tolist()
     return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}

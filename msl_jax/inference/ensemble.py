@@ -15,26 +15,25 @@ from msl_jax.runs.config import read_config
 from msl_jax.settings.resolved import directions_of, method_of, preparation_of
 
 AGREE = ("layout", "classes", "channels")
-"""Keys of config.data in which runs must agree to segment together."""
+"""Keys of config.data that must be equal in all runs of an ensemble."""
 
 
 class Ensemble:
-    """Runs that segment together: the mean of their probabilities decides. Each network is read once, when needed.
+    """One or more runs whose probabilities are averaged. Each network is read once, when first needed.
 
     Attributes:
       workdirs: the runs' folders.
       configs: their filled-in configs.
     """
 
-    def __init__(self, workdirs: Sequence[epath.Path], argument: str = "--workdir"):
+    def __init__(self, workdirs: Sequence[epath.Path]):
         """Reads the runs' configs.
 
         Args:
           workdirs: the runs' folders, at least one.
-          argument: what the caller names them by, for the message.
 
         Raises:
-          InputError: a folder holds no run, or the runs do not segment the same structures of the same kind of images.
+          InputError: a folder contains no run, or the runs have different structures or kinds of images.
         """
         self.workdirs = tuple(workdirs)
         self.configs = tuple(read_config(workdir) for workdir in workdirs)
@@ -45,40 +44,40 @@ class Ensemble:
                 here, there = (config.to_dict()["data"][key] for config in (first, other))
                 if here != there or (key == "classes" and list(here) != list(there)):
                     raise InputError(
-                        f"{argument}: {workdir} has data.{key} {there} and {self.workdirs[0]} {here}; they must agree."
+                        f"workdir: {workdir} has data.{key} {there} and {self.workdirs[0]} {here}; they must agree."
                     )
 
     def branches(self, branch: str | None = None) -> list[str]:
-        """Each run's branch: the one that is asked for; if None, the student, or the teacher where it is alone."""
+        """Each run's branch: `branch`, or by default the student, or the teacher if there is no student."""
         return [branch or list(method_of(config).branches())[-1] for config in self.configs]
 
     def load(self, branch: str | None = None) -> None:
-        """Reads the networks that were not read yet.
+        """Reads the networks that are not loaded yet.
 
         Raises:
-          InputError: a run has no checkpoint that can be read, or has not trained the branch.
+          InputError: a run has no readable checkpoint, or did not train the branch.
         """
         for index, name in enumerate(self.branches(branch)):
             self._network(index, name)
 
     def turns(self, directions: np.ndarray | None) -> list[Turn]:
-        """How a file's volume that lies in these directions (None: unknown) is turned for each run."""
+        """For each run, how to reorient a file's volume with these axis directions (None: unknown)."""
         return [orientation.turn_of(directions, directions_of(c), c.data.axis)[0] for c in self.configs]
 
     def turns_of_slices(self) -> list[Turn]:
-        """How a volume that lies as the first run's training slices do is turned for each run."""
-        directions = [found for config in self.configs if (found := directions_of(config)) is not None]
-        if len(directions) < len(self.configs):
+        """For each run, how to reorient a volume that is oriented as the first run's training slices."""
+        known = [directions for config in self.configs if (directions := directions_of(config)) is not None]
+        if len(known) < len(self.configs):
             return [UNTURNED] * len(self.configs)
-        return [orientation.nearest(directions[0], found)[0] for found in directions]
+        return [orientation.nearest(known[0], directions)[0] for directions in known]
 
     def probabilities(self, voxels: np.ndarray, turns: Sequence[Turn], branch: str | None = None) -> np.ndarray:
         """Probabilities on the volume's own grid, the mean over the runs.
 
         Args:
           voxels: float32 (slice, y, x, channel), intensities as stored.
-          turns: of the volume, one for each run.
-          branch: "teacher" or "student"; None for the student, or the teacher where it is alone.
+          turns: how to reorient the volume, one for each run.
+          branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
 
         Returns:
           float32 (slice, y, x, classes), background first.
@@ -86,23 +85,24 @@ class Ensemble:
         Raises:
           InputError: as `load`.
         """
-        found = []
+        results = []
         for index, (turn, name) in enumerate(zip(turns, self.branches(branch), strict=True)):
             segmenter, variables = self._network(index, name)
-            found.append(turn.undo(segmenter.probabilities(variables, turn.apply(voxels))[name]))
-        return np.mean(found, axis=0)
+            results.append(turn.undo(segmenter.probabilities(variables, turn.apply(voxels))[name]))
+        return np.mean(results, axis=0)
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
-        """uint8 (slice, y, x): the likeliest class as the data set's own label value."""
+        """uint8 (slice, y, x): the most probable class as the data set's own label value."""
         return preparation_of(self.configs[0]).value_of_class()[probabilities.argmax(-1)]
 
     def _network(self, index: int, branch: str) -> tuple[Segmenter, Variables]:
-        """A run's network with one branch; the arrays of both branches are read at once."""
+        """A run's network for one branch; the arrays of all branches are loaded together."""
         workdir, config = self.workdirs[index], self.configs[index]
         trained = tuple(method_of(config).branches())
         if branch not in trained:
             raise InputError(
-                f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone; ask for that."
+                f"branch: {branch} was not trained, method '{config.method.name}' trains {' and '.join(trained)}; "
+                "give a trained branch."
             )
         if index not in self._networks:
             self._networks[index] = load_network(workdir, config.eval.checkpoint)[:2]

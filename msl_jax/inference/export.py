@@ -1,4 +1,4 @@
-"""A trained network as a program of XLA, an ONNX model or arrays; `msl_jax/export.py` says what each holds."""
+"""Exports a trained network as StableHLO, ONNX or arrays; `msl_jax/export.py` describes the formats."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -25,13 +25,13 @@ from msl_jax.system import atomic
 from msl_jax.system.optional import needed
 
 KEY = "msl_jax"
-"""Under which a format's metadata hold what `describe` says, as JSON."""
+"""Metadata key of the JSON that `describe` returns."""
 Function = Callable[[jax.Array], Mapping[str, jax.Array]]
 """Images (batch, y, x, channel) -> branch -> probabilities (batch, y, x, class)."""
 
 
 def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[str, Any]:
-    """What a user of the network needs to know of a run, for JSON."""
+    """What a user of the exported network needs to know about the run, for JSON."""
     data = config.data.to_dict()
     preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "size")
     return {
@@ -46,19 +46,19 @@ def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[s
     }
 
 
-def to_stablehlo(function: Function, variables: Variables, shape: tuple[int, ...], said: str) -> bytes:
-    """The serialized program, weights included."""
+def to_stablehlo(function: Function, variables: Variables, shape: tuple[int, ...], metadata: str) -> bytes:
+    """The serialized program, including the weights."""
     batch, *rest = jax_export.symbolic_shape(f"batch, {', '.join(map(str, shape))}")
     images = jax.ShapeDtypeStruct((batch, *rest), jnp.float32)
     return bytes(jax_export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(images).serialize())
 
 
-def to_onnx(function: Function, variables: Variables, shape: tuple[int, ...], said: str) -> bytes:
-    """An ONNX model; raises InputError where what makes it is not installed."""
+def to_onnx(function: Function, variables: Variables, shape: tuple[int, ...], metadata: str) -> bytes:
+    """An ONNX model; raises InputError if jax2onnx is not installed."""
     with needed("--format=onnx", "jax2onnx", "onnx"):
         import jax2onnx
     branches = tuple(jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32)))
-    with contextlib.redirect_stdout(io.StringIO()):  # it says what it is doing
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         logging.disable(logging.WARNING)
         model = jax2onnx.to_onnx(
             lambda images: tuple(function(images)[branch] for branch in branches),
@@ -68,33 +68,33 @@ def to_onnx(function: Function, variables: Variables, shape: tuple[int, ...], sa
             output_names=list(branches),
         )
         logging.disable(logging.NOTSET)
-    model.metadata_props.add(key=KEY, value=said)
+    model.metadata_props.add(key=KEY, value=metadata)
     return model.SerializeToString()
 
 
-def to_safetensors(function: Function, variables: Variables, shape: tuple[int, ...], said: str) -> bytes:
+def to_safetensors(function: Function, variables: Variables, shape: tuple[int, ...], metadata: str) -> bytes:
     """Every array of the network by its name."""
     arrays = {name: np.asarray(array) for name, array in flatten_dict(variables, sep="/").items()}
-    return safetensors.numpy.save(arrays, metadata={KEY: said})
+    return safetensors.numpy.save(arrays, metadata={KEY: metadata})
 
 
 FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx, "safetensors": to_safetensors}
-"""Name, and ending of the file -> (function, variables, (y, x, channel), metadata as JSON) -> the file's bytes."""
+"""Format and file extension -> function: (function, variables, (y, x, channel), metadata as JSON) -> file content."""
 HAVE_METADATA = ("onnx", "safetensors")
-"""Formats that hold the metadata; of another, they lie beside."""
+"""Formats that store metadata; for the others, it goes into a JSON file next to the output."""
 
 
 def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool = False) -> None:
-    """Writes the network of a run's last checkpoint, or of its best where its config says so.
+    """Writes the network of a run's checkpoint, last or best as in its config.eval.checkpoint.
 
     Args:
       workdir: the run's folder.
       form: a key of FORMATS.
       output: the file to write.
-      overwrite: replace what is there.
+      overwrite: replace existing files.
 
     Raises:
-      InputError: there is no run, an output exists, or what a format needs is not installed.
+      InputError: there is no run, an output exists, or a package that the format needs is not installed.
     """
     config = read_config(workdir)
     beside = [] if form in HAVE_METADATA else [output.with_name(output.name + ".json")]
@@ -102,11 +102,11 @@ def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool =
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists; give another --output, or --overwrite.")
     segmenter, variables, step = load_network(workdir, config.eval.checkpoint)
-    said = json.dumps(describe(config, segmenter.branches, step), indent=2)
+    metadata = json.dumps(describe(config, segmenter.branches, step), indent=2)
     shape = (*segmenter.preparation.size, config.data.channels)
-    contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, said)
+    contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, metadata)
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(output, contents)
     for path in beside:
-        atomic.write_text(path, said + "\n")
+        atomic.write_text(path, metadata + "\n")
     print(f"{output}: {', '.join(segmenter.branches)} of step {step}, {len(contents) / 1e6:.1f} MB")

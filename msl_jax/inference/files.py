@@ -1,7 +1,4 @@
-"""Segments files of volumes with a trained run, or several together: label maps on the input's own grid.
-
-python -m msl_jax.predict --workdir=RUN[,RUN...] --input=FILE_OR_FOLDER --output=FOLDER
-"""
+"""Segments image files with one or more trained runs; label maps have the input's own grid."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
@@ -19,9 +16,9 @@ from msl_jax.system.paths import check_output
 from msl_jax.system.text import counted, few
 
 PLAIN = ".nii.gz"
-"""Ending of the label maps of images that are no volumes' files, as PNG slices are not."""
+"""File extension of the label maps of images that are not volume files, like PNG slices."""
 MOST_BYTES = 255
-"""Of a file's name, on the file systems there are."""
+"""Maximum length of a file name on common file systems."""
 
 
 def predict(
@@ -37,26 +34,26 @@ def predict(
 ) -> list[pathlib.Path]:
     """Writes a label map for each image, and probabilities on request, one volume at a time.
 
-    An image that cannot be segmented stops none of the others; what looks odd is said on standard error.
+    If an image cannot be segmented, the others still are. Suspicious input gives a warning on standard error.
 
     Args:
-      workdirs: the folders of runs (seeds, folds); the mean of their probabilities decides.
+      workdirs: the folders of runs (seeds, folds); their probabilities are averaged.
       source: an image, or a folder in which images are found as in the data set's layout.
-      output: the folder to write into; below it names and sub-folders are those of the input.
-      branch: "teacher" or "student"; None for the student, or the teacher where it is alone.
-      save_probabilities: also write NAME_prob, .nii.gz or as the input ends, float32 (x, y, slice, class), background
-        first.
-      largest_component: keep the largest connected component of each structure alone.
-      overwrite: replace what is there.
-      skip_existing: pass over images whose label maps are there.
+      output: the output folder; names and sub-folders are those of the input.
+      branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
+      save_probabilities: also write NAME_prob with the input's extension or .nii.gz, float32 (x, y, slice, class),
+        background first.
+      largest_component: keep only the largest connected component of each structure.
+      overwrite: replace existing files.
+      skip_existing: skip images that already have label maps.
 
     Returns:
-      The paths of the label maps that were written.
+      The paths of the written label maps.
 
     Raises:
-      InputError: there is nothing to segment, an output exists or cannot have its name, or the runs do not segment the
-        same structures of the same kind of images; or, once all others are written, what is wrong with each file that
-        is no image or has other channels.
+      InputError: there is nothing to segment, an output exists or has an invalid name, or the runs have different
+        structures or kinds of images. Files that are no images or have other channels are listed after all others are
+        written.
     """
     ensemble = Ensemble(workdirs)
     config = ensemble.configs[0]
@@ -65,14 +62,14 @@ def predict(
     targets = _targets(source, output, READERS[config.data.layout].images)
     _check_outputs(targets, save_probabilities, overwrite or skip_existing)
     if skip_existing:
-        targets = _not_there(targets, save_probabilities)
+        targets = _missing(targets, save_probabilities)
     structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
     written, problems = [], []
     for label_file, files in targets.items():
         try:
             image = read_image(config, files)
-        except InputError as refused:
-            problems.append(str(refused))
+        except InputError as error:
+            problems.append(str(error))
             continue
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
         turns = ensemble.turns(image.directions)
@@ -87,18 +84,18 @@ def predict(
         notes = [
             *dict.fromkeys(ensemble.branches(branch)),
             structures,
-            *(["turned to lie as in training"] if turned else []),
+            *(["reoriented as in training"] if turned else []),
         ]
         print(f"{label_file}  {', '.join(notes)}", flush=True)
         written.append(label_file)
     if problems and written:
-        problems.append(f"{output}: holds the label maps of the other {counted(len(written), 'image')} of {source}.")
+        problems.append(f"{output}: contains the label maps of the other {counted(len(written), 'image')} of {source}.")
     raise_all(problems)
     return written
 
 
 def largest_components(label_map: np.ndarray) -> np.ndarray:
-    """(slice, y, x) with the largest component of each label alone, of voxels that touch also by corners; else 0."""
+    """(slice, y, x) with only the largest component of each label (26-connected); all other voxels are 0."""
     kept = np.zeros_like(label_map)
     for label in np.unique(label_map[label_map > 0]):
         components, _ = ndimage.label(label_map == label, np.ones((3, 3, 3)))
@@ -111,68 +108,69 @@ def largest_components(label_map: np.ndarray) -> np.ndarray:
 def _targets(
     source: pathlib.Path, output: pathlib.Path, images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
 ) -> dict[pathlib.Path, tuple[pathlib.Path, ...]]:
-    """Label file to write -> the files of its image, one or one a channel."""
+    """Label file to write -> the files of its image, one or one per channel."""
     if source.is_dir():
-        cases, found = images(source), set(volumes.find_all(source))
+        cases, files_below = images(source), set(volumes.find_all(source))
         if output.resolve() != source.resolve():
-            there = {path for path in source.rglob("*") if path.resolve().is_relative_to(output.resolve())}
-            cases, found = {n: files for n, files in cases.items() if there.isdisjoint(files)}, found - there
-        others = len(found.difference(*cases.values()))
+            outputs = {path for path in source.rglob("*") if path.resolve().is_relative_to(output.resolve())}
+            cases = {name: files for name, files in cases.items() if outputs.isdisjoint(files)}
+            files_below -= outputs
+        others = len(files_below.difference(*cases.values()))
         if others:
-            print(f"Passing over {counted(others, 'file')} not taken for an image in this layout.")
-        warn_all(_of_other_formats(source))
+            print(f"Skipping {counted(others, 'file')} not recognised as an image in this layout.")
+        warn_all(_unreadable_formats(source))
     else:
         cases = {volumes.stem(source) if volumes.ending(source) else source.stem: (source,)}
     if not cases:
-        raise InputError(f"{source}: holds no images; give a folder of files that end in {', '.join(volumes.ENDINGS)}.")
+        raise InputError(f"{source}: contains no images; give a folder with {', '.join(volumes.ENDINGS)} files.")
     return {output / (name + (volumes.ending(files[0]) or PLAIN)): files for name, files in cases.items()}
 
 
-def _of_other_formats(folder: pathlib.Path) -> Iterator[str]:
-    """Of volumes below a folder that cannot be read, a sentence."""
+def _unreadable_formats(folder: pathlib.Path) -> Iterator[str]:
+    """A warning about volumes below a folder in formats that cannot be read."""
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
     shown = [path.as_posix() for path in below if not any(part[0] == "." for part in path.parts)]
     unread = [name for name in shown if name.lower().endswith(volumes.UNREAD)]
     if unread:
         yield (
-            f"{folder}: {few(unread)} are passed over, their format is not read; convert them to files that end in "
+            f"{folder}: {few(unread)} are skipped, their format is not supported; convert them to "
             f"{', '.join(volumes.ENDINGS)}."
         )
 
 
-def _not_there(
+def _missing(
     targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool
 ) -> dict[pathlib.Path, tuple[pathlib.Path, ...]]:
-    """The targets of which not all files are there; says how many are passed over."""
+    """The targets with a missing file; prints how many others are skipped."""
     missing = {
         path: files
         for path, files in targets.items()
         if not path.exists() or (save_probabilities and not _probability_file(path).exists())
     }
-    print(f"Passing over {counted(len(targets) - len(missing), 'image')} whose label maps are there.")
+    print(f"Skipping {counted(len(targets) - len(missing), 'image')} with existing label maps.")
     return missing
 
 
 def _check_outputs(
     targets: Mapping[pathlib.Path, tuple[pathlib.Path, ...]], save_probabilities: bool, may_exist: bool
 ) -> None:
-    """Raises InputError where a file to write is an image, has been named before, exists, or has too long a name."""
+    """Raises InputError if an output file is an input image, occurs twice, exists, or has too long a name."""
     inputs = {path.resolve() for files in targets.values() for path in files}
     seen = set()
     for path in (*targets, *(map(_probability_file, targets) if save_probabilities else ())):
         volumes.check_name(path)
         if len(path.name.encode()) > MOST_BYTES:
-            raise InputError(f"{path}: is too long a name for a file; rename the image.")
+            raise InputError(f"{path}: is too long for a file name; rename the image.")
         if path.resolve() in inputs:
-            raise InputError(f"{path}: is one of the images; give an --output apart from --input.")
+            raise InputError(f"{path}: is one of the images; give an --output outside --input.")
         if path in seen:
-            raise InputError(f"{path}: would be a label map and probabilities; rename the image of that name.")
+            raise InputError(f"{path}: would be both a label map and probabilities; rename the image of that name.")
         if path.exists() and not may_exist:
             raise InputError(f"{path}: exists; give another --output, --overwrite or --skip_existing.")
         seen.add(path)
 
 
 def _probability_file(label_file: pathlib.Path) -> pathlib.Path:
-    """NAME_prob in the format of the label map, NIfTI compressed."""
+    """NAME_prob in the format of the label map; NIfTI is compressed."""
     ending = volumes.ending(label_file)
     return label_file.with_name(f"{volumes.stem(label_file)}_prob{PLAIN if ending.lower() == '.nii' else ending}")

@@ -1,4 +1,4 @@
-"""Images for a trained run: read, checked and turned to lie as its training images did."""
+"""Images for a trained run: read, checked and reoriented like its training images."""
 
 from collections.abc import Sequence
 import pathlib
@@ -12,14 +12,14 @@ from msl_jax.settings.resolved import directions_of
 
 
 def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Volume:
-    """An image for a run, on its own grid.
+    """Reads an image for a run, on the image's own grid.
 
     Args:
-      config: of the run.
-      files: of the image, as the layout's reader finds them.
+      config: the run's config.
+      files: the image's files, as found by the layout's reader.
 
     Raises:
-      InputError: a file is no image, or there are other channels than in training.
+      InputError: a file is not an image, or the channels differ from those in training.
     """
     image = READERS[config.data.layout].read_image(files)
     channels = image.voxels.shape[-1]
@@ -32,27 +32,27 @@ def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Vol
 
 
 def turn_of(config: ConfigDict, image: volumes.Volume) -> tuple[orientation.Turn, float | None]:
-    """How an image is turned to lie like the slices that a run was trained on, as `orientation.turn_of` returns it."""
+    """How to reorient an image like the run's training slices; as returned by `orientation.turn_of`."""
     return orientation.turn_of(image.directions, directions_of(config), config.data.axis)
 
 
 def remarks(config: ConfigDict, image: volumes.Volume) -> list[str]:
-    """What looks odd about an image for a run, a sentence each."""
+    """Warnings about an image for a run, a sentence each."""
     angle = turn_of(config, image)[1]
-    found = list(image.remarks)
+    warnings = list(image.remarks)
     if config.data.directions is None:
-        found.append(
-            "The run does not know which way its training images lay, so images are segmented as they are stored: they "
-            "must lie like those."
+        warnings.append(
+            "The orientation of the run's training images is unknown, so images are segmented as stored; check that "
+            "theirs is the same."
         )
     elif image.directions is None:
-        found.append(
-            f"{image.path}: does not say which way it lies, so it is segmented as it is stored; if the result is poor, "
-            "reorient it like the training images."
+        warnings.append(
+            f"{image.path}: its orientation is unknown, so it is segmented as stored; if the result is poor, reorient "
+            "it like the training images."
         )
     elif angle is not None and angle > orientation.FAR:
-        found.append(
-            f"{image.path}: lies {angle:.0f} degrees off the training images, which no permutation of its axes mends; "
-            "look at the result, or resample the image."
+        warnings.append(
+            f"{image.path}: is rotated by {angle:.0f} degrees against the training images, which permuting axes cannot "
+            "correct; check the result, or resample the image."
         )
-    return found
+    return warnings

@@ -1,4 +1,4 @@
-"""From a run folder, or a network in training, to label maps and probabilities of whole volumes."""
+"""Segments whole volumes with the network of a run folder or of a run in training."""
 
 import dataclasses
 from typing import Any
@@ -26,7 +26,7 @@ class Segmenter:
       model: the network.
       preparation: normalisation, image size and label values, as in training.
       branches: which branches to run.
-      batch: slices at a time; the last batch of a volume is padded, so that one shape is compiled.
+      batch: slices per batch; a volume's last batch is padded, so that only one shape is compiled.
     """
 
     model: DualBranchUNet
@@ -66,7 +66,7 @@ class Segmenter:
         return {branch: jax.nn.softmax(logits[branch]["images"][0]) for branch in self.branches}
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
-        """uint8 (slice, y, x): the likeliest class as the data set's own label value."""
+        """uint8 (slice, y, x): the most probable class as the data set's own label value."""
         return self.preparation.value_of_class()[probabilities.argmax(-1)]
 
 
@@ -78,19 +78,20 @@ def load_network(
     Args:
       workdir: the run's folder.
       which: "last" or "best" checkpoint.
-      branch: "teacher" or "student", None for all that were trained.
+      branch: "teacher" or "student"; None for all trained branches.
 
     Returns:
-      The segmenter, its variables and the step they are of.
+      The segmenter, its variables and the checkpoint's step.
 
     Raises:
-      InputError: the folder holds no run or no checkpoint that can be read, or the branch was not trained.
+      InputError: the folder contains no run or no readable checkpoint, or the branch was not trained.
     """
     config = read_config(workdir)
     trained = tuple(method_of(config).branches())
     if branch and branch not in trained:
         raise InputError(
-            f"--branch={branch}: method '{config.method.name}' trains {' and '.join(trained)} alone; ask for that."
+            f"branch: {branch} was not trained, method '{config.method.name}' trains {' and '.join(trained)}; give a "
+            "trained branch."
         )
     segmenter = Segmenter(
         model=model_of(config),
@@ -101,8 +102,8 @@ def load_network(
     manager = checkpoints.open_manager(workdir)
     size, channels = segmenter.preparation.size, config.data.channels
     abstract = jax.eval_shape(initializer(segmenter.model, size, trained, channels), jax.random.key(0))
-    here = SingleDeviceSharding(jax.local_devices()[0])  # whatever devices wrote it
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+    sharding = SingleDeviceSharding(jax.local_devices()[0])  # independent of the devices that wrote it
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
     step, items = checkpoints.load(manager, which, network=abstract)
     return segmenter, items["network"], step
 

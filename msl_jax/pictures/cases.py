@@ -1,9 +1,4 @@
-"""Checks a data set, builds it and says what is in it and who is in which role, before anything trains.
-
-Every case that cannot be used is named, each with what is wrong and what to do; what looks odd is a warning.
-
-python -m msl_jax.prepare --config=configs/acdc.py [--config.data.source=FOLDER] [--output=FOLDER]
-"""
+"""The page of sample cases that `prepare` draws."""
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -16,11 +11,11 @@ from msl_jax.pictures import plots
 from msl_jax.settings.resolved import preparation_of
 
 CASES_A_ROLE = 4
-"""How many cases of each role and kind of weak label the page of pictures shows."""
+"""Number of cases on the page for each role and kind of weak label."""
 
 
 def page(experiment: Experiment, findings: list[Finding]) -> Figure:
-    """A few cases of every role and kind of weak label, each by the slice that shows most structure."""
+    """A few cases of every role and kind of weak label, each by the slice with the most foreground."""
     rows: dict[str, list[plots.Sample]] = {}
     for finding in sorted(findings, key=lambda finding: (*ROLES, "").index(finding.role)):
         row = " ".join(filter(None, (finding.role, finding.kind)))
@@ -32,9 +27,9 @@ def page(experiment: Experiment, findings: list[Finding]) -> Figure:
 def _sample(experiment: Experiment, finding: Finding) -> plots.Sample:
     case = experiment.data.case(finding.entry)
     class_of_value = preparation_of(experiment.config).class_of_value()
-    nothing = np.full(case.image.shape[:3], UNLABELED)
-    mask = class_of_value[nothing if case.mask is None else case.mask]
+    unlabeled = np.full(case.image.shape[:3], UNLABELED)
+    mask = class_of_value[unlabeled if case.mask is None else case.mask]
     weak = weak_labels_of(experiment, finding.entry, case) if finding.kind else None
-    structure = [((labels > 0) & (labels != UNLABELED)).sum((1, 2)) for labels in (mask, weak) if labels is not None]
-    z = int(np.argmax(sum(structure))) if np.any(structure) else len(mask) // 2
+    foreground = [((labels > 0) & (labels != UNLABELED)).sum((1, 2)) for labels in (mask, weak) if labels is not None]
+    z = int(np.argmax(sum(foreground))) if np.any(foreground) else len(mask) // 2
     return plots.Sample(case.name, case.image[z, ..., 0], mask[z], None if weak is None else weak[z], case.spacing)

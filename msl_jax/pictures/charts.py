@@ -1,4 +1,4 @@
-"""Every curve and diagram, as matplotlib figures without global state; equal inputs give equal bytes."""
+"""Curves and diagrams as matplotlib figures without global state; equal inputs give equal bytes."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -15,9 +15,9 @@ from msl_jax.runs.journal import DICE, SKIPPED
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX<>*phd"
-"""Method after method takes the next of both; from the eighth on markers are hollow."""
+"""Each method takes the next color and marker; from the eighth method on markers are hollow."""
 TEACHER = {"linestyle": "--", "linewidth": 1.0, "marker": ""}
-FOLLOWED = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
+TERM_PANELS = {"kd": "KL, teacher to student", "ent": "Entropy of the student"}
 NOT_TERMS = ("step", "learning_rate", SKIPPED)
 
 
@@ -31,15 +31,15 @@ def _lines(axis: Axes, title: str, rows: Sequence[Mapping[str, float | None]], s
     _plain(axis, title, "step")
 
 
-def _plain(axis: Axes, title: str, below: str) -> None:
+def _plain(axis: Axes, title: str, xlabel: str) -> None:
     axis.set_title(title, fontsize=11)
-    axis.set_xlabel(below)
+    axis.set_xlabel(xlabel)
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _logarithmic(axis: Axes) -> None:
-    """A log scale with plain numbers beside it: `plots.png` sets no formulas."""
+    """A log scale with plain numbers, because `plots.png` does not parse math text."""
     axis.set_yscale("log", nonpositive="mask")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -49,8 +49,8 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     """Loss and its terms (log scale), and the validation Dice, against the step.
 
     Args:
-        rows: of `metrics.csv`, one a report: "step", "learning_rate", "validation_dice_BRANCH", and whatever else
-            there is is a term; what is missing or None is skipped.
+        rows: rows of `metrics.csv`: "step", "learning_rate", "validation_dice_BRANCH"; all other keys are terms.
+            Missing keys and None are skipped.
     """
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in NOT_TERMS))
     figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
@@ -63,15 +63,15 @@ def curves(rows: Sequence[Mapping[str, float | None]]) -> Figure:
 
 
 def reliability(calibration: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Reliability diagrams: accuracy against confidence, and below it the share of the voxels in each bin (log scale).
+    """Reliability diagrams: accuracy against confidence, and below it the share of voxels in each bin (log scale).
 
-    On the diagonal a branch is calibrated, below it over-confident. An empty bin has no point.
+    On the diagonal a branch is calibrated, below it over-confident. Empty bins have no point.
 
     Args:
-        calibration: branch ("teacher", "student") -> what `calibration.summarise` returned.
+        calibration: branch ("teacher", "student") -> the result of `calibration.summarise`.
 
     Returns:
-        A panel a branch: the voxels that it labels as a structure in its own colour, all voxels in grey.
+        A panel per branch: voxels labelled as a structure in the branch's colour, all voxels in grey.
     """
     figure = Figure(figsize=(0.8 + 4.2 * len(calibration), 6), facecolor="white", layout="constrained")
     axes = figure.subplots(2, len(calibration), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
@@ -103,8 +103,8 @@ def _reliability_panel(diagram: Axes, shares: Axes, branch: str, summary: Mappin
         fontsize=11,
     )
     diagram.legend(loc="upper left", frameon=False, fontsize=9)
-    place: dict[str, Any] = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
-    diagram.text(0.97, 0.04, "below the diagonal: over-confident", **place)
+    text_style: dict[str, Any] = {"transform": diagram.transAxes, "ha": "right", "fontsize": 9, "color": "#777777"}
+    diagram.text(0.97, 0.04, "below the diagonal: over-confident", **text_style)
     shares.set_xlabel("confidence")
     for axis in (diagram, shares):
         axis.grid(color="#dddddd", linewidth=0.6)
@@ -116,10 +116,10 @@ def _number(value: float | None, scale: float, digits: int, unit: str = "") -> s
 
 
 def gradients(probability: np.ndarray, by_logit: Mapping[str, np.ndarray]) -> Figure:
-    """How hard terms push a pixel of two classes towards being sure, as in arXiv 2109.10902.
+    """Gradient of terms by the logit of a two-class pixel against its probability, as in arXiv 2109.10902.
 
     Args:
-        probability: of one class, rising.
+        probability: probability of one class, increasing.
         by_logit: name of a term -> its gradient by that class's logit, at each probability.
     """
     figure = Figure(figsize=(6, 4), facecolor="white", layout="constrained")
@@ -133,15 +133,15 @@ def gradients(probability: np.ndarray, by_logit: Mapping[str, np.ndarray]) -> Fi
 
 
 def dice_by_strong(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Dice of every method against the number of strong patients, a panel a structure.
+    """Dice of every method against the number of strong patients, a panel per structure.
 
     Args:
-      rows: of comparison.compare: "method", "strong" (None for all), "branch", "structure", "dice_mean" and "dice_std"
-        (None of one seed) in [0, 1].
+      rows: result of comparison.compare: "method", "strong" (None for all), "branch", "structure", "dice_mean" and
+        "dice_std" (None for one seed) in [0, 1].
 
     Returns:
-      A line a method, with the standard deviation over seeds as bars: its student, or its only branch; a teacher
-      beside a student is dashed. A method that takes all masks is a line across, its deviation a band.
+      A line per method for its student or only branch, with the standard deviation over seeds as error bars; dashed for
+      the teacher of a student. A method that uses all masks is a horizontal line, its standard deviation a band.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     numbers = sorted({row["strong"] for row in rows if row["strong"]})
@@ -152,19 +152,19 @@ def dice_by_strong(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = _charts(len(structures), methods)
     figure.legends[0].set_title("dashed: its teacher")
     panels = dict(zip(structures, axes, strict=True))
-    beside = 0.03 * (np.arange(len(methods)) - (len(methods) - 1) / 2)  # no bar hides another
+    offsets = 0.03 * (np.arange(len(methods)) - (len(methods) - 1) / 2)  # so that error bars do not overlap
     for (structure, method, branch), line in lines.items():
         axis, index = panels[structure], methods.index(method)
-        second = branch == "teacher" and (structure, method, "student") in lines
-        style = _style(index) | (TEACHER if second else {})
+        has_student = branch == "teacher" and (structure, method, "student") in lines
+        style = _style(index) | (TEACHER if has_student else {})
         mean = np.array([100 * row["dice_mean"] for row in line])
         spread = np.array([100 * (row["dice_std"] or 0) for row in line])
         if line[0]["strong"] is None:
             axis.axhline(mean[0], **style | {"marker": ""})
             axis.axhspan(mean[0] - spread[0], mean[0] + spread[0], color=style["color"], alpha=0.12, linewidth=0)
         else:
-            x = [numbers.index(row["strong"]) + beside[index] for row in line]
-            axis.errorbar(x, mean, None if second else spread, capsize=2, elinewidth=1, **style)
+            x = [numbers.index(row["strong"]) + offsets[index] for row in line]
+            axis.errorbar(x, mean, None if has_student else spread, capsize=2, elinewidth=1, **style)
     for structure, axis in panels.items():
         axis.set_xticks(range(len(numbers)), numbers)
         axis.set_xlim(-0.5, len(numbers) - 0.5)
@@ -177,21 +177,21 @@ def terms(reports: Mapping[str, Sequence[Sequence[Mapping[str, float | None]]]])
     """The KL and entropy terms (log scale) and the validation Dice of every method against the step.
 
     Args:
-      reports: method -> a run a seed -> rows of `metrics.csv`, as `curves` takes them.
+      reports: method -> one item per seed -> rows of `metrics.csv`, as in `curves`.
 
     Returns:
-      A line a method, the mean over the seeds that reported at a step. A method without a term has no line there, and
-      a term that none has no panel. Dice is the student's, or that of the only branch.
+      A line per method, the mean over the seeds that have a report at a step. A method has lines only for its terms; a
+      term without any line has no panel. Dice is that of the student, or of the only branch.
     """
     keys = {key for runs in reports.values() for rows in runs for row in rows for key in row}
-    followed = {key: title for key, title in FOLLOWED.items() if key in keys}
-    figure, axes = _charts(len(followed) + 1, list(reports))
+    panels = {key: title for key, title in TERM_PANELS.items() if key in keys}
+    figure, axes = _charts(len(panels) + 1, list(reports))
     for index, runs in enumerate(reports.values()):
-        for axis, key in zip(axes, followed, strict=False):
+        for axis, key in zip(axes, panels, strict=False):
             axis.plot(*_mean_by_step(runs, key), **_style(index), markevery=0.1)
         dice = [_mean_by_step(runs, DICE + branch) for branch in ("student", "teacher")]
         axes[-1].plot(*(dice[0] if dice[0][0] else dice[1]), **_style(index), markevery=0.1)
-    for axis, title in zip(axes, followed.values(), strict=False):
+    for axis, title in zip(axes, panels.values(), strict=False):
         _logarithmic(axis)
         _plain(axis, title, "step")
     axes[-1].set_ylim(0, 1)
@@ -210,12 +210,12 @@ def _mean_by_step(runs: Sequence[Sequence[Mapping]], key: str) -> tuple[list[flo
 
 def _style(index: int) -> dict[str, Any]:
     color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-    inside = color if index < len(COLORS) else "white"
-    return {"color": color, "marker": marker, "markerfacecolor": inside, "markersize": 4.5, "linewidth": 1.4}
+    fill = color if index < len(COLORS) else "white"
+    return {"color": color, "marker": marker, "markerfacecolor": fill, "markersize": 4.5, "linewidth": 1.4}
 
 
 def _charts(panels: int, methods: Sequence[str]) -> tuple[Figure, np.ndarray]:
-    """Panels in a row, on white, with the methods' styles at the right."""
+    """A white figure with panels in a row and a legend of the methods at the right."""
     figure = Figure(figsize=(4.4 * panels + 1.8, 4.2), facecolor="white", layout="constrained")
     handles = [Line2D([], [], **_style(index), label=method) for index, method in enumerate(methods)]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9, title_fontsize=8)

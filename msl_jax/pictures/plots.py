@@ -1,6 +1,6 @@
-"""Every picture of slices, as matplotlib figures without global state; equal inputs give equal bytes.
+"""Pictures of slices as matplotlib figures without global state; equal inputs give equal bytes.
 
-Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save` writes.
+Volumes are (slice, y, x) and slices (y, x), drawn with y downwards. Only `save` writes files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,21 +30,21 @@ CLASS_COLORS = ("#7b3fe4", "#f0e442", "#56b4e9", "#ff6f2c", "#009e73", "#cc79a7"
 def png(figure: Figure) -> bytes:
     """`figure` as a PNG file."""
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a case may be called anything
+        text.set_parse_math(False)  # names of cases may contain "$"
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
     return file.getvalue()
 
 
 def save(figure: Figure, path: epath.PathLike) -> None:
-    """Write `figure` to `path` as PNG; a reader finds the whole file or none, whatever interrupts the writing."""
+    """Writes `figure` to `path` as PNG, atomically: an interruption leaves no partial file."""
     atomic.write_bytes(epath.Path(path), png(figure))
 
 
 def _panels(
     rows: int, columns: int, ratio: float, title: str, legend: Sequence, panel: float = PANEL
 ) -> tuple[Figure, np.ndarray]:
-    """A dark grid of panels of `ratio`, height by width, with a title above and a legend below."""
+    """A dark grid of panels with aspect `ratio` (height / width), a title above and a legend below."""
     inner = columns * (panel + GAP) - GAP, rows * (panel * ratio + GAP) - GAP
     width, height = (size + 2 * MARGIN for size in inner)
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
@@ -65,7 +65,7 @@ def _grey(axis: Axes, image: np.ndarray, aspect: float) -> None:
 
 
 def _shown_slices(structure: np.ndarray, most: int) -> np.ndarray:
-    """At most that many indices: evenly among the slices that hold structure, else the middle ones."""
+    """At most `most` indices: evenly spaced among the slices with structure, or else the middle slices."""
     indices = np.flatnonzero(structure.any(axis=(1, 2)))
     if indices.size == 0:
         first = max(0, (len(structure) - most) // 2)
@@ -74,13 +74,13 @@ def _shown_slices(structure: np.ndarray, most: int) -> np.ndarray:
 
 
 def _crop(structure: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
-    """Rows and columns of a window, square in mm, of 1.5 times the structure's longer side; all where it is empty."""
+    """A window (rows, columns), square in mm, of 1.5 times the structure's longer side; everything if it is empty."""
     if not structure.any():
         return slice(None), slice(None)
-    boxes = [(int(position.min()), int(position.max()) + 1) for position in np.nonzero(structure)[1:]]
-    side = 1.5 * max((stop - start) * step for (start, stop), step in zip(boxes, spacing[1:], strict=True))
+    bounds = [(int(position.min()), int(position.max()) + 1) for position in np.nonzero(structure)[1:]]
+    side = 1.5 * max((stop - start) * step for (start, stop), step in zip(bounds, spacing[1:], strict=True))
     window = []
-    for (start, stop), step, length in zip(boxes, spacing[1:], structure.shape[1:], strict=True):
+    for (start, stop), step, length in zip(bounds, spacing[1:], structure.shape[1:], strict=True):
         size = min(length, math.ceil(side / step))
         first = min(max((start + stop - size) // 2, 0), length - size)
         window.append(slice(first, first + size))
@@ -88,7 +88,7 @@ def _crop(structure: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
 
 
 def _outline(axis: Axes, labels: np.ndarray, color: str, width: float) -> None:
-    """The boundary of every label other than 0 of a label map (y, x), closed where it meets the border."""
+    """Draws the boundary of every label except 0 of a label map (y, x), closed at the image border."""
     y, x = (np.arange(-1, size + 1) for size in labels.shape)
     for label in np.unique(labels[labels != 0]):
         axis.contour(x, y, np.pad(labels == label, 1), levels=[0.5], colors=color, linewidths=width)
@@ -103,7 +103,7 @@ def overlay(
     title: str,
     spacing: Sequence[float],
 ) -> Figure:
-    """Outlines of reference and predictions on the image, above the probability maps, around the structures.
+    """Outlines of reference and predictions on the image, and below them probability maps, cropped to the structures.
 
     Args:
         image: float (slice, y, x).
@@ -111,10 +111,10 @@ def overlay(
         predictions: branch ("teacher", "student") -> label map, int (slice, y, x).
         probability: foreground probability of the student, or of the only branch, float (slice, y, x) in [0, 1].
         title: the line above the picture.
-        spacing: the voxel's size along (slice, y, x).
+        spacing: voxel size along (slice, y, x).
 
     Returns:
-        One column a slice: at most `MAX_SLICES` of those that hold structure, the middle ones where none does.
+        One column per slice: at most `MAX_SLICES` slices with structure, or the middle slices if none has any.
     """
     outlines = {"reference": reference, **predictions}
     structure = np.any([labels != 0 for labels in outlines.values()], axis=0)
@@ -147,15 +147,15 @@ def methods(
     Args:
       image: float (slice, y, x).
       reference: label map, int (slice, y, x), 0 the background.
-      predictions: method, as its row is to be named -> branch ("teacher", "student") -> label map, int (slice, y, x).
+      predictions: name of the method's row -> branch ("teacher", "student") -> label map, int (slice, y, x).
       probabilities: the same names -> foreground probability of the student, or of the only branch, float
         (slice, y, x) in [0, 1].
       title: the line above the picture.
-      spacing: the voxel's size along (slice, y, x).
+      spacing: voxel size along (slice, y, x).
 
     Returns:
-      A row a method: the same slices with outlines, at most `MAX_SLICES_BESIDE`, and beside them their probability
-      maps; all cut to the surroundings of the reference.
+      A row per method: the same slices with outlines, at most `MAX_SLICES_BESIDE`, and beside them their probability
+      maps, all cropped to the reference.
     """
     window = _crop(reference != 0, spacing)
     image, aspect = image[:, *window], spacing[1] / spacing[2]
@@ -168,8 +168,8 @@ def methods(
         axis.set_title(f"slice {index + 1} of {len(image)}", color=TEXT, fontsize=8, pad=3)
     for row, (name, labels) in zip(axes, predictions.items(), strict=True):
         row[0].text(-0.06, 0.5, name, color=TEXT, fontsize=9, ha="right", va="center", transform=row[0].transAxes)
-        outlined, mapped = np.split(row, 2)
-        for index, left, right in zip(indices, outlined, mapped, strict=True):
+        outline_axes, probability_axes = np.split(row, 2)
+        for index, left, right in zip(indices, outline_axes, probability_axes, strict=True):
             _grey(left, image[index], aspect)
             _outline(left, reference[index][window], OUTLINES["reference"], 1.4)
             for branch, label_map in labels.items():
@@ -185,11 +185,11 @@ class Sample:
     """One slice of a case, with its labels.
 
     Attributes:
-      name: the case's.
+      name: name of the case.
       image: float (y, x).
-      mask: int classes (y, x), of which 255 is drawn as nothing.
-      weak: int classes of any size, or None where there are none.
-      spacing: the voxel's size along (slice, y, x).
+      mask: int classes (y, x); 255 is not drawn.
+      weak: int classes of any size, or None without weak labels.
+      spacing: voxel size along (slice, y, x).
     """
 
     name: str
@@ -200,37 +200,37 @@ class Sample:
 
 
 def samples(rows: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> Figure:
-    """A row a kind of case: each sample with its mask, and beside it, where it has some, with its weak labels.
+    """A row per kind of case: each sample with its mask and, beside it, with its weak labels, if any.
 
     Args:
-      rows: what the row is called -> its samples.
+      rows: name of the row -> its samples.
       classes: names, background first.
     """
     most = max(map(len, rows.values()))
     legend = [Patch(color=CLASS_COLORS[c % len(CLASS_COLORS)], label=name) for c, name in enumerate(classes)]
     figure, axes = _panels(len(rows), 2 * most, 1.0, "masks, and beside them weak labels", legend, SMALL_PANEL)
-    for row, (name, of_row) in zip(axes, rows.items(), strict=True):
+    for row, (name, row_samples) in zip(axes, rows.items(), strict=True):
         row[0].text(-0.06, 0.5, name, color=TEXT, fontsize=9, ha="right", va="center", transform=row[0].transAxes)
-        for sample, left, right in zip(of_row, row[::2], row[1::2], strict=False):
+        for sample, left, right in zip(row_samples, row[::2], row[1::2], strict=False):
             aspect = sample.spacing[1] / sample.spacing[2]
             left.set_title(sample.name[:24], color=TEXT, fontsize=7, pad=3)
             for axis, labels in ((left, sample.mask), (right, sample.weak)):
                 if labels is not None:
                     _grey(axis, sample.image, aspect)
-                    _painted(axis, labels, sample.image.shape, aspect)
+                    _color_classes(axis, labels, sample.image.shape, aspect)
     return figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmented:
-    """One slice of a case, with what a run makes of it.
+    """One slice of a case, segmented by a run.
 
     Attributes:
-      name: the case's.
+      name: name of the case.
       image: float (y, x).
       predictions: branch -> label map, int (y, x).
-      entropy: float (y, x), as a share of the most.
-      spacing: the voxel's size along (slice, y, x).
+      entropy: float (y, x), divided by its maximum log(classes).
+      spacing: voxel size along (slice, y, x).
     """
 
     name: str
@@ -241,7 +241,7 @@ class Segmented:
 
 
 def entropies(cases: Sequence[Segmented], title: str) -> Figure:
-    """A column a case: its slice with the branches' outlines, and below it the entropy of the last of them."""
+    """A column per case: its slice with the branches' outlines, and below it the entropy of the last branch."""
     branches = list(cases[0].predictions)
     legend = [Line2D([], [], color=OUTLINES[branch], linewidth=2, label=branch) for branch in branches]
     figure, axes = _panels(2, len(cases), 1.0, title, legend)
@@ -256,8 +256,8 @@ def entropies(cases: Sequence[Segmented], title: str) -> Figure:
     return figure
 
 
-def _painted(axis: Axes, labels: np.ndarray, shape: tuple[int, int], aspect: float) -> None:
-    """Classes in their colours over an image of `shape`, whatever size they have; 255 is left out."""
+def _color_classes(axis: Axes, labels: np.ndarray, shape: tuple[int, int], aspect: float) -> None:
+    """Draws classes of any size in their colours over an image of `shape`; 255 is not drawn."""
     colors = np.array([to_rgba(CLASS_COLORS[c % len(CLASS_COLORS)], 0.55) for c in range(256)])
     colors[[0, 255], 3] = 0.25, 0
     extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
@@ -269,12 +269,12 @@ def _probability(axis: Axes, probability: np.ndarray, aspect: float) -> None:
 
 
 def _probability_bar(axis: Axes, label: str) -> None:
-    """What the colours of a panel at the right border mean."""
+    """Adds a colour bar at the right of a panel."""
     figure, box = axis.figure, axis.get_position()
-    assert isinstance(figure, Figure), "panels lie in a figure, not in a part of one"
+    assert isinstance(figure, Figure), "panels belong to a figure, not to a subfigure"
     width = figure.get_figwidth()
-    place = figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height))
-    bar = figure.colorbar(axis.images[0], cax=place, ticks=(0, 0.5, 1))
+    bar_axis = figure.add_axes((box.x1 + 0.1 / width, box.y0, 0.1 / width, box.height))
+    bar = figure.colorbar(axis.images[0], cax=bar_axis, ticks=(0, 0.5, 1))
     bar.set_label(label, color=TEXT, fontsize=9)
     bar.ax.tick_params(colors=TEXT, labelsize=8)
     bar.outline.set_visible(False)

@@ -1,7 +1,7 @@
-"""A volume to scroll through in a notebook: the image, and label maps beside it, slice after slice.
+"""A viewer for notebooks that scrolls through a volume: the image and label maps beside it, slice by slice.
 
-One piece of HTML that holds every slice as a picture and asks for nothing from outside: it works in Colab, Jupyter and
-VS Code without an extension, and in a notebook that was saved as a page.
+It is self-contained HTML with every slice as a picture: it works in Colab, Jupyter and VS Code without an extension,
+and in notebooks saved as HTML.
 """
 
 import base64
@@ -26,7 +26,7 @@ OPACITY = 0.55
 
 @dataclasses.dataclass(frozen=True)
 class Viewer:
-    """What a notebook shows where a cell ends in it: `html`."""
+    """A notebook shows its `html` if it is the last value of a cell."""
 
     html: str = dataclasses.field(repr=False)
 
@@ -42,21 +42,21 @@ def scroll(
     title: str = "",
     width: int = 960,
 ) -> Viewer:
-    """The slices of a volume below a slider; the mouse's wheel turns them, too.
+    """Shows the slices of a volume with a slider; the mouse wheel scrolls, too.
 
     Args:
       image: float (slice, y, x), drawn with y downwards.
-      label_maps: how a panel is called ("reference", "teacher", "student") -> label map, int (slice, y, x).
-      classes: structures and their values in the label maps; every other value is drawn as nothing.
-      spacing: the voxel's size along (slice, y, x).
+      label_maps: title of a panel ("reference", "teacher", "student") -> label map, int (slice, y, x).
+      classes: structures and their values in the label maps; other values are not drawn.
+      spacing: voxel size along (slice, y, x).
       title: the line above the panels.
-      width: the most that it takes of the page, in pixels.
+      width: maximum width in pixels.
 
     Returns:
-      What a notebook shows; it begins with the slice that has most structure in the first label map.
+      The viewer; it starts at the slice with the most foreground in the first label map.
 
     Raises:
-      ValueError: there is no label map, or one has not the image's shape.
+      ValueError: there is no label map, or one does not have the image's shape.
     """
     shapes = {name: label_map.shape for name, label_map in label_maps.items()}
     if not shapes or any(shape != image.shape for shape in shapes.values()):
@@ -68,11 +68,11 @@ def scroll(
     for panel, label_map in label_maps.items():
         panels[panel] = grey.copy()
         for name, value in classes.items():
-            there = label_map == value
-            panels[panel][there] = (1 - OPACITY) * grey[there] + OPACITY * np.array(to_rgb(colors[name]))
-    slices = [_png(of_slice) for of_slice in np.concatenate(list(panels.values()), axis=2)]
-    structure = np.isin(next(iter(label_maps.values())), list(classes.values())).sum((1, 2))
-    first, text = int(structure.argmax()), json.dumps(slices)
+            mask = label_map == value
+            panels[panel][mask] = (1 - OPACITY) * grey[mask] + OPACITY * np.array(to_rgb(colors[name]))
+    slices = [_png(pixels) for pixels in np.concatenate(list(panels.values()), axis=2)]
+    foreground = np.isin(next(iter(label_maps.values())), list(classes.values())).sum((1, 2))
+    first, text = int(foreground.argmax()), json.dumps(slices)
     _, rows, columns = image.shape
     return Viewer(
         TEMPLATE.substitute(
@@ -94,8 +94,8 @@ def scroll(
     )
 
 
-def _png(panels: np.ndarray) -> str:
-    """Colours from 0 to 1, (y, x, 3), as a PNG file in base64."""
+def _png(pixels: np.ndarray) -> str:
+    """RGB values in [0, 1], (y, x, 3), as a PNG file in base64."""
     file = io.BytesIO()
-    Image.fromarray(np.round(255 * panels).astype(np.uint8)).save(file, format="png")
+    Image.fromarray(np.round(255 * pixels).astype(np.uint8)).save(file, format="png")
     return base64.b64encode(file.getvalue()).decode()

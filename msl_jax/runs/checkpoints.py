@@ -1,8 +1,8 @@
 """A run's checkpoints with Orbax: the newest few, and the best by validation Dice.
 
-A checkpoint has two items, so that prediction reads what it needs alone: "network" (parameters and batch statistics)
-and "training" (step, optimizer state and the running sums of the report). With them goes a checksum of each item's
-arrays, since Orbax gives back other numbers without a word where a bit of them was flipped on disk.
+A checkpoint has two items, so that prediction reads only what it needs: "network" (parameters and batch statistics) and
+"training" (step, optimizer state and the running sums of the report). A checksum of each item's arrays is saved as
+well, because Orbax does not detect bits that were flipped on disk.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,18 +24,18 @@ METRICS = "metrics"
 ITEMS = ("network", "training")
 CHECKSUMS = "crc32"
 SET_ASIDE = "damaged_checkpoints"
-"""Folder of a run that takes the checkpoints which could not be read."""
+"""Folder of a run for checkpoints that could not be read."""
 
 
 class Damaged(Exception):
-    """A checkpoint cannot be read back as it was saved."""
+    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 def open_manager(workdir: epath.Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """Opens `workdir`/checkpoints, read-only unless `keep` says how many of the newest to keep.
+    """Opens `workdir`/checkpoints: read-only, or for saving, where the `keep` newest and the best are kept.
 
     Raises:
-      InputError: the metrics of a checkpoint, by which the best is found, are damaged.
+      InputError: the metrics of a checkpoint, which select the best one, are damaged.
     """
     policies = ocp.checkpoint_managers
     options = ocp.CheckpointManagerOptions(
@@ -57,10 +57,10 @@ def open_manager(workdir: epath.Path, keep: int | None = None) -> ocp.Checkpoint
 
 
 def save(manager: ocp.CheckpointManager, step: int, network: Any, training: Any, dice: float | None) -> None:
-    """Begins to save the two items as `step`, in the background; `dice` where the step was validated.
+    """Starts to save the two items as `step`, in the background; `dice` is None without validation at this step.
 
     Raises:
-      InputError: the checkpoint before could not be written.
+      InputError: this checkpoint, or the one before, cannot be written.
     """
     items = dict(zip(ITEMS, (network, training), strict=True))
     with _writing(manager):
@@ -73,45 +73,43 @@ def save(manager: ocp.CheckpointManager, step: int, network: Any, training: Any,
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Waits until all is written; raises InputError where it cannot be."""
+    """Waits until everything is written; raises InputError if that fails."""
     with _writing(manager):
         manager.wait_until_finished()
 
 
 def restore(manager: ocp.CheckpointManager, step: int, **abstract: Any) -> dict[str, Any]:
-    """Reads the items named, each in the shapes, dtypes and shardings of its abstract tree.
+    """Reads the named items, each with the shapes, dtypes and shardings of its abstract tree.
 
     Raises:
-      Damaged: an item cannot be read, or is not what was saved.
+      Damaged: an item cannot be read, or differs from what was saved.
     """
     items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         saved = (manager.metadata(step).custom_metadata or {}).get(CHECKSUMS, {})
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds
+    except Exception as error:  # Orbax and TensorStore raise many types
         raise Damaged(_short(error)) from error
     for name in abstract:
         if saved.get(name, _checksum(restored[name])) != _checksum(restored[name]):
-            raise Damaged(f"its {name} is not what was saved")
+            raise Damaged(f"its {name} differs from what was saved")
     return {name: restored[name] for name in abstract}
 
 
 def restore_newest(
     manager: ocp.CheckpointManager, abstract_of: Callable[[int], Mapping[str, Any]]
 ) -> tuple[int, dict[str, Any]]:
-    """The newest checkpoint that can be read, of at least one.
-
-    Warns of those that cannot, on standard error.
+    """Reads the newest readable checkpoint of a run that has at least one; damaged ones give a warning on stderr.
 
     Args:
-      manager: of the run.
-      abstract_of: step -> the items wanted, as for `restore`.
+      manager: the run's checkpoint manager.
+      abstract_of: step -> abstract trees of the items, as for `restore`.
 
     Returns:
       The step and its items.
 
     Raises:
-      InputError: none can be read.
+      InputError: no checkpoint can be read.
     """
     damaged: dict[int, Damaged] = {}
     for step in sorted(manager.all_steps(), reverse=True):
@@ -120,25 +118,25 @@ def restore_newest(
         except Damaged as error:
             damaged[step] = error
             continue
-        for newer, fault in damaged.items():
+        for newer, reason in damaged.items():
             print(
-                f"warning: {manager.directory / str(newer)}: is damaged ({fault}); "
-                f"{manager.directory / str(step)} before it is taken.",
+                f"warning: {manager.directory / str(newer)}: is damaged ({reason}); "
+                f"using the earlier {manager.directory / str(step)}.",
                 file=sys.stderr,
             )
         return step, items
-    (newest, fault), *_ = damaged.items()
+    (newest, reason), *_ = damaged.items()
     raise InputError(
-        f"{manager.directory}: each of its {len(damaged)} checkpoints is damaged, {newest} because {fault}; "
-        "put a copy in place, or train anew in another --workdir."
+        f"{manager.directory}: all {len(damaged)} checkpoints are damaged, {newest} because {reason}; "
+        "restore a copy, or train in another workdir."
     )
 
 
 def load(manager: ocp.CheckpointManager, which: str, **abstract: Any) -> tuple[int, dict[str, Any]]:
-    """The step of the "last" or the "best" checkpoint and the items named; of a damaged last one, the one before it.
+    """Reads the named items of the "last" or "best" checkpoint and returns its step; skips damaged ones for "last".
 
     Raises:
-      InputError: there is none of that kind, or none that can be read.
+      InputError: there is no such checkpoint, or none can be read.
     """
     step = choose(manager, which)
     if which == "last":
@@ -147,13 +145,13 @@ def load(manager: ocp.CheckpointManager, which: str, **abstract: Any) -> tuple[i
         return step, restore(manager, step, **abstract)
     except Damaged as error:
         raise InputError(
-            f"{manager.directory / str(step)}: the best checkpoint is damaged ({error}); take the last one by "
-            "--config.eval.checkpoint=last."
+            f"{manager.directory / str(step)}: the best checkpoint is damaged ({error}); use the last one, "
+            "config.eval.checkpoint=last."
         ) from error
 
 
 def set_aside(manager: ocp.CheckpointManager, step: int) -> None:
-    """Moves the checkpoints after `step` to a folder beside theirs, so that a run can go on from `step`."""
+    """Moves the checkpoints after `step` to the run's folder SET_ASIDE, so that the run can resume from `step`."""
     aside = manager.directory.parent / SET_ASIDE
     for newer in [other for other in manager.all_steps() if other > step]:
         aside.mkdir(exist_ok=True)
@@ -171,7 +169,7 @@ def choose(manager: ocp.CheckpointManager, which: str) -> int:
     """
     step = manager.latest_step() if which == "last" else manager.best_step()
     if step is None:
-        raise InputError(f"{manager.directory}: holds no {which} checkpoint; train the run first, or longer.")
+        raise InputError(f"{manager.directory}: contains no {which} checkpoint; train the run first, or longer.")
     return step
 
 
@@ -179,10 +177,10 @@ def choose(manager: ocp.CheckpointManager, which: str) -> int:
 def _writing(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # of a full disk, Orbax raises what TensorStore said, as a ValueError
+    except Exception as error:  # on a full disk, Orbax raises TensorStore's message as a ValueError
         raise InputError(
-            f"{manager.directory}: a checkpoint cannot be written ({_short(error)}); make room, and the same command "
-            "goes on from the one before."
+            f"{manager.directory}: a checkpoint cannot be written ({_short(error)}); free some space, then rerun to "
+            "resume from the previous one."
         ) from error
 
 
@@ -191,7 +189,7 @@ def _short(error: Exception) -> str:
 
 
 def _checksum(tree: Any) -> int:
-    """CRC-32 over the bytes of a tree's arrays, in JAX's order of its leaves."""
+    """CRC-32 over the bytes of a tree's arrays, in JAX's order of leaves."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
@@ -199,12 +197,12 @@ def _checksum(tree: Any) -> int:
 
 
 def _check_metrics(folder: epath.Path) -> None:
-    """Orbax reads the metrics of every step as it opens a folder, and fails where one is no JSON."""
+    """Checks that all metrics are JSON: Orbax reads those of every step when it opens a folder."""
     for path in folder.glob(f"*/{METRICS}/{METRICS}"):
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(
-                f"{path}: is damaged ({error}); take the folder {path.parent} away, and its step is no candidate for "
-                "the best any more."
+                f"{path}: is damaged ({error}); remove the folder {path.parent}, which excludes this step from the "
+                "best checkpoint."
             ) from error

@@ -1,4 +1,4 @@
-"""A run's config.json and splits.json: written once, compared when the run is resumed, read for inference."""
+"""A run's config.json and splits.json: written at the start, compared on resume, read for inference."""
 
 from collections.abc import Mapping, Sequence, Set
 import json
@@ -17,57 +17,55 @@ from msl_jax.settings.resolved import in_order
 from msl_jax.system import atomic
 
 GROUPS = {"data", "eval", "method", "model"}
-"""What a run's config.json holds, beside what else it may."""
+"""Keys that every config.json has, among others."""
 MAY_DIFFER_ON_RESUME = (
     *("data.source", "data.cache", "data.batches_ahead", "eval"),
     *("train.keep", "train.report_every", "train.checkpoint_every", "train.validate_every"),
 )
-"""Settings that a run which goes on may have changed: they alter no step. Data may move, but data.contents must not."""
+"""Settings that may differ when a run is resumed: they do not affect training. Data may move; data.contents stays."""
 DERIVED = ("data.directions",)
-"""Settings that follow from data.contents and data.axis, and that older runs lack."""
+"""Settings that follow from data.contents and data.axis; older runs lack them."""
 
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:
-    """Writes config.json and splits.json into a run's folder, or refuses a folder that holds another run."""
-    config, begun_with = json.loads(experiment.config.to_json()), plugins.LOADED
+    """Writes config.json and splits.json into a run's folder; raises InputError if another run is there."""
+    config, plugin_names = json.loads(experiment.config.to_json()), plugins.LOADED
     roles: dict[str, Any] = {**experiment.roles()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
     if (workdir / "config.json").exists():
         before = _read_known(workdir / "config.json")
-        begun_with = before.get(plugins.KEY, ())
+        plugin_names = before.get(plugins.KEY, ())
         check_resumable(before, config, workdir, longer=len(experiment.method.stages()) == 1)
         if "directions" not in before["data"] and any(entry.turned for entry in experiment.data.entries):
             raise InputError(
-                f"{workdir}: was begun when images were not turned to lie alike, and these are stored in several "
-                "orientations; give another --workdir."
+                f"{workdir}: was started by a version that did not reorient images, and these have several "
+                "orientations; give another workdir."
             )
     if (workdir / "splits.json").exists() and _read_object(workdir / "splits.json", {"train"}) != roles:
-        raise InputError(
-            f"{workdir}: its splits.json names other patients or weak labels than now; give another --workdir."
-        )
+        raise InputError(f"{workdir}: its splits.json names other patients or weak labels; give another workdir.")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(workdir / "config.json", as_text(config, begun_with))
+        atomic.write_text(workdir / "config.json", as_text(config, plugin_names))
         atomic.write_text(workdir / "splits.json", json.dumps(roles, indent=2) + "\n")
 
 
-def as_text(config: Mapping[str, Any], begun_with: Sequence[str]) -> str:
-    """The text of config.json, of a run that was begun with these plugins."""
-    return json.dumps({**config, **({plugins.KEY: list(begun_with)} if begun_with else {})}, indent=2) + "\n"
+def as_text(config: Mapping[str, Any], plugin_names: Sequence[str]) -> str:
+    """The text of config.json, for a run started with these plugins."""
+    return json.dumps({**config, **({plugins.KEY: list(plugin_names)} if plugin_names else {})}, indent=2) + "\n"
 
 
 def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bool = False) -> None:
-    """Refuses to go on with a run under other settings than it began with, but for those that may differ.
+    """Checks that a resumed run has the settings that it started with, except those that may differ.
 
     Args:
       before: the run's config.json.
-      now: what the command asks for, in the same form.
+      now: the current settings, in the same form.
       workdir: the run's folder, for the message.
-      longer: whether there may be more train.steps.
+      longer: whether train.steps may be larger.
 
     Raises:
-      InputError: lists every setting that differs and may not, old value and new.
+      InputError: lists all settings that must not differ but do, with old and new value.
     """
     old, new = flat(completed(before)), flat(completed(now))
     changed = [
@@ -78,13 +76,13 @@ def check_resumable(before: dict, now: dict, workdir: os.PathLike, *, longer: bo
     ]
     if changed:
         raise InputError(
-            f"{workdir}: holds a run with other settings ({'; '.join(changed)}); give another --workdir (what may "
-            f"differ: {', '.join(MAY_DIFFER_ON_RESUME)}, and more train.steps in a run of one stage)."
+            f"{workdir}: contains a run with other settings ({'; '.join(changed)}); give another workdir (only "
+            f"{', '.join(MAY_DIFFER_ON_RESUME)} may differ, and train.steps may grow in a run of one stage)."
         )
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A config's dictionary as key, like "data.source" -> value as JSON."""
+    """A nested config as a flat one: key, like "data.source" -> value as JSON."""
     leaves: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -95,14 +93,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any]:
-    """A run's config.json, with what came after it was written.
+    """A run's config.json, with defaults for settings missing from older runs.
 
     Raises:
-      InputError: there is none, it is damaged, or it needs what is not known here.
+      InputError: it is missing or damaged, or needs plugins or terms that are not loaded.
     """
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
-        raise InputError(f"{path}: is missing; give the folder of a run as --workdir.")
+        raise InputError(f"{path}: is missing; give the folder of a run as workdir.")
     return completed(_read_known(path))
 
 
@@ -112,24 +110,24 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
 
 
 def _read_known(path: epath.Path) -> dict[str, Any]:
-    """A config.json as it is; raises InputError where it is damaged, or was trained with what is not known here."""
-    found = _read_object(path, GROUPS)
-    plugins.check(found.get(plugins.KEY, []), path)
-    terms = unknown_terms(found)
+    """A config.json as stored; raises InputError if it is damaged, or needs plugins or terms that are not loaded."""
+    content = _read_object(path, GROUPS)
+    plugins.check(content.get(plugins.KEY, []), path)
+    terms = unknown_terms(content)
     if terms:
         raise InputError(
-            f"{path}: the run was trained with {', '.join(terms)}, no term of the loss that is known here; give the "
-            "module that registers it, --plugins=MODULE."
+            f"{path}: the run was trained with {', '.join(terms)}, an unknown term of the loss; load the module that "
+            "registers it, --plugins=MODULE."
         )
-    return found
+    return content
 
 
 def _read_object(path: epath.Path, keys: Set[str]) -> dict[str, Any]:
-    """A JSON object of a run's folder; raises InputError unless it is one and has these keys."""
+    """A JSON object from a run's folder; raises InputError unless it is an object with these keys."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not keys <= found.keys():
-        raise InputError(f"{path}: is damaged or no run's; give another --workdir.")
-    return found
+        content = None
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise InputError(f"{path}: is damaged or not from a run; give another workdir.")
+    return content

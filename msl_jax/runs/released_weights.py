@@ -1,8 +1,4 @@
-r"""Weights of the papers' authors' network, as PyTorch stores them -> a run's folder.
-
-python -m msl_jax.import_weights --weights=FILE.pth --workdir=RUN \
-    [--size=256 --normalize=minmax --labels=LV=3 --layout=acdc]
-"""
+"""Converts PyTorch weights of the network that the papers' authors released into a run's folder."""
 
 from collections.abc import Iterator, Mapping
 import json
@@ -32,27 +28,27 @@ DEPTH = 5
 BRANCHES = {"A": "teacher", "B": "student"}
 """The authors' names of the decoders: A learns from full masks, B from weak labels."""
 COUNTER = "num_batches_tracked"
-"""What PyTorch's batch norm counts and no output depends on."""
+"""Batch counter of PyTorch's batch norm; outputs do not depend on it."""
 Path = tuple[str, ...]
-"""Of an array in the model's variables, like ("params", "encoder", "Block_0", "Conv_0", "kernel")."""
+"""Path of an array in the model's variables, like ("params", "encoder", "Block_0", "Conv_0", "kernel")."""
 
 
 def names(depth: int) -> dict[str, Path]:
-    """Name of an entry of the authors' state dict -> the array it becomes."""
-    found: dict[str, Path] = {}
+    """Name of an entry of the authors' state dict -> path of its array in the model's variables."""
+    paths: dict[str, Path] = {}
 
     def block(prefix: str, *part: str) -> None:
         for i, (conv, norm) in enumerate(((0, 1), (3, 4))):
-            found[f"{prefix}.{conv}.weight"] = ("params", *part, f"Conv_{i}", "kernel")
-            found[f"{prefix}.{conv}.bias"] = ("params", *part, f"Conv_{i}", "bias")
-            found[f"{prefix}.{norm}.weight"] = ("params", *part, f"BatchNorm_{i}", "scale")
-            found[f"{prefix}.{norm}.bias"] = ("params", *part, f"BatchNorm_{i}", "bias")
-            found[f"{prefix}.{norm}.running_mean"] = ("batch_stats", *part, f"BatchNorm_{i}", "mean")
-            found[f"{prefix}.{norm}.running_var"] = ("batch_stats", *part, f"BatchNorm_{i}", "var")
+            paths[f"{prefix}.{conv}.weight"] = ("params", *part, f"Conv_{i}", "kernel")
+            paths[f"{prefix}.{conv}.bias"] = ("params", *part, f"Conv_{i}", "bias")
+            paths[f"{prefix}.{norm}.weight"] = ("params", *part, f"BatchNorm_{i}", "scale")
+            paths[f"{prefix}.{norm}.bias"] = ("params", *part, f"BatchNorm_{i}", "bias")
+            paths[f"{prefix}.{norm}.running_mean"] = ("batch_stats", *part, f"BatchNorm_{i}", "mean")
+            paths[f"{prefix}.{norm}.running_var"] = ("batch_stats", *part, f"BatchNorm_{i}", "var")
 
     def upsampling(prefix: str, *part: str) -> None:
-        found[f"{prefix}.6.weight"] = ("params", *part, "DenseGeneral_0", "kernel")
-        found[f"{prefix}.6.bias"] = ("params", *part, "bias")
+        paths[f"{prefix}.6.weight"] = ("params", *part, "DenseGeneral_0", "kernel")
+        paths[f"{prefix}.6.bias"] = ("params", *part, "bias")
 
     for level in range(1, depth):
         block(f"enc{level}.encode", "encoder", f"Block_{level - 1}")
@@ -63,32 +59,32 @@ def names(depth: int) -> dict[str, Path]:
             block(f"dec{level}_{letter}.decode", branch, f"Block_{i}")
             upsampling(f"dec{level}_{letter}.decode", branch, f"Upsample_{i}")
         block(f"dec1_{letter}", branch, f"Block_{depth - 2}")
-        found[f"final_{letter}.weight"] = ("params", branch, HEAD, "kernel")
-        found[f"final_{letter}.bias"] = ("params", branch, HEAD, "bias")
-    return found
+        paths[f"final_{letter}.weight"] = ("params", branch, HEAD, "kernel")
+        paths[f"final_{letter}.bias"] = ("params", branch, HEAD, "bias")
+    return paths
 
 
 def to_variables(entries: Mapping[str, np.ndarray], depth: int) -> Variables:
-    """The model's variables from a state dict that holds all of `names`; float32, whatever the entries' type."""
+    """The model's variables, float32, from a state dict with all entries of `names`."""
     return unflatten_dict(
-        {path: jnp.asarray(_turned(entries[name], path), jnp.float32) for name, path in names(depth).items()}
+        {path: jnp.asarray(_transposed(entries[name], path), jnp.float32) for name, path in names(depth).items()}
     )
 
 
-def _turned(entry: np.ndarray, path: Path) -> np.ndarray:
-    """PyTorch's order of a kernel's axes, (out, in, y, x) or, transposed, (in, out, y, x), into ours."""
+def _transposed(entry: np.ndarray, path: Path) -> np.ndarray:
+    """A kernel with PyTorch's order of axes, (out, in, y, x) or, for upsampling, (in, out, y, x), in Flax's order."""
     if entry.ndim != 4:
         return entry
     return entry.transpose((0, 2, 3, 1) if "DenseGeneral_0" in path else (2, 3, 1, 0))
 
 
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Name -> array of a file that PyTorch's `torch.save(net.state_dict(), ...)` or safetensors wrote.
+    """Name -> array of a file written by `torch.save(net.state_dict(), ...)` or safetensors.
 
-    Nothing in the file is run: PyTorch reads with weights_only=True.
+    No code in the file is executed: PyTorch reads it with weights_only=True.
 
     Raises:
-      InputError: there is no such file, it holds anything else, or PyTorch is needed and not there.
+      InputError: there is no such file, it is not a state dict, or PyTorch is needed and not installed.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the weights as --weights=FILE.")
@@ -99,10 +95,10 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
         return {name: _array(tensor) for name, tensor in tensors.items()}
     except InputError:
         raise
-    except Exception as error:  # of a file that is no state dict, PyTorch raises half a dozen kinds
-        said = " ".join(str(error).split())[:200]
+    except Exception as error:  # PyTorch raises many types for a file that is not a state dict
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: is no state dict of tensors ({said}); save one by torch.save(net.state_dict(), FILE), or as "
+            f"{path}: is no state dict of tensors ({reason}); save one with torch.save(net.state_dict(), FILE), or as "
             "FILE.safetensors."
         ) from error
 
@@ -118,26 +114,26 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def check_entries(path: pathlib.Path, entries: Mapping[str, np.ndarray], model: DualBranchUNet, size: int) -> None:
-    """Raises InputError for each entry that is missing, not of the network, of another shape, or not finite."""
-    wanted = dict(_shapes(model, size))
-    problems = [f"{path}: has no {name}" for name in wanted if name not in entries]
+    """Raises InputError if entries are missing, unknown, of the wrong shape, or not finite; lists all of them."""
+    shapes = dict(_shapes(model, size))
+    problems = [f"{path}: has no {name}" for name in shapes if name not in entries]
     for name, entry in entries.items():
         if name.endswith(COUNTER):
             continue
-        if name not in wanted:
-            problems.append(f"{path}: has {name}, which the network has not")
-        elif entry.shape != wanted[name]:
-            problems.append(f"{path}: {name} has shape {entry.shape}, the network {wanted[name]}")
+        if name not in shapes:
+            problems.append(f"{path}: has {name}, which the network does not have")
+        elif entry.shape != shapes[name]:
+            problems.append(f"{path}: {name} has shape {entry.shape}, the network {shapes[name]}")
         elif not np.issubdtype(entry.dtype, np.floating) or not np.isfinite(entry).all():
-            problems.append(f"{path}: {name} holds something else than finite numbers")
+            problems.append(f"{path}: {name} contains values that are not finite numbers")
     raise_all([f"{problem}; give the state dict of UNet_Mixed." for problem in problems])
 
 
 def _shapes(model: DualBranchUNet, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name of every entry and the shape that it needs, in PyTorch's order of axes."""
+    """The name and shape of every entry, in PyTorch's order of axes."""
     branches = tuple(BRANCHES.values())
-    draw = initializer(model, (size, size), branches)
-    variables = flatten_dict(jax.eval_shape(draw, jax.random.key(0)))
+    init = initializer(model, (size, size), branches)
+    variables = flatten_dict(jax.eval_shape(init, jax.random.key(0)))
     for name, path in names(model.depth).items():
         shape = variables[path].shape
         if len(shape) == 4:
@@ -155,18 +151,18 @@ def import_weights(
     labels: Mapping[str, int],
     layout: str,
 ) -> None:
-    """Makes a run's folder of a network that was trained elsewhere: config.json and a checkpoint of step 0.
+    """Creates a run's folder for a network trained elsewhere: config.json and a checkpoint at step 0.
 
     Args:
-      weights: the state dict's file.
-      workdir: the folder to make.
-      size: side of the images that the network takes.
+      weights: file of the state dict.
+      workdir: the folder to create.
+      size: side of the network's input images in pixels.
       normalize: a key of NORMALIZATIONS.
       labels: name -> value of every structure, in the order of the network's classes.
-      layout: a key of READERS, by which images are found in a folder.
+      layout: a key of READERS, which finds images in a folder.
 
     Raises:
-      InputError: the file does not hold this network's weights, or the folder holds something.
+      InputError: the file does not contain this network's weights, or the folder is not empty.
     """
     config = settings.defaults()
     config.model.name, config.model.depth = "released", DEPTH

@@ -1,4 +1,4 @@
-"""The batches of a stage, on the devices that share them."""
+"""The batches of a stage, sharded over the devices."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,13 @@ from msl_jax.training.step import Batch
 
 
 def sets_and_sizes(experiment: Experiment, method: Method) -> tuple[dict[str, list[Entry]], dict[str, int]]:
-    """The sets of cases that a method draws batches from, and how many slices of each set are in a batch."""
+    """The sets of cases that a method trains on, and how many slices of each are in a batch."""
     sets = experiment.training_sets(method)
     return sets, {name: experiment.config.train[f"{name}_batch"] for name in sets}
 
 
 def batches(experiment: Experiment, method: Method, start: int, stop: int, sharding: NamedSharding) -> Iterator[Batch]:
-    """The batches of steps `start` to `stop - 1`, each shared by all devices of all hosts."""
+    """The batches of steps `start` to `stop - 1`, each sharded over all devices of all hosts."""
     config = experiment.config
     sets, sizes = sets_and_sizes(experiment, method)
     dataset = pipeline.batches(

@@ -1,4 +1,4 @@
-"""A whole run: opened, trained or resumed, and evaluated on its test split."""
+"""A whole run: open the experiment, train or resume it, evaluate the test split."""
 
 from etils import epath
 import jax
@@ -18,12 +18,12 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: 
     """Trains the experiment of a config, or resumes the run in `workdir`, then evaluates the test split.
 
     Args:
-      config: as `settings.load` gives it.
-      workdir: the run's folder, made if need be.
+      config: as returned by `settings.load`.
+      workdir: the run's folder, created if missing.
       distributed: this is one of several processes that train the run together.
 
     Raises:
-      InputError: a setting, a file or the folder cannot work.
+      InputError: a setting, a file or the folder is invalid.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     if distributed:

@@ -1,4 +1,4 @@
-"""The loop around the train step, stage after stage."""
+"""The training loop: one stage after the other."""
 
 import contextlib
 import signal
@@ -26,13 +26,13 @@ from msl_jax.training.step import make_train_step
 
 
 def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
-    """Trains, or resumes, the run in `workdir`, writing reports and checkpoints there.
+    """Trains or resumes the run in `workdir` and writes reports and checkpoints there.
 
-    Every stage of the method takes config.train.steps; the steps of a later one are counted on.
+    Every stage of the method takes config.train.steps; steps are counted over all stages.
 
     Raises:
-      InputError: the run in `workdir` has lost its checkpoints, a new one cannot start from config.init_from, or no
-        loss is finite any more.
+      InputError: the checkpoints of the run in `workdir` are missing, a new run cannot start from config.init_from, or
+        training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     config, stages = experiment.config, experiment.method.stages()
@@ -42,7 +42,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     done, state = _start(config, stages, optimizer, manager, workdir, mesh)
     recorder = Recorder(experiment, workdir, manager, schedule, done)
     if jax.process_index() == 0:
-        if done < recorder.total:  # of a run that is made longer: they are no results of this one
+        if done < recorder.total:  # a run that is extended: its old results no longer apply
             (workdir / "results" / "test.json").unlink(missing_ok=True)
         print(_first_line(experiment, done, recorder.total), flush=True)
     for index, method in enumerate(stages):
@@ -72,7 +72,7 @@ def train_stage(
     """Trains stage number `index` from step `done` of the run to the stage's end.
 
     Raises:
-      InputError: no loss is finite any more.
+      InputError: training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     config = experiment.config
@@ -99,8 +99,8 @@ def train_stage(
             if stopping:
                 checkpoints.finish(recorder.manager)
                 raise signals.Interrupted(
-                    f"{recorder.workdir}: stopped after step {step} of {recorder.total}, which is saved; the same "
-                    "command goes on.",
+                    f"{recorder.workdir}: stopped and saved after step {step} of {recorder.total}; rerun the same "
+                    "command to resume.",
                     received[0] if received else signal.SIGTERM,
                 )
     return state
@@ -120,7 +120,7 @@ def _first_line(experiment: Experiment, done: int, total: int) -> str:
 
 
 def _signals() -> contextlib.AbstractContextManager[list[int]]:
-    """Signals that this process receives; of several processes, JAX tells all that one is to end."""
+    """The signals that this process receives; with several processes, JAX notifies all of them instead."""
     return signals.collected() if jax.process_count() == 1 else contextlib.nullcontext([])
 
 
@@ -132,28 +132,28 @@ def _start(
     workdir: epath.Path,
     mesh: Mesh,
 ) -> tuple[int, TrainState]:
-    """Steps done, over all stages, and the state after them: of the newest checkpoint, or drawn for a new run."""
+    """Steps done, over all stages, and the state after them; initialises a new run, or reads the newest checkpoint."""
     if manager.latest_step() is None:
         reported = journal.last_step(workdir / "metrics.csv")
         if reported >= min(2 * config.train.checkpoint_every, config.train.steps):
             raise InputError(
-                f"{workdir}: its checkpoints are gone, though it had come to step {reported}; "
-                "restore them, or give another --workdir."
+                f"{workdir}: its checkpoints are missing, but it had reached step {reported}; "
+                "restore them, or give another workdir."
             )
         loaded = transfer.load(config, tuple(stages[0].branches()))
-        return 0, init_state(config, stages[0], optimizer, taken=loaded)
+        return 0, init_state(config, stages[0], optimizer, loaded=loaded)
 
     def variables_of(method: Method) -> Any:
         model, size = model_of(config), preparation_of(config).size
-        draw = initializer(model, size, tuple(method.branches()), config.data.channels)
-        return jax.eval_shape(draw, jax.random.key(config.seed))
+        init = initializer(model, size, tuple(method.branches()), config.data.channels)
+        return jax.eval_shape(init, jax.random.key(config.seed))
 
     def abstract_of(step: int) -> dict[str, Any]:
         stage = (step - 1) // config.train.steps
         variables, before = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
         state = jax.eval_shape(lambda *networks: state_of(stages[stage], optimizer, *networks), variables, before)
-        here = _replicated(mesh)
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
+        sharding = _replicated(mesh)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}
 
     step, items = checkpoints.restore_newest(manager, abstract_of)

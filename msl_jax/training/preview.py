@@ -1,4 +1,4 @@
-"""A look at a data set and at who is in which role, before anything trains."""
+"""Checks and shows a data set and its splits before training."""
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -13,22 +13,21 @@ from msl_jax.system.paths import check_output
 
 
 def prepare(config: ConfigDict, output: epath.Path) -> None:
-    """Checks and builds the data set of a config, and writes what is in it: report.txt, also printed, and cases.png.
+    """Checks and builds the data set of a config; writes report.txt, which is also printed, and cases.png.
 
     Raises:
-      InputError: a setting or a case cannot work; each is a line, which report.txt has as well.
+      InputError: settings or cases are invalid, one line each, also in report.txt.
     """
     check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     try:
         experiment = open_experiment(config)
-    except InputError as refused:
-        atomic.write_text(
-            output / "report.txt", "".join(f"error: {problem}\n" for problem in str(refused).splitlines())
-        )
+    except InputError as error:
+        atomic.write_text(output / "report.txt", "".join(f"error: {problem}\n" for problem in str(error).splitlines()))
         raise
     findings = survey(experiment)
-    text = "\n".join([report(experiment, findings), *(f"warning: {odd}" for odd in oddities(experiment, findings))])
+    warnings = [f"warning: {text}" for text in oddities(experiment, findings)]
+    text = "\n".join([report(experiment, findings), *warnings])
     print(text)
     atomic.write_text(output / "report.txt", text + "\n")
     plots.save(page(experiment, findings), output / "cases.png")

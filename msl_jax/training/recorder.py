@@ -1,4 +1,4 @@
-"""What happens to a run between two steps: reports, validation, checkpoints, and an end where training has diverged."""
+"""What happens between two steps: reports, validation, checkpoints, and the check for divergence."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -21,7 +21,7 @@ from msl_jax.training.state import TrainState
 from msl_jax.training.validation import dice_columns, make_validator
 
 MOST_SKIPPED = 20
-"""How many steps in a row, from report to report, may have no finite loss and gradient before a run stops."""
+"""A run stops after this many steps in a row without a finite loss and gradient, checked at each report."""
 
 
 class Recorder:
@@ -29,10 +29,10 @@ class Recorder:
 
     Attributes:
       workdir: the run's folder.
-      manager: of its checkpoints.
-      schedule: learning rate by step of a stage.
+      manager: its checkpoint manager.
+      schedule: step of a stage -> learning rate.
       total: steps of the whole run.
-      end: step at which the stage ends.
+      end: last step of the current stage.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Recorder:
         schedule: optax.Schedule,
         done: int,
     ):
-        """Opens metrics.csv and the TensorBoard events of a run of which `done` steps are saved."""
+        """Opens metrics.csv and the TensorBoard events of a run with a checkpoint at step `done`."""
         self.experiment, self.workdir, self.manager, self.schedule = experiment, workdir, manager, schedule
         stages = experiment.method.stages()
         self.total = experiment.config.train.steps * len(stages)
@@ -59,7 +59,7 @@ class Recorder:
         self.writer = metric_writers.create_default_writer(workdir, just_logging=jax.process_index() > 0)
 
     def begin_stage(self, method: Method, begin: int, end: int) -> None:
-        """Turns to the stage that trains `method` in steps `begin + 1` to `end`."""
+        """Starts the stage that trains `method` in steps `begin + 1` to `end`."""
         self.method, self.begin, self.end = method, begin, end
         self.validate: Callable[[Any, int], dict[str, float]] = make_validator(
             self.experiment, tuple(method.branches())
@@ -67,30 +67,30 @@ class Recorder:
         self.skipped_in_a_row = 0
 
     def record(self, step: int, state: TrainState, stopping: bool) -> TrainState:
-        """Reports, validates and saves what is due after this step; returns the state with its sums begun again.
+        """Reports, validates and saves as due after this step; returns the state, with sums reset after a report.
 
         Raises:
-          InputError: no loss has been finite for too long, or a checkpoint cannot be written.
+          InputError: training has diverged, or a checkpoint cannot be written.
         """
-        every, last = self.experiment.config.train, step == self.end
+        config, last = self.experiment.config.train, step == self.end
         row: dict[str, float] = {}
-        if step % every.report_every == 0 or last:
+        if step % config.report_every == 0 or last:
             row = self._report(step, state)
             state = dataclasses.replace(state, sums=jax.tree.map(jnp.zeros_like, state.sums))
-        if self.experiment.split["validation"] and (step % every.validate_every == 0 or last):
+        if self.experiment.split["validation"] and (step % config.validate_every == 0 or last):
             row |= self.validate(state.network(), step)
         if row:
             self.table.add({"step": step, **row})
             self.writer.write_scalars(step, row)
-            self.clock.say(step, row)
-        if step % every.checkpoint_every == 0 or last or stopping:
+            self.clock.print_row(step, row)
+        if step % config.checkpoint_every == 0 or last or stopping:
             in_last_stage = self.end == self.total
             dice = row.get(journal.DICE + self.branches[-1]) if in_last_stage else None
             checkpoints.save(self.manager, step, state.network(), state.training(), dice)
         return state
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until everything is written."""
         self.writer.close()
         checkpoints.finish(self.manager)
         self.manager.close()
@@ -108,16 +108,16 @@ class Recorder:
         sets, sizes = sets_and_sizes(self.experiment, self.method)
         cases = pipeline.cases_of(sets, sizes, config.seed, step - skipped)
         saved = self.manager.latest_step()
-        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        checkpoint = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
         return InputError(
             f"config.optimizer.learning_rate: is {config.optimizer.learning_rate}, and none of the {skipped} steps up "
-            f"to {step} had a finite loss and gradient, the first of them with slices of {', '.join(cases)}; {kept}: "
-            "give a lower one and another --workdir, or look at these cases."
+            f"to {step} had a finite loss and gradient, the first of them with slices of {', '.join(cases)}; "
+            f"{checkpoint}; use a lower rate and another workdir, or check these cases."
         )
 
 
 def _means(sums: Mapping[str, jax.Array], since: int) -> dict[str, float]:
-    """A report's means over the steps with an update, of `since` steps, and how many had none where some had none."""
+    """A report's means over the steps with an update, of `since` steps, and the number of skipped steps, if any."""
     totals = {name: float(value) for name, value in jax.device_get(sums).items()}
     steps = totals.pop("steps")
     means = {name: value / steps for name, value in totals.items()} if steps else {}

@@ -1,4 +1,4 @@
-"""What a train step changes, and how it begins."""
+"""The training state and its initial value."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from msl_jax.training import transfer
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes.
+    """Everything that a step changes.
 
     Attributes:
       step: int32 scalar, steps done in this stage.
       params: float32 parameters.
       batch_stats: float32 running means and variances.
-      opt_state: of the optax optimizer.
-      sums: "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
-      guide: variables of the network that a method's guide is; None without one.
+      opt_state: state of the optax optimizer.
+      sums: sums of "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
+      guide: variables of the guide network; None for a method without a guide.
     """
 
     step: jax.Array
@@ -40,7 +40,7 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def training(self) -> dict[str, Any]:
-        """What else goes on from step to step: the "training" item of a checkpoint."""
+        """The rest of the state: the "training" item of a checkpoint."""
         items = {"step": self.step, "opt_state": self.opt_state, "sums": self.sums, "guide": self.guide}
         return {name: item for name, item in items.items() if item is not None}
 
@@ -50,24 +50,24 @@ def init_state(
     method: Method,
     optimizer: optax.GradientTransformation,
     before: Any = None,
-    taken: transfer.Arrays | None = None,
+    loaded: transfer.Arrays | None = None,
 ) -> TrainState:
     """The state before the first step of a stage, from the config's seed.
 
     Args:
-      config: filled in.
-      method: the stage's.
-      optimizer: from optax.
-      before: variables that the stage before has trained, for a guide that does not move.
-      taken: what the network has of another run, the rest being drawn.
+      config: the filled-in config.
+      method: the stage's method.
+      optimizer: the optax optimizer.
+      before: variables that the previous stage trained, for a fixed guide.
+      loaded: arrays loaded from another run; all others are initialised at random.
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
-    return state_of(method, optimizer, transfer.put(taken, variables) if taken else variables, before)
+    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, before)
 
 
 def state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, before: Any) -> TrainState:
-    """The same of variables that are there."""
+    """The state before the first step of a stage, from given variables."""
     guide = before if method.after else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -80,7 +80,7 @@ def state_of(method: Method, optimizer: optax.GradientTransformation, variables:
 
 
 def make_schedule(config: Any) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then a cosine to 0 at the last step."""
+    """The learning rate by step: linear warm-up, then cosine decay to 0 at the last step."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
         peak_value=config.optimizer.learning_rate,

@@ -1,7 +1,7 @@
 """One pure train step for every method: forward pass, terms, gradient, update.
 
-A batch is what pipeline.batches yields, {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}:
-float32 images (n, y, x, 1), int32 label maps (n, y, x).
+A batch comes from pipeline.batches: {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}} with
+float32 images (n, y, x, channels) and int32 label maps (n, y, x).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,23 +30,23 @@ def make_train_step(
     parts: int = 1,
     class_weights: Sequence[float] = (),
 ) -> Callable[[TrainState, Batch], TrainState]:
-    """The step of a method: forward pass, its terms, gradient, update.
+    """Makes the train step of a method.
 
     Args:
-      apply_fn: of a DualBranchUNet.
-      optimizer: from optax.
-      method: which terms over which images, with which weights.
-      groups: number of devices the batch is sharded over; strong and weak images are interleaved so that each device
-        holds its share of both, and only gradients and batch norm's sums travel.
-      key: PRNG key of the run; a step's dropout is a function of it, the step's number and the part's.
-      parts: how many parts the batch is taken in, one after the other, their gradients added (gradient accumulation).
-        Every term is still the mean over the whole batch's pixels, those labelled for a cross-entropy; batch norm,
-        though, sees the images of one part alone, so that the update is not that of the whole batch at once.
-      class_weights: of every class in a cross-entropy, background first; none for 1 each.
+      apply_fn: `apply` of a DualBranchUNet.
+      optimizer: the optax optimizer.
+      method: the terms, their images and their weights.
+      groups: number of devices the batch is sharded over. Strong and weak images are interleaved so that each device
+        has its share of both; only gradients and batch norm statistics are exchanged.
+      key: PRNG key of the stage; dropout depends on it, the step number and the part number.
+      parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
+        the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
+        the update differs from that of the whole batch.
+      class_weights: weight of every class in a cross-entropy, background first; empty for 1 each.
 
     Returns:
-      A pure function (state, batch) -> state, to be jitted. Batches are those of pipeline.batches. Where the loss or
-      its gradient is not finite nothing changes but the step's number, and "steps" of the sums does not count it.
+      A pure function (state, batch) -> state, to be jitted. If the loss or its gradient is not finite, only the step
+      number changes, and "steps" in the sums does not count the step.
     """
 
     def part_loss(params, batch_stats, part, shares, weights, key):
@@ -76,8 +76,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
         if method.guide:
-            asked = batch[method.guide.images]
-            batch = dict(batch) | {method.guide.images: asked | guided(method.guide, state, asked["image"], guide_key)}
+            arrays = batch[method.guide.images]
+            targets = guide_targets(method.guide, state, arrays["image"], guide_key)
+            batch = dict(batch) | {method.guide.images: arrays | targets}
         divided = split(batch, groups, parts)
         shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
         weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
@@ -109,48 +110,48 @@ def make_train_step(
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
             after = dataclasses.replace(after, guide=average)
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        return dataclasses.replace(kept, step=after.step)
+        selected = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return dataclasses.replace(selected, step=after.step)
 
-    def guided(guide, state, images, key):
-        """What the guide makes for all images of a set: name -> array (n, ...)."""
+    def guide_targets(guide, state, images, key):
+        """The guide's targets for all images of a set: name -> array (n, ...)."""
 
-        def ask(images, key, train):
+        def predict(images, key, train):
             logits, _ = apply_fn(
                 state.guide,
-                {"asked": images},
-                {"teacher": ("asked",)},
+                {"images": images},
+                {"teacher": ("images",)},
                 train=train,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            return logits["teacher"]["asked"]
+            return logits["teacher"]["images"]
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided()))
         images = images.reshape(groups, -1, *images.shape[1:])
-        targets = guide.targets(ask, images, key, progress, method.noise, method.passes)
+        targets = guide.targets(predict, images, key, progress, method.noise, method.passes)
         return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), targets)
 
     return train_step
 
 
 def split(batch: Batch, groups: int, parts: int) -> Batch:
-    """Arrays (n, ...) sharded over `groups` devices -> (parts, groups, n / groups / parts, ...), rows left in place."""
+    """Arrays (n, ...) sharded over `groups` devices -> (parts, groups, n / groups / parts, ...); moves no rows."""
     return jax.tree.map(lambda a: a.reshape(groups, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
 
 
 def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> dict[str, jax.Array]:
-    """Joins what a term asks for along n.
+    """Concatenates the arrays of several sets along n.
 
     Args:
       arrays: branch, or name of a label map -> set -> array (groups, n, ...).
       sets: names of sets.
 
     Returns:
-      Branch or name -> array (groups, n of all these sets, ...); without those that some of the sets lack.
+      Branch or name -> array (groups, n of all these sets, ...), for those that all of the sets have.
     """
     return {
-        name: jnp.concatenate([of_sets[held] for held in sets], axis=1)
+        name: jnp.concatenate([of_sets[key] for key in sets], axis=1)
         for name, of_sets in arrays.items()
         if set(sets) <= of_sets.keys()
     }
@@ -159,16 +160,16 @@ def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> 
 def _by_name(batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """Set -> name -> array as name -> set -> array."""
     names = dict.fromkeys(name for arrays in batch.values() for name in arrays)
-    return {name: {held: arrays[name] for held, arrays in batch.items() if name in arrays} for name in names}
+    return {name: {key: arrays[name] for key, arrays in batch.items() if name in arrays} for name in names}
 
 
 def _among(by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Branch -> those of its sets that are among `sets`."""
+    """Branch -> its sets that are in `sets`."""
     return {branch: tuple(name for name in own if name in sets) for branch, own in by_branch.items()}
 
 
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
-    """float32 (parts,): which share of what a term is a mean over lies in each part."""
+    """float32 (parts,): each part's share of the divisor of a term's mean."""
     row = TERMS[term]
     name, divisor_of = row.labels, row.divisor
     if name is None or divisor_of is None:

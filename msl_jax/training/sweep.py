@@ -1,4 +1,4 @@
-"""The runs of a sweep as processes of `msl_jax.main`: which are missing, trained side by side, compared."""
+"""A sweep: trains its missing runs as processes of `msl_jax.main`, then compares all of them."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,12 +37,12 @@ from msl_jax.system.paths import check_name
 from msl_jax.training import transfer
 
 LOG = "train.log"
-WAIT = 0.2  # seconds between looks at the children
+WAIT = 0.2  # seconds between two polls of the children
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What of the machine one run at a time gets; empty for all that its parent has."""
+    """The cores and GPUs of one run at a time; empty for all that the parent has."""
 
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Child:
-    """A run as a process of `main`; `name` is how the sweep calls it when it prints."""
+    """A run as a process of `main`; `name` stands for it in printed lines."""
 
     run: Run
     name: str
@@ -69,11 +69,11 @@ def train_and_compare(
     parallel: int = 1,
     part: slice = slice(None),
 ) -> list[Run]:
-    """Trains the runs that are missing, then writes the tables and figures of those that are there.
+    """Trains the missing runs, then writes the tables and figures of all finished runs.
 
     Args:
-      workdir: the sweep's folder, which holds the runs' folders.
-      runs: all of the sweep's, as `runs_of` gives them.
+      workdir: the sweep's folder, with a folder for each run.
+      runs: all runs of the sweep, as returned by `runs_of`.
       config: the experiment that they share.
       flags_of: run -> flags of `main`, without --workdir.
       parallel: how many runs are trained at once.
@@ -83,12 +83,12 @@ def train_and_compare(
       The runs that failed.
 
     Raises:
-      InputError: a run's settings, a file or a folder cannot work, or another process is training a run.
+      InputError: a run's settings, a file or a folder is invalid, or another process is training a run.
       Interrupted: SIGINT or SIGTERM was received.
     """
-    jax.config.update("jax_platforms", "cpu")  # the accelerators are the runs'
+    jax.config.update("jax_platforms", "cpu")  # leaves the accelerators to the runs
     if "://" in os.fspath(workdir):
-        raise InputError(f"--workdir={workdir}: a sweep needs a folder of this machine, or one that is mounted.")
+        raise InputError(f"--workdir={workdir}: a sweep needs a local or mounted folder; give one.")
     folder = pathlib.Path(workdir)
     check_name(folder)
     opened = {run: open_experiment(with_settings(config, settings_of(run))) for run in runs}
@@ -100,35 +100,33 @@ def train_and_compare(
         return [comparison.read(folder / run.folder, run) for run in done()]
 
     def write() -> str:
-        there = finished()
-        return comparison.write(folder, there, [run for run in runs if run not in [f.run for f in there]])
+        results = finished()
+        return comparison.write(folder, results, [run for run in runs if run not in [f.run for f in results]])
 
-    there, machine = done(), shares(parallel)
-    missing = [run for run in runs[part] if run not in there]
+    before, machine = done(), shares(parallel)
+    missing = [run for run in runs[part] if run not in before]
     for run in missing:
         transfer.check(opened[run].config, folder / run.folder)
-    print(f"{len(runs)} runs in {folder}, {len(there)} of them done; {len(missing)} to train here", flush=True)
+    print(f"{len(runs)} runs in {folder}, {len(before)} of them done; {len(missing)} to train here", flush=True)
     failed = train(folder, missing, flags_of, machine, after_each=write)
     if done():
         print(f"\n{write()}", flush=True)
         draw(folder, finished(), opened[runs[0]].data)
         print(f"Written to {folder}")
     if failed:
-        print(
-            f"msl_jax: {len(failed)} of {len(missing)} runs failed; the same command tries them again.", file=sys.stderr
-        )
+        print(f"msl_jax: {len(failed)} of {len(missing)} runs failed; rerun the command to retry.", file=sys.stderr)
     return failed
 
 
 def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
-    """The runs in the order they are trained: the first seed of everything comes first, each run once."""
+    """The runs in the order of training: all runs of the first seed come first, and each run once."""
     take_all = [name for name, method in METHODS.items() if method.all_strong]
     runs = (Run(name, None if name in take_all else n, seed) for seed in seeds for n in strong for name in names)
     return list(dict.fromkeys(runs))
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """Key of the config -> value, of what makes this run."""
+    """The settings that distinguish this run: key of the config -> value."""
     strong = {} if run.strong is None else {"data.strong": run.strong}
     return {"method.name": run.method, "seed": run.seed, **strong}
 
@@ -141,10 +139,10 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict
 
 
 def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
-    """Whether a run's results are there, of the checkpoint that the filled-in config asks for.
+    """Whether a run has results, of the checkpoint that the filled-in config selects.
 
     Raises:
-      InputError: the folder holds a run with other settings.
+      InputError: the folder contains a run with other settings.
     """
     if (folder / "config.json").exists():
         check_resumable(read(folder), json.loads(wanted.to_json()), folder)
@@ -153,7 +151,7 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
 
 
 def shares(parallel: int) -> list[Share]:
-    """Divides cores and GPUs evenly among runs that are trained at once; one run alone gets the machine as it is.
+    """Divides cores and GPUs evenly among parallel runs; a single run gets the whole machine.
 
     Raises:
       InputError: there are fewer cores or GPUs than runs.
@@ -162,39 +160,39 @@ def shares(parallel: int) -> list[Share]:
         return [Share()]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     gpus = _gpus()
-    for what, parts in (("CPU cores", cores), ("GPUs", gpus)):
-        if parts and len(parts) < parallel:
-            raise InputError(f"--parallel={parallel}: there are {len(parts)} {what}; give at most as many.")
+    for kind, devices in (("CPU cores", cores), ("GPUs", gpus)):
+        if devices and len(devices) < parallel:
+            raise InputError(f"--parallel={parallel}: there are {len(devices)} {kind}; give at most as many.")
     return [Share(tuple(cores[i::parallel]), tuple(gpus[i::parallel])) for i in range(parallel)]
 
 
 def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> None:
-    """Writes dice.png and terms.png of at least one finished run, and methods.png of those that have checkpoints."""
+    """Writes dice.png and terms.png of one or more finished runs, and methods.png of those with checkpoints."""
     plots.save(charts.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
-    few = comparison.fewest_strong(finished)
+    selected = comparison.fewest_strong(finished)
     reports: dict[str, list[Any]] = {}
-    for one in few:
-        reports.setdefault(one.run.method, []).append(one.reports)
+    for result in selected:
+        reports.setdefault(result.run.method, []).append(result.reports)
     plots.save(charts.terms(reports), sweep / "terms.png")
-    kept = [one for one in few if (sweep / one.run.folder / "checkpoints").exists()]
-    first = [one for one in kept if one.run.seed == kept[0].run.seed]
-    if first:
-        plots.save(_methods_beside(sweep, first, data), sweep / "methods.png")
+    loadable = [result for result in selected if (sweep / result.run.folder / "checkpoints").exists()]
+    first_seed = [result for result in loadable if result.run.seed == loadable[0].run.seed]
+    if first_seed:
+        plots.save(_methods_figure(sweep, first_seed, data), sweep / "methods.png")
 
 
-def _methods_beside(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> Figure:
+def _methods_figure(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> Figure:
     name = comparison.median_case(finished)
     case = data.case(next(entry for entry in data.entries if entry.name == name))
     predictions, foreground = {}, {}
-    for one in finished:
-        segmenter, variables, _ = load_network(epath.Path(sweep / one.run.folder), one.results["checkpoint"])
+    for result in finished:
+        segmenter, variables, _ = load_network(epath.Path(sweep / result.run.folder), result.results["checkpoint"])
         probabilities = segmenter.probabilities(variables, case.image)
-        dice = [f"{branch} {100 * one.case_dice(branch)[name]:.1f}" for branch in probabilities]
-        row = "\n".join([one.run.method, *dice])
+        dice = [f"{branch} {100 * result.case_dice(branch)[name]:.1f}" for branch in probabilities]
+        row = "\n".join([result.run.method, *dice])
         predictions[row] = {branch: p.argmax(-1) for branch, p in probabilities.items()}
         foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
     reference = segmenter.preparation.reference(np.asarray(case.mask))
-    strong = comparison.named(min((one.run.strong for one in finished if one.run.strong), default=None))
+    strong = comparison.strong_text(min((f.run.strong for f in finished if f.run.strong), default=None))
     title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
     return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
 
@@ -206,30 +204,30 @@ def train(
     machine: Sequence[Share],
     after_each: Callable[[], object],
 ) -> list[Run]:
-    """Trains runs as processes of `main`, as many at once as there are shares; they end when this process does.
+    """Trains runs as processes of `main`, as many at once as there are shares. They end when this process ends.
 
     Args:
-      sweep: the folder that holds the runs' folders.
-      runs: which, in order.
+      sweep: the sweep's folder.
+      runs: the runs, in order.
       flags_of: run -> flags of `main`, without --workdir.
-      machine: a share for each run at a time.
-      after_each: called when a run has succeeded.
+      machine: the shares, one for each run at a time.
+      after_each: called after each run that succeeds.
 
     Returns:
       The runs that failed.
 
     Raises:
       InputError: another process is training one of them.
-      Interrupted: SIGINT or SIGTERM came.
+      Interrupted: SIGINT or SIGTERM was received.
     """
     waiting = deque(enumerate(runs, start=1))
     running: list[Child] = []
     free, failed = list(machine), []
-    with signals.collected() as came:
+    with signals.collected() as received:
         try:
             while waiting or running:
-                if came:
-                    raise signals.Interrupted(f"{sweep}: stopped; the same command goes on.", came[0])
+                if received:
+                    raise signals.Interrupted(f"{sweep}: stopped; rerun the same command to resume.", received[0])
                 while waiting and free:
                     index, run = waiting.popleft()
                     name = f"[{index}/{len(runs)}] {run.folder}"
@@ -238,7 +236,7 @@ def train(
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     free.append(child.share)
-                    _say_end(child)
+                    _print_end(child)
                     if child.process.returncode:
                         failed.append(child.run)
                     else:
@@ -256,7 +254,7 @@ def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str],
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as log, _on_cores(share.cores):
-        # The child inherits it, and so holds it also where this process is killed and the child lives on.
+        # The child inherits the lock and keeps it even if this process is killed.
         lock.take(
             log.fileno(),
             f"{folder}: another process is training this run; wait for it, or divide a sweep with --share.",
@@ -268,18 +266,18 @@ def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str],
     return Child(run, name, share, folder / LOG, process, time.monotonic())
 
 
-def _say_end(child: Child) -> None:
+def _print_end(child: Child) -> None:
     minutes = f"{(time.monotonic() - child.started) / 60:.1f} min"
     if child.process.returncode == 0:
         print(f"{child.name}: done in {minutes}", flush=True)
     else:
-        lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
-        print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (all of it in {child.log})", flush=True)
+        lines = child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+        print(f"{child.name}: FAILED after {minutes}: {lines[-1].strip()} (see {child.log})", flush=True)
 
 
 @contextlib.contextmanager
 def _on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """What is started within may use these cores alone; where the system cannot say so, all of them."""
+    """Processes started within use only these cores; without `cores`, all of them."""
     if not cores:
         yield
         return
@@ -292,7 +290,7 @@ def _on_cores(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _gpus() -> list[str]:
-    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; asked of the driver, so that none is touched."""
+    """The NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them; listed by the driver, so that none is initialised."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
     if not shutil.which("nvidia-smi"):
@@ -302,27 +300,27 @@ def _gpus() -> list[str]:
 
 
 def numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The numbers of a flag's list; raises InputError where there are none, or other things."""
+    """The values of a flag as integers; raises InputError if there are none, or not all are whole numbers."""
     if not values or not all(value.isdecimal() for value in values):
-        raise InputError(f"--{flag}={','.join(values)}: give whole numbers with commas between them, like 0,1,2.")
+        raise InputError(f"--{flag}={','.join(values)}: give whole numbers separated by commas, like 0,1,2.")
     return [int(value) for value in values]
 
 
 def part_of(text: str) -> slice:
-    """Which runs of the list --share=I/N takes."""
+    """The runs that --share=I/N selects from the list."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"--share={text}: give I/N, this host's number from 1 to N and the number of hosts, like 1/4.")
+        raise InputError(f"--share={text}: give I/N, this host's number (1 to N) and the number of hosts, like 1/4.")
     return slice(int(match[1]) - 1, None, int(match[2]))
 
 
 def flags_of(run: Run, config: str, settings: Mapping[str, Any]) -> list[str]:
-    """A run's flags of `main`, without --workdir.
+    """The flags of `main` for a run, without --workdir.
 
     Args:
       run: the run.
-      config: what --config names.
-      settings: of all runs, beside those that make this one.
+      config: value of --config.
+      settings: settings of all runs; `settings_of(run)` overrides them.
     """
     return [
         *([plugins.flag()] if plugins.LOADED else []),

@@ -1,4 +1,4 @@
-"""A new run that starts from the weights of another one's last checkpoint, config.init_from."""
+"""Starts a new run from the weights of another run's last checkpoint, config.init_from."""
 
 from collections.abc import Mapping
 import os
@@ -20,31 +20,31 @@ from msl_jax.system.paths import expanded
 Arrays = Mapping[tuple[str, ...], np.ndarray]
 """Path of an array in a model's variables, like ("params", "teacher", "Conv_0", "bias") -> the array."""
 SAME = (("model", "name"), ("model", "width"), ("model", "depth"), ("data", "channels"))
-"""Settings that give the arrays their shapes, in which both runs must agree."""
+"""Settings that determine the arrays' shapes; both runs must have the same."""
 
 
 def check(config: ConfigDict, workdir: os.PathLike) -> None:
-    """Refuses a config.init_from from which the run in `workdir` could not start; one that has a checkpoint need not.
+    """Checks config.init_from for a new run; a run with a checkpoint in `workdir` no longer needs it.
 
     Args:
-      config: filled in.
-      workdir: of the run that may be new.
+      config: the filled-in config.
+      workdir: folder of the run.
 
     Raises:
-      InputError: config.init_from holds no run, none with a checkpoint, or one of a network of another shape.
+      InputError: config.init_from contains no run, no checkpoint, or a network of another shape.
     """
     if config.init_from and checkpoints.open_manager(epath.Path(workdir)).latest_step() is None:
         _source(config)
 
 
 def load(config: ConfigDict, branches: tuple[str, ...]) -> Arrays:
-    """What a new run takes over: all that both networks have, the heads only where the classes are the same, in order.
+    """Loads the arrays that both networks have; the heads only if the classes and their order are the same.
 
-    Prints what is taken and what is drawn anew.
+    Prints which parts are loaded and which are initialised at random.
 
     Args:
-      config: filled in; nothing is taken where its init_from is not set.
-      branches: those the new run trains.
+      config: the filled-in config; without init_from nothing is loaded.
+      branches: branches that the new run trains.
 
     Raises:
       InputError: as `check`.
@@ -53,39 +53,39 @@ def load(config: ConfigDict, branches: tuple[str, ...]) -> Arrays:
         return {}
     workdir, classes = _source(config)
     _, variables, step = load_network(workdir)
-    there = jax.device_get(variables)
+    source = jax.device_get(variables)
     same_classes = classes == list(config.data.classes)
-    parts = [part for part in ("encoder", *branches) if part in there["params"]]
-    anew = [f"{branch} (not trained there)" for branch in branches if branch not in parts]
+    parts = [part for part in ("encoder", *branches) if part in source["params"]]
+    random = [f"{branch} (not trained there)" for branch in branches if branch not in parts]
     if not same_classes:
-        anew.append(f"output convolutions (classes there: {'+'.join(classes)})")
+        random.append(f"output convolutions (classes there: {'+'.join(classes)})")
     if jax.process_index() == 0:
-        names = ", ".join(parts), ", ".join(anew) or "nothing"
-        print(f"Starts from {workdir}, step {step}: {names[0]}; drawn anew: {names[1]}.", flush=True)
+        names = ", ".join(parts), ", ".join(random) or "nothing"
+        print(f"Starts from {workdir}, step {step}: {names[0]}; randomly initialised: {names[1]}.", flush=True)
     return {
         path: array
-        for path, array in flatten_dict(there).items()
+        for path, array in flatten_dict(source).items()
         if path[1] in parts and (same_classes or path[2] != HEAD)
     }
 
 
-def put(taken: Arrays, drawn: Variables) -> Variables:
-    """A model's variables, freshly drawn, with what was taken over in its place."""
-    return unflatten_dict({**flatten_dict(drawn), **taken})
+def insert(loaded: Arrays, variables: Variables) -> Variables:
+    """A model's variables with the loaded arrays in place of its own."""
+    return unflatten_dict({**flatten_dict(variables), **loaded})
 
 
 def _source(config: ConfigDict) -> tuple[epath.Path, list[str]]:
-    """The folder of config.init_from, where a new run can start from it, and its classes."""
+    """The folder of config.init_from, checked, and its classes."""
     workdir = epath.Path(expanded(config.init_from))
     if not (workdir / "config.json").exists():
-        raise InputError(f"config.init_from: {workdir} holds no run (no config.json); give the folder of one.")
-    there = read_config(workdir)
+        raise InputError(f"config.init_from: {workdir} contains no run (no config.json); give a run's folder.")
+    source = read_config(workdir)
     if checkpoints.open_manager(workdir).latest_step() is None:
-        raise InputError(f"config.init_from: {workdir} holds no checkpoint; train that run first, or give another.")
+        raise InputError(f"config.init_from: {workdir} contains no checkpoint; train that run first, or give another.")
     for group, key in SAME:
-        if config[group][key] != there[group][key]:
+        if config[group][key] != source[group][key]:
             raise InputError(
-                f"config.{group}.{key}: is {config[group][key]}, but {there[group][key]} in the run of "
-                f"config.init_from={workdir}; give the same, or another run."
+                f"config.{group}.{key}: is {config[group][key]}, but {source[group][key]} in the run of "
+                f"config.init_from={workdir}; give the same value, or another run."
             )
-    return workdir, list(there.data.classes)
+    return workdir, list(source.data.classes)

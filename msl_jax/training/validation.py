@@ -1,4 +1,4 @@
-"""Dice of the validation cases while a run trains."""
+"""Validation Dice during training."""
 
 from collections.abc import Callable
 import sys
@@ -17,16 +17,16 @@ from msl_jax.settings.resolved import model_of, preparation_of
 
 
 def dice_columns(config: ConfigDict, branch: str) -> dict[str, str | None]:
-    """Column of metrics.csv -> structure; None for the mean, which of several may hide one that is given up."""
+    """Column of metrics.csv -> structure; None for the mean over structures."""
     mean, several = journal.DICE + branch, len(config.data.classes) > 1
     return {mean: None, **{f"{mean}_{name}": name for name in config.data.classes if several}}
 
 
 def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callable[[Any, int], dict[str, float]]:
-    """Makes the function (variables, step) -> mean Dice over the validation cases, named as `dice_columns` has them.
+    """Makes the function (variables, step) -> mean Dice over the validation cases, by the names of `dice_columns`.
 
-    It warns where a branch finds one class alone. A structure that no validation case has is left out: nothing found
-    where nothing is would be a Dice of 1.
+    It warns if a branch predicts only one class. Structures that no validation case has are left out: an empty
+    prediction of an absent structure would count as Dice 1.
     """
     config = experiment.config
     entries = experiment.entries(experiment.split["validation"])
@@ -36,21 +36,21 @@ def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callabl
 
     def validate(variables: Any, step: int) -> dict[str, float]:
         dice: dict[str, list[list[float]]] = {branch: [] for branch in segmenter.branches}
-        found: dict[str, set[int]] = {branch: set() for branch in segmenter.branches}
+        predicted: dict[str, set[int]] = {branch: set() for branch in segmenter.branches}
         for case in map(experiment.data.case, entries):
             reference = class_of_value[case.mask]
             for branch, probabilities in segmenter.probabilities(variables, case.image).items():
                 classes = probabilities.argmax(-1)
                 labels = np.where(reference == UNLABELED, UNLABELED, classes)
                 dice[branch].append([metrics.dice(labels == c, reference == c) for c in structures.values()])
-                found[branch].update(np.unique(classes).tolist())
-        for branch, classes in found.items():
+                predicted[branch].update(np.unique(classes).tolist())
+        for branch, classes in predicted.items():
             if len(classes) == 1 and jax.process_index() == 0:
                 print(one_class_warning(config, branch, step, *classes), file=sys.stderr, flush=True)
         row: dict[str, float] = {}
-        for branch, of_cases in dice.items() if structures else ():
-            means: dict[str | None, Any] = {None: np.mean(of_cases)}
-            means |= dict(zip(structures, np.mean(of_cases, axis=0), strict=True))
+        for branch, values in dice.items() if structures else ():
+            means: dict[str | None, Any] = {None: np.mean(values)}
+            means |= dict(zip(structures, np.mean(values, axis=0), strict=True))
             columns = dice_columns(config, branch).items()
             row |= {column: float(means[name]) for column, name in columns if name in means}
         return row
@@ -59,8 +59,10 @@ def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callabl
 
 
 def one_class_warning(config: ConfigDict, branch: str, step: int, only: int) -> str:
-    """What is printed where a branch finds no class but `only` in all validation cases."""
+    """The warning about a branch that predicts only class `only` in all validation cases."""
     name = ("background", *config.data.classes)[only]
     entropy = config.method.terms.ent
-    cure = f"lower config.method.terms.ent, which is {entropy:g}" if entropy else "train longer, or weigh the classes"
-    return f"warning: at step {step} the {branch} takes every voxel of the validation cases for {name}; {cure}."
+    advice = (
+        f"lower config.method.terms.ent, which is {entropy:g}" if entropy else "train longer, or weight the classes"
+    )
+    return f"warning: at step {step} the {branch} labels every voxel of the validation cases as {name}; {advice}."

@@ -1,4 +1,4 @@
-"""Whether a run doubts the cases that it segments badly: what `msl_jax.suggest` ranks by, against the true error.
+"""Whether a run is uncertain about the cases that it segments badly: the score of `msl_jax.suggest` against the error.
 
 python tests/benchmarks/suggest.py --workdir RUN [RUN ...]
 
@@ -15,7 +15,7 @@ from etils import epath
 from scipy import stats
 
 from msl_jax.data import builder
-from msl_jax.evaluation.suggestions import doubt
+from msl_jax.evaluation.suggestions import uncertainty
 from msl_jax.inference.segmenter import load_network
 from msl_jax.runs.config import read_config
 from msl_jax.settings.resolved import source_of
@@ -33,12 +33,15 @@ def measure(workdir: epath.Path) -> dict[str, float]:
         if row["branch"] == segmenter.branches[-1]
     }
     entries = [entry for entry in data.entries if entry.name in dice]
-    doubts = [doubt(segmenter.probabilities(variables, data.case(entry).image)) for entry in entries]
+    uncertainties = [uncertainty(segmenter.probabilities(variables, data.case(entry).image)) for entry in entries]
     errors = [1 - dice[entry.name] for entry in entries]
-    measures = [name for name in ("score", "entropy", "disagreement") if getattr(doubts[0], name) is not None]
+    measures = [name for name in ("score", "entropy", "disagreement") if getattr(uncertainties[0], name) is not None]
     return {
         "cases": len(entries),
-        **{name: float(stats.spearmanr([getattr(d, name) for d in doubts], errors).statistic) for name in measures},
+        **{
+            name: float(stats.spearmanr([getattr(d, name) for d in uncertainties], errors).statistic)
+            for name in measures
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""One run on phantoms, its files and its predictions, which all tests of the commands look at."""
+"""One run on phantoms, its files and its predictions, shared by all tests of the commands."""
 
 import json
 
@@ -12,7 +12,7 @@ from processes import run
 
 @pytest.fixture(scope="session")
 def settings(tiny_flags):
-    """Flags of a run of seconds on phantoms."""
+    """Flags of a run on phantoms that takes seconds."""
     values = {
         "model.depth": 3,  # of which a dozen steps teach the student something
         "train.steps": 12,
@@ -42,7 +42,7 @@ def summary(workdir):
 
 @pytest.fixture(scope="session")
 def hospital(tmp_path_factory, workdir, phantoms):
-    """The test cases as NIfTI files: images in a folder a patient, references NAME_gt beside each other elsewhere."""
+    """The test cases as NIfTI files: images in a folder per patient, references NAME_gt together in another folder."""
     folder = tmp_path_factory.mktemp("hospital")
     (folder / "references").mkdir()
     patients = json.loads((workdir / "splits.json").read_text())["test"]
@@ -73,27 +73,27 @@ def predicted(tmp_path_factory, workdir, hospital):
 
 @pytest.fixture(scope="session")
 def drawn(untrained):
-    """A run that costs no training, its network as the seed drew it."""
+    """An untrained run, with its initial network."""
     return untrained("method=kl_ent,strong=2,seed=1")
 
 
 @pytest.fixture
 def refused(command, tmp_path, caplog):
-    """check(argv, said): the command ends in one sentence with these words, and no file came, went or changed.
+    """check(argv, words): the command ends in one sentence with these words and changes no file in tmp_path.
 
-    Files in tmp_path, that is; but a data set may be built in its cache, whole, before what is made of it is refused,
-    and `prepare` writes what it says into new/report.txt.
+    Two exceptions: a complete data set may be built in its cache before the error, and `prepare` writes its messages
+    into new/report.txt.
     """
     cache, report = tmp_path / "cache", tmp_path / "new" / "report.txt"
 
     def contents():
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    def check(argv, said):
+    def check(argv, words):
         before = contents()
         code, err = command(*argv)
-        one_sentence(code, err, [*said, "; "])  # behind which the cure is
-        assert not caplog.messages, "a library speaks as well"
+        one_sentence(code, err, [*words, "; "])  # the advice follows
+        assert not caplog.messages, "a library logs, too"
         assert not any("incomplete" in path.name for path in cache.rglob("*"))
         after = {path: now for path, now in contents().items() if not path.is_relative_to(cache)}
         reported = after.pop(report, b"").decode()

@@ -1,6 +1,6 @@
-"""Files that cannot be used, kind by kind: a row is what is wrong and what the one sentence must say.
+"""Invalid files, kind by kind: a row is the problem and the words of the message.
 
-Every data set here is a good one, by GOOD, with what a row puts in the place of its files (None: nothing).
+Every data set here is a valid one from GOOD, with the files that a row replaces (None: removes).
 """
 
 import gzip
@@ -49,7 +49,7 @@ GOOD = {
     },
     "wsl4mis": {f"{name}.h5": {"image": IMAGES[name], "label": MASKS[name]} for name in NAMES},
 }
-"""Layout -> path -> what a data set of four patients holds there: text, bytes, or voxels (slice, y, x)."""
+"""Layout -> path -> content in a data set of four patients: text, bytes, or voxels (slice, y, x)."""
 LABELS = {"folder": "RV=1,MYO=2,LV=3", "png_tree": "LV=255"}
 
 
@@ -61,7 +61,7 @@ def of_data(layout, folder):
 
 
 @pytest.mark.parametrize("layout", GOOD)
-def test_what_the_tables_spoil_is_good(command, tmp_path, layout):
+def test_the_unmodified_data_sets_are_valid(command, tmp_path, layout):
     folder = write(tmp_path / "data", GOOD[layout])
     code, err = command("prepare", *of_data(layout, folder), f"--output={tmp_path / 'new'}")
     assert not code and (tmp_path / "new" / "cases.png").exists(), err
@@ -71,7 +71,7 @@ def test_what_the_tables_spoil_is_good(command, tmp_path, layout):
 
 
 def nifti(voxels=IMAGE, **fields):
-    """The bytes of a NIfTI file of (slice, y, x), with what these fields of the header hold in place of the right."""
+    """The bytes of a NIfTI file of (slice, y, x), with these header fields replaced."""
     contents = bytearray(nib.Nifti1Image(voxels.T, np.diag([*SIZES, 1])).to_bytes())
     header = nib.Nifti1Header(bytes(contents[:348]), check=False)
     for field, value in fields.items():
@@ -125,12 +125,12 @@ IMAGE_FILES = {
 
 @pytest.mark.parametrize("case", IMAGE_FILES)
 def test_an_image_that_cannot_be_used(refused, drawn, tmp_path, case):
-    name, content, said = IMAGE_FILES[case]
+    name, content, words = IMAGE_FILES[case]
     data = write(tmp_path / "data", GOOD["folder"] | {"images/b.nii.gz": None, f"images/{name}": content})
     file = data / "images" / name
-    refused(["predict", f"--workdir={drawn}", f"--input={file}", f"--output={tmp_path / 'new'}"], [str(file), *said])
-    named = "b: " if "channels" in said[0] else str(file)
-    refused(["prepare", *of_data("folder", data), f"--output={tmp_path / 'new'}"], [named, *said])
+    refused(["predict", f"--workdir={drawn}", f"--input={file}", f"--output={tmp_path / 'new'}"], [str(file), *words])
+    named = "b: " if "channels" in words[0] else str(file)
+    refused(["prepare", *of_data("folder", data), f"--output={tmp_path / 'new'}"], [named, *words])
 
 
 # masks, by main and by evaluate
@@ -148,19 +148,19 @@ MASK_FILES = {
     "an unknown value": (with_voxel(MASK, 4, np.uint8), ["unknown label values [4]", "[0, 1, 2, 3, 255]"], False),
     "grey values": (np.uint8(MASK * 85), ["unknown label values [85, 170]", "correct the file"], False),
 }
-"""Mask, what is said of it, and whether evaluate says so as well."""
+"""Mask, words of the message, and whether `evaluate` reports it, too."""
 
 
 @pytest.mark.parametrize("case", MASK_FILES)
 def test_a_mask_that_cannot_be_used(refused, tmp_path, case):
-    content, said, evaluated = MASK_FILES[case]
+    content, words, evaluated = MASK_FILES[case]
     data = write(tmp_path / "data", GOOD["folder"] | {"masks/b.nii.gz": content})
     predictions = write(tmp_path / "predictions", {f"{name}.nii.gz": MASKS[name] for name in NAMES})
     mask = str(data / "masks" / "b.nii.gz")
-    refused(["main", *of_data("folder", data), f"--workdir={tmp_path / 'new'}"], [mask, *said])
+    refused(["main", *of_data("folder", data), f"--workdir={tmp_path / 'new'}"], [mask, *words])
     if evaluated:
         folders = [f"--predictions={data / 'masks'}", f"--references={predictions}"]
-        refused(["evaluate", *folders, "--labels=LV=3", f"--output={tmp_path / 'new' / 'a.json'}"], [mask, *said])
+        refused(["evaluate", *folders, "--labels=LV=3", f"--output={tmp_path / 'new' / 'a.json'}"], [mask, *words])
 
 
 # layouts, by prepare
@@ -238,6 +238,6 @@ LAYOUT_FILES = {
 
 @pytest.mark.parametrize("case", LAYOUT_FILES)
 def test_a_data_set_that_cannot_be_used(refused, tmp_path, case):
-    layout, files, said = LAYOUT_FILES[case]
+    layout, files, words = LAYOUT_FILES[case]
     data = write(tmp_path / "data", GOOD[layout] | files)
-    refused(["prepare", *of_data(layout, data), f"--output={tmp_path / 'new'}"], said)
+    refused(["prepare", *of_data(layout, data), f"--output={tmp_path / 'new'}"], words)

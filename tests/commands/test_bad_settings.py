@@ -1,4 +1,4 @@
-"""Settings, folders and outputs that cannot be used: a row is what is given and what the one sentence must say."""
+"""Invalid settings, folders and outputs: a row is the input and the words of the message."""
 
 import os
 import shutil
@@ -54,16 +54,16 @@ SETTINGS = {
     "no number of phantoms": (["data.source=patients=few"], ["config.data.source", "patients=40,seed=0"]),
     "no table": (["data.table=nowhere.csv"], ["nowhere.csv", "No such file", "give a CSV"]),
     "a cache that is a file": (["data.cache=README.md"], ["README.md", "Not a directory", "--config.data.cache="]),
-    "a run that is none": (["init_from=configs"], ["config.init_from", "configs", "holds no run"]),
+    "a run that is none": (["init_from=configs"], ["config.init_from", "configs", "contains no run"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SETTINGS)
 def test_a_setting_that_cannot_be_used(refused, settings, tmp_path, case):
-    values, said = SETTINGS[case]
+    values, words = SETTINGS[case]
     kept = [flag for flag in settings if flag.split("=")[0][9:] not in {value.split("=")[0] for value in values}]
     flags = [f"--config.{value}" for value in values]
-    refused(["main", *kept, *flags, f"--workdir={tmp_path / 'new'}"], said)
+    refused(["main", *kept, *flags, f"--workdir={tmp_path / 'new'}"], words)
 
 
 CONFIGS = {
@@ -83,12 +83,15 @@ CONFIGS = {
     "no Python": ("\0", ["SyntaxError"]),
     "a setting misspelt": (
         "data.clases = 'LV'",
-        ["unknown or missing is data.clases;", "msl_jax/settings/defaults.py"],
+        ["unknown or missing settings: data.clases;", "msl_jax/settings/defaults.py"],
     ),
     "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
-    "settings left out": ("data.augment = dict(flip=True)", ["missing is data.augment.contrast, data.augment.gamma"]),
+    "settings left out": (
+        "data.augment = dict(flip=True)",
+        ["missing settings: data.augment.contrast, data.augment.gamma"],
+    ),
 }
-"""The text of a config file, or what it sets in a copy of the template."""
+"""The text of a config file, or a line in a copy of the template."""
 TEMPLATE = """
 from msl_jax import settings
 def get_config(arg=None):
@@ -100,10 +103,10 @@ def get_config(arg=None):
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_config_file_that_cannot_be_used(refused, tmp_path, case):
-    text, said = CONFIGS[case]
+    text, words = CONFIGS[case]
     text = text if "\n" in text or "\0" in text else TEMPLATE.format(text)
     file = write(tmp_path, {"mine.py": text}) / "mine.py"
-    refused(["main", f"--config={file}", f"--workdir={tmp_path / 'new'}"], [f"--config={file}", *said])
+    refused(["main", f"--config={file}", f"--workdir={tmp_path / 'new'}"], [f"--config={file}", *words])
 
 
 TABLES = {
@@ -119,9 +122,9 @@ TABLES = {
 
 @pytest.mark.parametrize("case", TABLES)
 def test_a_table_that_cannot_be_used(refused, settings, tmp_path, case):
-    text, said = TABLES[case]
+    text, words = TABLES[case]
     file = write(tmp_path, {"roles.csv": text}) / "roles.csv"
-    refused(["main", *settings, f"--config.data.table={file}", f"--workdir={tmp_path / 'new'}"], [str(file), *said])
+    refused(["main", *settings, f"--config.data.table={file}", f"--workdir={tmp_path / 'new'}"], [str(file), *words])
 
 
 # folders and outputs
@@ -131,18 +134,18 @@ SUGGEST = ["suggest", "--workdir=RUN", "--output=TMP/new"]
 EVALUATE = ["evaluate", "--labels=LV=3", "--predictions=TMP/labels", "--references=TMP/labels"]
 LONG = "n" * 300
 FOLDERS = {
-    "a workdir that is a file": (["main", "SETTINGS", "--workdir=TMP/file"], ["TMP/file", "is a file", "--workdir"]),
+    "a workdir that is a file": (["main", "SETTINGS", "--workdir=TMP/file"], ["TMP/file", "is a file", "as workdir"]),
     "a workdir of another run": (["main", "SETTINGS", "--workdir=RUN"], ["RUN", "other settings", "rate was"]),
     "an empty workdir": (["main", "SETTINGS", "--workdir="], ["--workdir", "is empty"]),
     "no run": ([*PREDICT, "--workdir=TMP/images", "--input=TMP/images"], ["config.json", "is missing"]),
     "no runs": ([*PREDICT, "--workdir=", "--input=TMP/images"], ["--workdir", "is empty"]),
     "a run cut off": ([*PREDICT, "--workdir=TMP/cut", "--input=TMP/images"], ["TMP/cut/config.json", "damaged"]),
-    "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "no run's"]),
+    "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "from a run"]),
     "a run not trained": ([*PREDICT, "--workdir=TMP/bare", "--input=TMP/images"], ["TMP/bare", "no last checkpoint"]),
     "an image that is not there": ([*PREDICT, "--input=TMP/b.nii.gz"], ["TMP/b.nii.gz", "No such file"]),
     "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "no file of a known format"]),
     "no folder to suggest from": ([*SUGGEST, "--input=TMP/nowhere"], ["TMP/nowhere", "No such file"]),
-    "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "holds no images"]),
+    "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "contains no images"]),
     "an image that is a link to nothing": ([*PREDICT, "--input=TMP/linked"], ["TMP/linked/x.nii.gz", "No such file"]),
     "a picture": ([*PREDICT, "--input=TMP/picture.jpg"], ["TMP/picture.jpg", "known format", ".nii.gz"]),
     "a name too long": ([*PREDICT, f"--input=TMP/{LONG}.nii"], [LONG, "name too long", "check the path"]),
@@ -156,7 +159,7 @@ FOLDERS = {
     ),
     "a report into a file": (["prepare", "SETTINGS", "--output=TMP/file"], ["TMP/file", "is a file", "--output"]),
     "a ranking into a file": ([*SUGGEST, "--input=TMP/images", "--output=TMP/file"], ["TMP/file", "is a file"]),
-    "results into a folder": ([*EVALUATE, "--output=TMP/taken.json"], ["TMP/taken.json", "is no file"]),
+    "results into a folder": ([*EVALUATE, "--output=TMP/taken.json"], ["TMP/taken.json", "is not a .json file"]),
     "cases into a folder": ([*EVALUATE, "--output=TMP/half.json"], ["TMP/half.csv", "is a directory"]),
     "results by no name": ([*EVALUATE, "--output="], ["--output", "is empty"]),
     "cases with voxel sizes and without": (
@@ -170,7 +173,7 @@ FOLDERS = {
 
 @pytest.fixture
 def places(tmp_path, drawn):
-    """What FOLDERS names: folders of images and of what is none, files in the way, runs that are damaged."""
+    """The paths in FOLDERS: folders of images and other files, existing files, damaged runs."""
     config = (drawn / "config.json").read_text()
     write(tmp_path, {"images/a.nii": IMAGE, "old/a.nii": "an old file", "older/a_prob.nii.gz": "an old file"})
     write(tmp_path, {"file": "a file", "picture.jpg": "a picture", "bare/config.json": config})
@@ -182,17 +185,17 @@ def places(tmp_path, drawn):
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_place_that_cannot_be_used(refused, places, settings, case):
+def test_a_path_that_cannot_be_used(refused, places, settings, case):
     def filled(text):
         return text.replace("RUN", places["RUN"]).replace("TMP", places["TMP"])
 
-    argv, said = FOLDERS[case]
+    argv, words = FOLDERS[case]
     argv = [flag for text in argv for flag in (settings if text == "SETTINGS" else [filled(text)])]
-    refused(argv, map(filled, said))
+    refused(argv, map(filled, words))
 
 
 def forbid(monkeypatch, folder):
-    """Takes away the right to read the folder and write into it; of root, whom nothing is forbidden, by pretence."""
+    """Removes the permission to read and write the folder; simulated for root, who has all permissions."""
     if os.geteuid():
         folder.chmod(0)
         return
@@ -215,11 +218,11 @@ def test_a_folder_that_may_not_be_read_or_written(refused, drawn, tmp_path, monk
         for folder in (data / "masks", below / "deep"):
             forbid(patched, folder)
         new = f"--output={tmp_path / 'new'}"
-        said = ["Permission denied", "check the path"]
+        words = ["Permission denied", "check the path"]
         source = [f"--config.data.source={data}", f"--config.data.cache={tmp_path / 'cache'}"]
-        refused(["prepare", "--config=configs/nifti.py", *source, new], [str(data / "masks"), *said])
-        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *said])
-        refused(["suggest", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *said])
+        refused(["prepare", "--config=configs/nifti.py", *source, new], [str(data / "masks"), *words])
+        refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *words])
+        refused(["suggest", f"--workdir={drawn}", f"--input={below}", new], [str(below / "deep"), *words])
         forbid(patched, tmp_path)
         new = f"--output={tmp_path / 'newer'}"
         refused(["predict", f"--workdir={drawn}", f"--input={below}", new], [f"{tmp_path}: is not writable"])
@@ -227,10 +230,10 @@ def test_a_folder_that_may_not_be_read_or_written(refused, drawn, tmp_path, monk
             folder.chmod(0o755)
 
 
-def test_the_traceback_is_there_for_the_asking(command, tmp_path, monkeypatch):
+def test_the_traceback_is_printed_on_request(command, tmp_path, monkeypatch):
     argv = ["evaluate", *EVALUATE[1:2], f"--predictions={tmp_path}", f"--references={tmp_path}", "--output=a.json"]
     assert "Traceback" not in command(*argv)[1]
     monkeypatch.setenv("MSL_JAX_TRACEBACK", "1")
     code, err = command(*argv)
     assert code == 2 and "Traceback" in err and "in _files" in err
-    assert err.splitlines()[-1].startswith(f"msl_jax: {tmp_path}: holds no volumes")
+    assert err.splitlines()[-1].startswith(f"msl_jax: {tmp_path}: contains no volumes")

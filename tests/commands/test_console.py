@@ -17,7 +17,7 @@ from processes import ROOT
 
 @pytest.fixture
 def script(tmp_path):
-    """The console script as pip writes it, but that it says when it starts."""
+    """The console script as pip writes it, which also prints when it starts."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["msl-jax"]
     module, function = entry.split(":")
     path = tmp_path / "bin" / "msl-jax"
@@ -45,17 +45,21 @@ def test_the_list_of_commands(monkeypatch, capsys, argv):
     monkeypatch.setattr(sys, "argv", ["msl-jax", *argv])
     wrong = argv not in (["--help"], ["help"])
     assert main() == (2 if wrong else 0)
-    said = capsys.readouterr()
-    text, other = (said.err, said.out) if wrong else (said.out, said.err)
-    assert "    predict         Segments files of volumes with a trained run" in text and not other
+    captured = capsys.readouterr()
+    text, other = (captured.err, captured.out) if wrong else (captured.out, captured.err)
+    assert "    predict         Segments image files with one or more trained runs" in text and not other
     assert all(f"\n    {name} " in text for name in COMMANDS)
-    assert not wrong or text.startswith("msl_jax: 'mian' is no command" if argv else "msl_jax: no command is given")
+    assert not wrong or text.startswith("msl_jax: 'mian' is not a command" if argv else "msl_jax: no command given")
 
 
-def test_the_three_ways_in_are_the_same_and_find_a_plugin_in_the_folder(script, tmp_path):
+def test_the_three_entry_points_are_the_same_and_find_a_plugin_in_the_folder(script, tmp_path):
     (tmp_path / "my_plugin.py").write_text("print('mine', flush=True)\n")
     argv = ["--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin"]
-    for way in ([sys.executable, "-m", "msl_jax.predict"], [sys.executable, "-m", "msl_jax", "predict"], [script, "predict"]):
+    for way in (
+        [sys.executable, "-m", "msl_jax.predict"],
+        [sys.executable, "-m", "msl_jax", "predict"],
+        [script, "predict"],
+    ):
         done = run(tmp_path, *way, *argv)
         assert done.stdout.split() == (["started", "mine"] if script in way else ["mine"])
         one_sentence(done.returncode, done.stderr, ["nowhere/config.json: is missing"])

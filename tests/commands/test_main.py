@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that a killed one goes on to the same end."""
+"""The files of a run, and that a killed run resumes to the same result."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from trees import unequal
 STRUCTURES = {"LV": 3}
 
 
-def test_a_runs_folder_holds_what_it_should(workdir):
+def test_a_runs_folder_is_complete(workdir):
     names = {path.name for path in workdir.iterdir()}
     assert {"config.json", "splits.json", "checkpoints", "metrics.csv", "results"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
@@ -44,7 +44,7 @@ def test_the_split_is_written(workdir):
     assert sizes == {"train": 5, "validation": 1, "test": 2, "strong": 2, "weak": 3}
 
 
-def test_metrics_hold_a_row_a_report_and_no_clock(workdir):
+def test_metrics_have_a_row_per_report_and_no_clock(workdir):
     rows = table(workdir / "metrics.csv")
     dice = ["validation_dice_teacher", "validation_dice_student"]
     assert list(rows[0]) == ["step", "learning_rate", "loss", "s", "w", "kd", "ent", *dice, "skipped"]
@@ -65,7 +65,7 @@ def test_results_are_in_the_designs_format(summary):
             assert 0 <= values["dice"]["mean"] <= 1 and values["empty"] in range(5)
 
 
-def test_results_hold_the_calibration_of_every_branch(summary, workdir, phantoms):
+def test_results_contain_the_calibration_of_every_branch(summary, workdir, phantoms):
     cases = phantoms.of_patients(json.loads((workdir / "splits.json").read_text())["test"])
     voxels = sum(phantoms.case(case).mask.size for case in cases)
     assert list(summary["calibration"]) == ["teacher", "student"]
@@ -95,24 +95,24 @@ def test_pictures_are_drawn(workdir):
 
 
 def checkpoints_of(workdir):
-    """Steps whose checkpoints are whole."""
+    """Steps with a complete checkpoint."""
     return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
 
 
-def until(process, holds):
-    """Waits until something holds, as long as the process lives."""
-    while not holds():
+def wait_until(process, condition):
+    """Waits until the condition is true while the process runs."""
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
-def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
-    """SIGKILL once the first checkpoint lies there, and again while it is evaluated; the same command goes on."""
+def test_a_killed_run_resumes_to_the_same_result(settings, workdir, tmp_path):
+    """SIGKILL after the first checkpoint, and again during evaluation; the same command resumes."""
     killed = pathlib.Path(os.path.relpath(tmp_path / "run"))
     for moment in (lambda: checkpoints_of(killed), lambda: (killed / "results").exists()):
         process = start("main", *settings, f"--workdir={killed}")
         try:
-            until(process, moment)
+            wait_until(process, moment)
         finally:
             process.kill()
         assert finished(process).returncode == -signal.SIGKILL
@@ -121,27 +121,27 @@ def test_a_killed_run_goes_on_to_the_same_end(settings, workdir, tmp_path):
     assert_same_run(killed, workdir)
 
 
-def test_a_signal_saves_and_ends_a_run_that_nobody_else_may_enter(settings, tmp_path, command):
+def test_a_signal_saves_and_ends_a_locked_run(settings, tmp_path, command):
     endless = [*settings, "--config.train.steps=100000", f"--workdir={tmp_path / 'run'}"]
     process = start("main", *endless)
     try:
-        until(process, lambda: checkpoints_of(tmp_path / "run"))
+        wait_until(process, lambda: checkpoints_of(tmp_path / "run"))
         one_sentence(*command("main", *endless), ["another process is training there"])
-        asked = time.monotonic()
+        sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
         done = finished(process)
     finally:
         process.kill()
-    assert time.monotonic() - asked < 30
+    assert time.monotonic() - sent < 30
     assert done.returncode == 128 + signal.SIGTERM
-    (said,) = done.stderr.strip().splitlines()[-1:]
-    step = int(re.search(r"stopped after step (\d+) of 100000, which is saved; the same command goes on", said)[1])
+    (message,) = done.stderr.strip().splitlines()[-1:]
+    step = int(re.search(r"stopped and saved after step (\d+) of 100000; rerun the same command to resume", message)[1])
     assert max(checkpoints_of(tmp_path / "run")) == step
 
 
 @pytest.mark.soak
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, tmp_path):
-    """Twenty kills, each at a random moment of a run; where one gets through all the same, another begins."""
+def test_a_run_killed_at_any_time_resumes_to_the_same_result(settings, workdir, tmp_path):
+    """Twenty kills at random times of a run; if a run finishes before, another one starts."""
     began = time.monotonic()
     run("main", *settings, f"--workdir={tmp_path / 'timed'}")
     life, runs, kills = time.monotonic() - began, 0, 0
@@ -166,7 +166,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(settings, workdir, t
 
 @pytest.mark.soak
 def test_a_busy_machine_gives_the_same_bits(settings, workdir, tmp_path):
-    """Beside more processes that only count than there are cores."""
+    """While more busy processes run than there are cores."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() + 1)]
     try:
         run("main", *settings, f"--workdir={tmp_path / 'run'}")
@@ -179,8 +179,8 @@ def test_a_busy_machine_gives_the_same_bits(settings, workdir, tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("megabytes", [2, 3, 4, 6, 8])
-def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(settings, workdir, tmp_path, megabytes):
-    """On a file system of so many MB, whatever it was that did not fit; with room, the run goes on to the same end."""
+def test_a_full_disk_gives_one_sentence_and_loses_nothing(settings, workdir, tmp_path, megabytes):
+    """On a file system of this many MB, whichever file does not fit; with more space the run resumes."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", small]).returncode:

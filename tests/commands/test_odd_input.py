@@ -1,4 +1,4 @@
-"""What only looks odd works, and gives right results."""
+"""Odd but valid input works and gives correct results."""
 
 import json
 
@@ -21,7 +21,7 @@ COUNT = arrays("odd", SHAPE)[0]
 
 
 def nifti(path, stored, endianness="<", slope=(1, 0)):
-    """Writes (slice, y, x) in mm, these bytes first, with this slope and intercept."""
+    """Writes (slice, y, x) in mm, with this byte order, slope and intercept."""
     header = nib.Nifti1Header(endianness=endianness)
     header.set_data_dtype(stored.dtype.newbyteorder(endianness))
     made = nib.Nifti1Image(stored.T, AFFINE, header)
@@ -65,7 +65,7 @@ ODD = {
     "a long name": ("n" * 243 + ".nii.gz", COUNT, save),
     "a long name of two bytes a letter": ("ö" * 121 + ".nii.gz", COUNT, save),
 }
-"""Name of a file, the voxels (slice, y, x) it stands for, and what writes it."""
+"""Name of a file, its voxels (slice, y, x), and the function that writes it."""
 EXPECTED = {volumes.stem(name): voxels.astype(np.float32) for name, voxels, _ in ODD.values()}
 """Case -> voxels."""
 
@@ -76,7 +76,7 @@ def mask_of(case):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of odd images with masks, itself a link, among what systems and programs leave behind."""
+    """A folder of odd images with masks, itself a link, with hidden files of systems and programs."""
     folder = tmp_path_factory.mktemp("odd")
     (folder / "real" / "images").mkdir(parents=True)
     for name, voxels, write in ODD.values():
@@ -91,7 +91,7 @@ def data(tmp_path_factory):
     return folder / "data"
 
 
-def test_a_data_set_of_odd_images_is_read_rightly(command, data, tmp_path):
+def test_a_data_set_of_odd_images_is_read_correctly(command, data, tmp_path):
     values = {"source": data, "labels": "RV=1,MYO=2,LV=3", "cache": tmp_path, "strong": 1, "size": 32}
     settings = [f"--config.data.{key}={value}" for key, value in values.items()]
     code, err = command("prepare", "--config=configs/nifti.py", *settings, f"--output={tmp_path / 'look'}")
@@ -106,7 +106,7 @@ def test_a_data_set_of_odd_images_is_read_rightly(command, data, tmp_path):
 
 @pytest.fixture
 def predictions(command, drawn, data, tmp_path):
-    """Label maps and probabilities of the odd images, which lie in a linked folder of the one that is asked for."""
+    """Label maps and probabilities of the odd images, which are in a linked folder of the input."""
     (tmp_path / "in" / ".Trash").mkdir(parents=True)
     (tmp_path / "in" / ".Trash" / "old.nii").write_text("no volume")
     (tmp_path / "in" / "linked").symlink_to(data / "images", target_is_directory=True)

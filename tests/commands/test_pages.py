@@ -1,6 +1,6 @@
-"""The commands of the pages run: the short ones with stand-ins for what they name, the long ones as they stand.
+"""The commands of the pages run: short ones with other paths and fewer steps, long ones unchanged.
 
-Whoever adds a command to a page says in RUN where it is run.
+A command added to a page needs an entry in RUN.
 """
 
 import json
@@ -29,19 +29,19 @@ RUN = {
     "msl_jax/data/README.md": {"prepare": LONG, "main": LONG},
     "configs/results/README.md": {"sweep": SHORTENED, "main": SHORTENED},
 }
-"""Page -> command -> where it is run."""
+"""Page -> command -> where it is tested."""
 TINY = {"model.width": 2, "model.depth": 1, "train.steps": 2, "train.checkpoint_every": 2, "train.validate_every": 2}
 
 
 def of_page(page, where, *, without="runs/released"):
-    """The commands of a page that are run there, as words behind `python -m msl_jax.`, in their order."""
+    """The commands of a page that are tested there, as words after `python -m msl_jax.`, in their order."""
     found = [words for words in commands(ROOT / page) if words[:2] == ["python", "-m"]]
     named = [[words[2].removeprefix("msl_jax."), *words[3:]] for words in found]
     return [words for words in named if RUN[page][words[0]] == where and without not in " ".join(words)]
 
 
 def with_stand_ins(words, folder, stand_ins):
-    """What a command names in capitals, and where it writes, put in its place."""
+    """Replaces a command's names in capitals and its output folder."""
     for name, thing in (stand_ins | {"=runs/": f"={folder}/runs/"}).items():
         words = [word.replace(name, str(thing)) for word in words]
     return words
@@ -59,7 +59,7 @@ def test_no_command_is_forgotten():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, phantoms):
-    """Phantoms with MYO and LV as somebody's own: masks of all but one, which has an annotation; its image again."""
+    """Phantoms with MYO and LV as a user's data set: all have masks but one, which has an annotation."""
     folder = tmp_path_factory.mktemp("pages")
     entries = [entry for entry in phantoms.entries if entry.phase == "ED"]
     for entry in entries:
@@ -73,7 +73,7 @@ def folder(tmp_path_factory, phantoms):
     return folder
 
 
-def test_five_lines_for_data_of_ones_own(command, folder, cache):
+def test_the_commands_for_your_own_data(command, folder, cache):
     stand_ins = {
         "configs/mine.py": folder / "mine.py",
         "FOLDER": folder / "data",
@@ -84,8 +84,8 @@ def test_five_lines_for_data_of_ones_own(command, folder, cache):
     more = {"prepare": [*tiny, f"--output={folder / 'prepare'}"], "main": tiny, "predict": []}
     for name, *argv in of_page("README.md", SHORT):
         given = more.get(name, [f"--output={folder / name}"])
-        code, said = command(name, *with_stand_ins(argv, folder, stand_ins), *given)
-        assert code in (0, None), said
+        code, errors = command(name, *with_stand_ins(argv, folder, stand_ins), *given)
+        assert code in (0, None), errors
     assert len(list((folder / "predictions").glob("*.nii.gz"))) == 8
     assert (folder / "runs" / "mine" / "results" / "test.json").exists()
     assert (folder / "suggest" / "suggest.csv").exists()
@@ -103,15 +103,15 @@ def test_the_commands_on_a_run(command, workdir, hospital, tmp_path):
     }
     for name, *argv in of_page("msl_jax/README.md", SHORT):
         given = [f"--output={tmp_path / name}"] if name == "suggest" else []
-        code, said = command(name, *with_stand_ins(argv, tmp_path, stand_ins), *given)
-        assert code in (0, None), said
+        code, errors = command(name, *with_stand_ins(argv, tmp_path, stand_ins), *given)
+        assert code in (0, None), errors
     made = ("results.json", "runs/kl_ent/results/report.html", "suggest/suggest.csv", "runs/kl_ent/export")
     assert all((tmp_path / path).exists() for path in made)
 
 
 @pytest.mark.soak
 def test_the_demo_ends_as_the_page_says(tmp_path):
-    """The command of `make demo`, the student above its teacher in every structure; and the sweep beside it."""
+    """The command of `make demo`, with the student above its teacher in every structure, and the sweep."""
     print(run("main", "--config=configs/phantom.py", f"--workdir={tmp_path / 'phantom'}", timeout=3600))
     for name, *argv in of_page("README.md", LONG):
         print(run(name, *with_stand_ins(argv, tmp_path, {}), timeout=3600))
@@ -138,7 +138,7 @@ def test_the_commands_on_acdc_as_they_stand(acdc_folder, tmp_path):
     ],
 )
 def test_sweeps_begin_as_the_page_says(name, argv, acdc_folder, hippocampus_folder, tmp_path):
-    """Every method of theirs, one number of strong patients and one seed, 20 steps."""
+    """All their methods with one number of strong patients, one seed and 20 steps."""
     stand_ins = {
         "ACDC": acdc_folder,
         "Task04": hippocampus_folder,

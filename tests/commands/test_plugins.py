@@ -1,4 +1,4 @@
-"""Modules of the user's that add rows to the tables: what they may do, and a run of one from its sweep to its masks."""
+"""Users' modules that add rows to the tables: what they may do, and a run with one from sweep to prediction."""
 
 import dataclasses
 import json
@@ -62,15 +62,15 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags, com
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     predict = ["predict", f"--workdir={run}", "--input=images", "--output=masks"]
-    said = [f"{run}/config.json", "needs plugins that are not loaded; give --plugins=my_plugin."]
+    words = [f"{run}/config.json", "needs plugins that are not loaded; give --plugins=my_plugin."]
     for argv in (predict, ["main", "--config=phantom:method=mine", *flags, f"--workdir={run}"]):
-        one_sentence(*command(*argv), said)
+        one_sentence(*command(*argv), words)
         assert not (tmp_path / "masks").exists()
     assert command(*predict, "--plugins", "my_plugin")[0] is None
     assert (tmp_path / "masks" / "a.nii.gz").exists()
 
 
-def test_what_is_registered_is_a_row(tables):
+def test_registering_adds_a_row(tables):
     term = dataclasses.replace(TERMS["ent"])
     plugins.register_term("doubt", term)
     plugins.register_term("doubt", term)
@@ -81,7 +81,7 @@ def test_what_is_registered_is_a_row(tables):
 
 
 @pytest.mark.parametrize(
-    ("add", "said"),
+    ("add", "message"),
     [
         (lambda: plugins.register_method("kl", Method({"s": 2.0})), "the method 'kl': the name is taken"),
         (lambda: plugins.register_term("loss", TERMS["s"]), "the term 'loss': the name is taken"),
@@ -92,8 +92,8 @@ def test_what_is_registered_is_a_row(tables):
         (lambda: plugins.register_recipe("drawn", RECIPES["box"]), "the recipe 'drawn': the name is taken"),
     ],
 )
-def test_a_name_that_cannot_be_taken(tables, add, said):
-    with pytest.raises(InputError, match=f"^{said}; choose another"):
+def test_a_name_that_cannot_be_used(tables, add, message):
+    with pytest.raises(InputError, match=f"^{message}; choose another"):
         add()
 
 
@@ -111,33 +111,33 @@ MODULES = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_that_cannot_be_loaded(tables, refused, tmp_path, monkeypatch, name):
-    text, said = MODULES[name]
+    text, words = MODULES[name]
     write(tmp_path, {f"{name}.py": text} if text else {})
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     refused(
-        ["predict", f"--plugins={name}", "--workdir=RUN", "--input=x", "--output=y"], [f"--plugins={name}: ", *said]
+        ["predict", f"--plugins={name}", "--workdir=RUN", "--input=x", "--output=y"], [f"--plugins={name}: ", *words]
     )
 
 
-def test_runs_say_which_plugins_they_need_and_import_none(tables, untrained, tmp_path):
+def test_runs_list_their_plugins_but_import_none(tables, untrained, tmp_path):
     run, config = untrained("method=kl_ent,strong=2,seed=1"), tmp_path / "config.json"
     settings = json.loads((run / "config.json").read_text())
     assert "plugins" not in settings
     write(tmp_path, {"lies_here.py": "raise SystemExit"})
-    for given, said in (
+    for given, message in (
         (["lies_here", "json"], r"not loaded; give --plugins=lies_here,json\.$"),
         ("lies_here", "make it a list"),
         ([1], "make it a list"),
     ):
         config.write_text(json.dumps(settings | {"plugins": given}))
-        with pytest.raises(InputError, match=f"config.json: .*{said}"):
+        with pytest.raises(InputError, match=f"config.json: .*{message}"):
             read(tmp_path)
     config.write_text(json.dumps(settings | {"plugins": ["json"]}))
     assert read(tmp_path)["plugins"] == ["json"] and "lies_here" not in sys.modules
 
 
-def test_a_run_keeps_the_plugins_it_was_begun_with(tables, opened, tmp_path, monkeypatch):
+def test_a_run_keeps_the_plugins_it_was_started_with(tables, opened, tmp_path, monkeypatch):
     experiment, workdir = opened(), epath.Path(tmp_path)
     for now, kept in ((["json"], ["json"]), (["json", "csv"], ["json"])):
         monkeypatch.setattr(plugins, "LOADED", now)

@@ -22,7 +22,7 @@ def test_predictions_mirror_the_input(predicted, hospital):
     assert all(str(path) in predicted[1] for path in images) and "student" in predicted[1] and "LV=3" in predicted[1]
 
 
-def test_predictions_lie_on_the_inputs_grid(predicted, hospital):
+def test_predictions_have_the_inputs_grid(predicted, hospital):
     for image_file in (hospital / "images").rglob("*.nii.gz"):
         image = nib.load(image_file)
         label = nib.load(predicted[0] / image_file.relative_to(hospital / "images"))
@@ -48,7 +48,7 @@ def test_probabilities_are_those_of_the_labels(predicted):
 
 
 def test_the_probabilities_are_as_calibrated_as_the_run_says(predicted, hospital, summary):
-    """NIfTI out, compared as files: the calibration of the run's own test split."""
+    """Calibration computed from NIfTI files equals that of the run's test split."""
     cases = []
     for path in sorted(predicted[0].rglob("*_prob.nii.gz")):
         reference = nib.load(hospital / "references" / path.name.replace("_prob", "_gt"))
@@ -61,7 +61,7 @@ def test_the_probabilities_are_as_calibrated_as_the_run_says(predicted, hospital
 
 
 def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospital, summary, workdir, tmp_path):
-    """NIfTI in, NIfTI out and compared as files: the same figures as those of the run's own test split."""
+    """Scores computed from NIfTI files equal those of the run's test split."""
     output = tmp_path / "deep" / "results.json"
     out = run(
         "evaluate",
@@ -97,7 +97,7 @@ def test_scoring_a_run_again_gives_its_results(command, settings, workdir, tmp_p
     assert len(table(output.with_suffix(".csv"))) == len(table(workdir / "results" / "test.csv"))
 
 
-def test_the_teacher_may_be_asked(workdir, hospital, predicted, tmp_path):
+def test_the_teacher_can_be_selected(workdir, hospital, predicted, tmp_path):
     image = next((hospital / "images").rglob("*.nii.gz"))
     probability = image.name.replace(".nii.gz", "_prob.nii.gz")
     flags = [f"--workdir={workdir}", f"--input={image}", f"--output={tmp_path}"]
@@ -112,7 +112,7 @@ def test_the_teacher_may_be_asked(workdir, hospital, predicted, tmp_path):
 # prepare
 
 
-def test_prepare_says_who_is_who(settings, workdir, tmp_path):
+def test_prepare_reports_the_roles(settings, workdir, tmp_path):
     lines = run("prepare", *settings, f"--output={tmp_path}").splitlines()
     roles = json.loads((workdir / "splits.json").read_text())
     assert lines[0].startswith("16 cases of 8 patients")
@@ -127,7 +127,7 @@ def test_prepare_says_who_is_who(settings, workdir, tmp_path):
 # suggest
 
 
-def test_suggest_ranks_what_it_finds(workdir, hospital, tmp_path):
+def test_suggest_ranks_the_images(workdir, hospital, tmp_path):
     out = run("suggest", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={tmp_path}")
     rows = table(tmp_path / "suggest.csv")
     assert len(rows) == 4 and [row["rank"] for row in rows] == ["1", "2", "3", "4"]

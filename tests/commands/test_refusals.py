@@ -34,17 +34,17 @@ REFUSED = {
         ["config.method.class_weights", "'LW'", "background, LV"],
     ),
     "no run to predict with": (["predict", "--workdir=NEW", "--input=IMAGES", "--output=NEW"], ["config.json"]),
-    "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "holds no images"]),
+    "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "contains no images"]),
     "no such image": ([*PREDICT, "--input=EMPTY/nothing.nii.gz"], ["EMPTY/nothing.nii.gz", "cannot be read"]),
     "no such branch": ([*PREDICT, "--input=IMAGES", "--branch=master"], ["master", "student", "teacher"]),
     "output exists": (["predict", "--workdir=RUN", "--input=IMAGES", "--output=PREDICTED"], ["exists", "--overwrite"]),
     "labels": ([*EVALUATE, "--references=REFERENCES", "--labels=LV"], ["--labels", "'LV'", "NAME=VALUE"]),
-    "no references": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3"], ["EMPTY", "holds no volumes"]),
+    "no references": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3"], ["EMPTY", "contains no volumes"]),
     "no such folder": ([*EVALUATE, "--references=NEW", "--labels=LV=3"], ["NEW", "no such folder"]),
     "a structure twice": ([*EVALUATE, "--references=EMPTY", "--labels=LV=3,LV=2"], ["LV=3,LV=2", "twice"]),
     "results that are no JSON": (
         ["evaluate", "--predictions=PREDICTED", "--references=EMPTY", "--labels=LV=3", "--output=NEW.csv"],
-        [".csv", "ends in .json"],
+        [".csv", "is not a .json file"],
     ),
     "a value that nobody has": (
         [*EVALUATE, "--references=REFERENCES", "--labels=LV=9", "--reference_suffix=_gt"],
@@ -60,8 +60,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED)
-def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, hospital, predicted, tmp_path):
+@pytest.mark.parametrize(("argv", "words"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_ends_in_one_sentence(command, argv, words, settings, workdir, hospital, predicted, tmp_path):
     (tmp_path / "EMPTY").mkdir()
     new = tmp_path / "new"
     folders = {"RUN": workdir, "PREDICTED": predicted[0], "EMPTY": tmp_path / "EMPTY", "NEW": new}
@@ -73,7 +73,7 @@ def test_bad_input_ends_in_one_sentence(command, argv, said, settings, workdir, 
     before = {path: path.stat().st_mtime_ns for folder in (workdir, predicted[0]) for path in folder.rglob("*")}
     flat = itertools.chain.from_iterable(settings if text == "SETTINGS" else [filled(text)] for text in argv)
     code, err = command(*flat)
-    one_sentence(code, err, map(filled, said))
+    one_sentence(code, err, map(filled, words))
     assert not new.exists(), "a refused command wrote something"
     assert before == {path: path.stat().st_mtime_ns for path in before}
 

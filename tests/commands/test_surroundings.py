@@ -1,4 +1,4 @@
-"""Where a user stands and who it is: another project's folder, no home, a plain terminal, folders of odd names."""
+"""Unusual environments: another project's folder, no home, a plain terminal, folders with odd names."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ from msl_jax.settings.configs import FOLDER
 from processes import ROOT
 
 OWN = ("configs", "configs.data", "configs.models", "data", "models", "tests", "src")
-"""Packages of the user's own project that must not be taken for ours or anybody's."""
+"""Packages of the user's own project that must not be imported."""
 MODULES = ("configs", "settings", "methods", "metrics", "losses", "train", "utils", "paths", "experiment")
 NOBODY = """
 import pwd, runpy
@@ -23,11 +23,11 @@ def getpwuid(user): raise KeyError(user)
 pwd.getpwuid = getpwuid
 runpy.run_module("msl_jax.main", run_name="__main__", alter_sys=True)
 """
-"""`python -m msl_jax.main`, of a user without an entry, as under `docker run --user 12345`."""
+"""`python -m msl_jax.main` for a user without an entry, as under `docker run --user 12345`."""
 
 
 def imported(path):
-    """The packages that a module imports, by their first names."""
+    """The top-level packages that a module imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
@@ -46,14 +46,14 @@ def test_only_the_package_the_standard_library_and_what_is_required_is_imported(
 
 @pytest.fixture
 def project(tmp_path):
-    """The folder of another project, whose modules end the process that imports one."""
+    """The folder of another project; importing one of its modules ends the process."""
     project, trap = tmp_path / "project", "raise SystemExit('a module of the user')\n"
     write(project, {f"{name.replace('.', '/')}/__init__.py": trap for name in OWN})
     return write(project, {f"{name}.py": trap for name in MODULES} | {"msl_jax/README.md": "a clone"})
 
 
-def test_a_run_of_nobody_in_another_project_on_a_plain_terminal(project, tiny_flags, cache):
-    """Without HOME, with a locale without UTF-8, by an experiment's name, into a folder with a comma in its name."""
+def test_a_run_without_user_entry_in_another_project_on_a_plain_terminal(project, tiny_flags, cache):
+    """Without HOME, with a locale without UTF-8, with an experiment's name, into a folder with a comma in its name."""
     before = {path.name for path in project.iterdir()}
     kept = ("PATH", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
@@ -76,8 +76,8 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_path_knows_the_home_folder(command, home, workdir, settings):
-    """In flags and in settings; nothing is made that is called ~."""
+def test_every_path_expands_the_home_folder(command, home, workdir, settings):
+    """In flags and in settings; no folder "~" is created."""
     shutil.copytree(workdir, home / "runs" / "a")
     for name in ("a", "b", "c", "d", "e", "f"):
         image, mask, _ = arrays(name, (3, 16, 16))
@@ -105,10 +105,10 @@ def test_every_path_knows_the_home_folder(command, home, workdir, settings):
     assert made <= {path.name for path in home.iterdir()}
     assert not (ROOT / "~").exists()
     code, err = command("main", *settings, "--config.init_from=~/nowhere", "--workdir=~/new")
-    assert code == 2 and f"{home}/nowhere holds no run" in err
+    assert code == 2 and f"{home}/nowhere contains no run" in err
 
 
-def test_a_run_in_a_folder_of_an_odd_name_is_used_as_any(command, workdir, tmp_path):
+def test_a_run_in_a_folder_with_an_odd_name_works(command, workdir, tmp_path):
     image = save(tmp_path / "images" / "x.nii.gz", arrays("x")[0])
     odd = [shutil.copytree(workdir, tmp_path / "runs" / name) for name in ("lr=0.1,b", "a,b=2", "tried[1]")]
     for argv in (
@@ -126,7 +126,7 @@ def test_a_run_in_a_folder_of_an_odd_name_is_used_as_any(command, workdir, tmp_p
 
 
 @pytest.mark.parametrize("name", ["main", "sweep"])
-def test_a_run_is_not_begun_where_its_checkpoints_could_not_be_read(refused, settings, tmp_path, name):
+def test_a_run_does_not_start_where_its_checkpoints_cannot_be_read(refused, settings, tmp_path, name):
     more = ["--methods=kl", "--strong=2", "--seeds=0"] if name == "sweep" else []
     workdir = tmp_path / "tried[1]" / "run"
     refused([name, *settings, *more, f"--workdir={workdir}"], [str(workdir), "contains [1]"])

@@ -68,4 +68,4 @@ def test_a_run_that_knows_no_directions_beside_an_experiment_that_does_is_told(t
         experiment.config.data.directions = np.eye(3).tolist()
     *_, turn = load_for(experiment, run)
     (said,) = (str(one.message) for one in recwarn if issubclass(one.category, OddInput))
-    assert turn == UNTURNED and said.startswith(f"{run}: the run does not know which way its images lie")
+    assert turn == UNTURNED and said.startswith(f"{run}: the orientation of the run's images is unknown")

@@ -32,7 +32,7 @@ def summary(*rows):
 
 
 def at(place, value):
-    """A list with a value a bin, None but for that of one bin."""
+    """A list with a value per bin: None except in one bin."""
     return [value if index == place else None for index in range(BINS)]
 
 
@@ -40,7 +40,7 @@ def at(place, value):
 
 
 def test_perfectly_calibrated():
-    """Of four voxels at 0.75, which is in the bin from 11/15 to 12/15, three are right."""
+    """Of four voxels at 0.75, in the bin from 11/15 to 12/15, three are correct."""
     found = summary((3, 1, 0.75, 1), (1, 1, 0.75, 0))
     curve = {"count": [4 * (index == 11) for index in range(BINS)]}
     curve |= {"confidence": at(11, 0.75), "accuracy": at(11, 0.75)}
@@ -62,7 +62,7 @@ def test_fully_over_confident():
 
 
 def test_two_bins():
-    """Six voxels at 0.75, all right, a quarter too humble; two at 0.625, one right, an eighth too bold."""
+    """Six voxels at 0.75, all correct: 1/4 under-confident; two at 0.625, one correct: 1/8 over-confident."""
     found = summary((6, 1, 0.75, 1), (1, 1, 0.625, 1), (1, 1, 0.625, 0))
     assert found["ece"] == 6 / 8 * 0.25 + 2 / 8 * 0.125
 
@@ -73,7 +73,7 @@ def test_errors_of_opposite_sign_in_two_bins_do_not_cancel():
 
 
 def test_regions():
-    """96 voxels of easy background, four made up, one missed, one found, and what each region makes of them."""
+    """96 voxels of easy background, four false positives, one missed, one correct, and the value of each region."""
     found = summary((96, 0, 1.0, 0), (4, 1, 0.75, 0), (1, 0, 0.625, 1), (1, 1, 1.0, 1))
     assert found["ece"] == pytest.approx((4 * 0.75 + 0.625) / 102)
     assert found["ece_structure"] == pytest.approx((4 * 0.75 + 0.625) / 6)
@@ -87,17 +87,17 @@ def test_regions():
     }
 
 
-def test_a_calibrated_branch_errs_over_structure_alone():
-    """Of four voxels labelled structure and four labelled background, all at 0.75, three each are right: calibrated.
+def test_a_calibrated_branch_has_an_error_over_structure():
+    """Of four voxels labelled structure and four labelled background, all at 0.75, three each are correct: calibrated.
 
-    The region "structure" drops the three of background that are right: three of five are left, 0.15 below 0.75.
+    The region "structure" excludes the three correct background voxels: three of five are correct, 0.15 below 0.75.
     """
     found = summary((3, 1, 0.75, 1), (1, 1, 0.75, 0), (3, 0, 0.75, 0), (1, 0, 0.75, 1))
     assert (found["ece"], found["ece_predicted"]) == (0, 0)
     assert found["ece_structure"] == pytest.approx(0.15)
 
 
-def test_one_structure_taken_for_another_is_wrong():
+def test_one_structure_labelled_as_another_is_wrong():
     probabilities = np.array([[0.0, 0.75, 0.25], [0.0, 0.25, 0.75]], np.float32)[None, None]
     found = summarise(measure(probabilities, np.array([[[1, 1]]])))
     assert found["reliability"]["predicted"]["accuracy"] == at(11, 0.5)
@@ -113,14 +113,14 @@ def test_uniform_probabilities_have_the_entropy_log_classes():
     ("confidence", "place"),
     [(0.6, 8), (np.nextafter(np.float32(0.6), 1), 9), (0.65, 9), (1.0, 14), (1 + 1e-6, 14)],
 )
-def test_a_bin_holds_its_upper_edge(confidence, place):
+def test_a_bin_includes_its_upper_edge(confidence, place):
     """0.6 is the edge between bins 8 and 9; interpolation may round a probability to just above 1."""
     probabilities = np.array([confidence, max(1 - confidence, 0)], np.float32).reshape(1, 1, 1, 2)
     counts = summarise(measure(probabilities, np.zeros((1, 1, 1), int)))["reliability"]["all"]["count"]
     assert counts == [int(index == place) for index in range(BINS)]
 
 
-def test_where_there_is_no_structure_there_is_no_mean():
+def test_without_structure_there_is_no_mean():
     found = summary((5, 0, 0.75, 0))
     assert found["ece"] == 0.25
     for name in ("ece_structure", "ece_predicted", "confidence_where_wrong"):
@@ -155,7 +155,7 @@ QUICK = settings(max_examples=50)
 
 
 def brute_force(probabilities, classes, chosen):
-    """Guo's equation 3 as it stands, voxel by voxel, over the voxels for which chosen(prediction, reference) holds."""
+    """Guo's equation 3, voxel by voxel, over the voxels for which chosen(prediction, reference) is true."""
     bins = [[] for _ in range(BINS)]
     for p, reference in zip(probabilities.reshape(-1, probabilities.shape[-1]).tolist(), classes.ravel(), strict=True):
         prediction = p.index(max(p))
@@ -209,7 +209,7 @@ def test_cases_add_up_to_their_concatenation(seed, classes, count):
 
 @QUICK
 @given(CASES, st.randoms(use_true_random=False))
-def test_where_a_voxel_lies_does_not_matter(case, random):
+def test_the_order_of_voxels_does_not_matter(case, random):
     probabilities, classes = case
     order = list(range(classes.size))
     random.shuffle(order)
@@ -225,7 +225,7 @@ def test_where_a_voxel_lies_does_not_matter(case, random):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda p, c: (p[..., 0], c), "of the same voxels"),
         (lambda p, c: (p[:1], c), "of the same voxels"),
@@ -236,8 +236,8 @@ def test_where_a_voxel_lies_does_not_matter(case, random):
         (lambda p, c: (p, np.where(c, 255, c)), "not from 0 to 255"),
     ],
 )
-def test_what_is_no_case_is_refused(spoil, said):
+def test_invalid_cases_are_refused(spoil, message):
     probabilities, classes = drawn(0, 2, 1.0)
     assert set(np.unique(classes)) == {0, 1}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         measure(*spoil(probabilities, classes))

@@ -26,7 +26,7 @@ def score(dice, hd95=8.0, assd=2.0, empty=0):
 
 
 def write_run(sweep, run, dice, *, units="mm", **distances):
-    """A run's folder as main leaves it; dice: branch -> patient -> Dice of each of its frames."""
+    """Writes a run's folder as `main` does; dice: branch -> patient -> Dice of each of its frames."""
     folder = sweep / run.folder
     (folder / "results").mkdir(parents=True)
     weights = {"s": 1.0, "w": 0.05 if "student" in dice else 0.0}
@@ -95,7 +95,7 @@ def test_the_interval_is_students_t_over_patients():
 
 
 def test_seeds_are_averaged_and_only_shared_ones_count():
-    """Patient a: 0.2 and 0.4 better; patient b: 0.1 worse and 0.3 better. Seed 2 would say otherwise."""
+    """Patient a: 0.2 and 0.4 better; patient b: 0.1 worse and 0.3 better. Seed 2 would change the result."""
     ones = {0: {"a": 0.7, "b": 0.4}, 1: {"a": 0.9, "b": 0.8}, 2: {"a": 0.0, "b": 0.0}}
     others = {0: {"a": 0.5, "b": 0.5}, 1: {"a": 0.5, "b": 0.5}, 3: {"a": 1.0, "b": 1.0}}
     found = comparison.paired_difference(ones, others)
@@ -126,7 +126,7 @@ DICE = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.floats(0, 1), st.
 
 
 @given(DICE)
-def test_exchanging_the_two_turns_the_difference_round(pairs):
+def test_swapping_the_two_reverses_the_difference(pairs):
     ones, others = ({0: {patient: pair[i] for patient, pair in pairs.items()}} for i in (0, 1))
     there, back = comparison.paired_difference(ones, others), comparison.paired_difference(others, ones)
     assert there["mean"] == pytest.approx(-back["mean"])
@@ -138,7 +138,7 @@ def test_exchanging_the_two_turns_the_difference_round(pairs):
 # The table
 
 
-def test_rows_come_by_strong_patients_then_as_methods_come(finished):
+def test_rows_are_sorted_by_strong_patients_then_methods(finished):
     rows = comparison.compare(finished)
     assert [(row["strong"], row["method"], row["branch"], row["seeds"]) for row in rows] == [
         (3, "lower_bound", "teacher", 2),
@@ -160,7 +160,7 @@ def test_means_and_deviation_over_seeds(finished):
 
 
 def test_a_method_is_compared_with_the_lower_bound_of_as_many_strong(finished):
-    """Seed 0 alone is shared: the student is better by 0.1, 0.2 and 0.3, its teacher the lower bound itself."""
+    """Only seed 0 is shared: the student is better by 0.1, 0.2 and 0.3, its teacher equals the lower bound."""
     rows = comparison.compare(finished)
     mean, low, high, better, patients = difference(row_of(rows, "kl_ent", 3, "student"), "baseline")
     assert (mean, better, patients) == (pytest.approx(0.2), 3, 3)
@@ -170,13 +170,13 @@ def test_a_method_is_compared_with_the_lower_bound_of_as_many_strong(finished):
 
 
 def test_all_masks_are_compared_with_the_fewest(finished):
-    """0.9 against 0.2, 0.4 and 0.6; against the lower bound of 5 it would be 0.4."""
+    """0.9 against 0.2, 0.4 and 0.6; the difference from the lower bound with 5 would be 0.4."""
     row = row_of(comparison.compare(finished), "upper_bound", None, "teacher")
     assert difference(row, "baseline")[0] == pytest.approx(0.5)
 
 
 def test_a_student_is_compared_with_its_own_teacher(finished):
-    """Over both seeds: 0.1, 0.2, 0.3 of seed 0 and nothing of seed 7, halved."""
+    """Mean over both seeds: 0.1, 0.2, 0.3 from seed 0 and 0 from seed 7."""
     rows = comparison.compare(finished)
     mean, _, _, better, patients = difference(row_of(rows, "kl_ent", 3, "student"), "teacher")
     assert (mean, better, patients) == (pytest.approx(0.1), 3, 3)
@@ -206,7 +206,7 @@ def test_units_are_not_mixed(tmp_path, finished):
 
 
 def test_the_median_case(tmp_path):
-    """Means of the two students are 0.5 (a), 0.3 (b) and 0.4 (c); the teacher is not asked where there is a student."""
+    """The two runs' means are 0.5 (a), 0.3 (b) and 0.4 (c); a teacher beside a student is ignored."""
     one = {"student": {"a": [0.6], "b": [0.2], "c": [0.7]}, "teacher": {"a": [0.1], "b": [0.9], "c": [0.9]}}
     one = {branch: one[branch] for branch in ("teacher", "student")}
     runs = [write_run(tmp_path, Run("kl", 3, 0), one)]
@@ -224,7 +224,7 @@ def test_the_fewest_strong(finished):
 # Files
 
 
-def test_files_hold_the_comparison(tmp_path, finished):
+def test_files_contain_the_comparison(tmp_path, finished):
     text = comparison.write(tmp_path, finished, [Run("kl", 5, 2), Run("upper_bound", None, 2)])
     assert (tmp_path / "table.md").read_text() == text
     lines = [" | ".join(cells(line)) for line in text.splitlines()]
@@ -250,7 +250,7 @@ def test_the_table_can_be_redone_from_the_cases(tmp_path, finished):
         assert float(row["dice_mean"]) == pytest.approx(np.mean(own))
 
 
-def test_runs_hold_validation_and_weights(tmp_path, finished):
+def test_runs_csv_contains_validation_and_weights(tmp_path, finished):
     comparison.write(tmp_path, finished, [])
     rows = {(row["method"], row["strong"], row["seed"], row["branch"]): row for row in table(tmp_path / "runs.csv")}
     assert len(rows) == 8

@@ -17,7 +17,7 @@ MASK[:, 2:6, 3:7] = 1
 
 @pytest.fixture
 def folders(tmp_path):
-    """make(predictions, references), each name -> voxels -> the two folders."""
+    """make(predictions, references) -> the two folders; both arguments are name -> voxels."""
 
     def make(predictions, references):
         for folder, files in (("predictions", predictions), ("references", references)):
@@ -29,7 +29,7 @@ def folders(tmp_path):
 
 
 def scored(folders, *, labels=None, **settings):
-    """Dice and HD95 of the structure, how many cases, and what was warned of."""
+    """Dice and HD95 of the structure, the number of cases, and the warnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", OddInput)
         summary, _ = evaluate_folders(*folders, labels or {"A": 1}, **settings)
@@ -38,8 +38,8 @@ def scored(folders, *, labels=None, **settings):
 
 
 @pytest.mark.parametrize(("value", "settings"), [(255, {}), (4, {"unlabeled": 4}), (0, {"unlabeled": 0})])
-def test_what_a_reference_leaves_open_is_not_scored(folders, value, settings):
-    """The prediction is right wherever the reference says what is there, and says structure where it is open."""
+def test_unlabelled_voxels_are_not_scored(folders, value, settings):
+    """The prediction is correct on labelled voxels and has structure on unlabelled ones."""
     reference, prediction = MASK.copy(), MASK.copy()
     reference[:, :3], prediction[:, :3] = value, 1
     if value == 0:
@@ -47,30 +47,30 @@ def test_what_a_reference_leaves_open_is_not_scored(folders, value, settings):
     assert scored(folders({"x": prediction}, {"x": reference}), **settings) == (1.0, 0.0, 1, [])
 
 
-def test_open_voxels_of_an_unknown_value_are_told(folders):
+def test_unlabelled_voxels_of_an_unknown_value_give_a_warning(folders):
     reference, prediction = MASK.copy(), MASK.copy()
     reference[:, :3], prediction[:, :3] = 4, 1
-    dice, _, _, (said,) = scored(folders({"x": prediction}, {"x": reference}))
+    dice, _, _, (warning,) = scored(folders({"x": prediction}, {"x": reference}))
     assert dice == pytest.approx(2 * 36 / (36 + 36 + 3 * 27))
-    assert "the values [4], which count as background" in said and "--unlabeled" in said
+    assert "the values [4], which count as background" in warning and "--unlabeled" in warning
 
 
-def test_a_reference_that_leaves_all_open_is_left_out(folders):
-    """And does not count as a case in which nothing is and nothing was found, with a Dice of 1."""
+def test_a_reference_without_labelled_voxels_is_left_out(folders):
+    """It does not count as a case with two empty masks and a Dice of 1."""
     wrong = np.roll(MASK, 4, axis=2)
-    dice, _, cases, (said,) = scored(
+    dice, _, cases, (warning,) = scored(
         folders({"x": wrong, "y": MASK}, {"x": MASK, "y": np.full(SHAPE, 255, np.uint8)}), labels={"A": 1}
     )
     assert (dice, cases) == (0.0, 1)
-    assert said.startswith("1 reference with every voxel open, which the means leave out: y;")
+    assert warning.startswith("1 reference without any labelled voxel, not scored: y;")
 
 
-def test_values_that_predictions_alone_hold_are_told(folders):
-    dice, _, _, (said,) = scored(folders({"x": MASK * np.uint8(255)}, {"x": MASK}))
-    assert dice == 0 and said.startswith("The predictions hold the values [255], which count as background;")
+def test_unknown_values_of_predictions_give_a_warning(folders):
+    dice, _, _, (warning,) = scored(folders({"x": MASK * np.uint8(255)}, {"x": MASK}))
+    assert dice == 0 and warning.startswith("The predictions contain the values [255], which count as background;")
 
 
-def test_predictions_may_be_stored_otherwise_than_references(folders):
+def test_predictions_may_have_another_orientation_than_references(folders):
     both = folders({"x": MASK}, {"x": MASK})
     path = both[0] / "x.nii.gz"
     nib.save(nib.load(path).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), path)
@@ -84,14 +84,14 @@ def test_255_may_be_a_structure(folders):
 
 
 def test_references_without_a_prediction_are_named(folders):
-    dice, _, cases, (said,) = scored(
+    dice, _, cases, (warning,) = scored(
         folders({"x": MASK}, {"x_gt": MASK, "y_gt": MASK, "z_gt": MASK, "z": MASK}), suffix="_gt"
     )
     assert (dice, cases) == (1.0, 1)
-    assert said.startswith("2 references without a prediction") and "y_gt, z_gt;" in said
+    assert warning.startswith("2 references without a prediction") and "y_gt, z_gt;" in warning
 
 
-def test_probabilities_are_passed_over_beside_their_label_map_alone(folders):
+def test_probabilities_are_skipped_only_beside_their_label_map(folders):
     probabilities = np.zeros((*SHAPE, 2), np.float32)
     both = folders({"x": MASK, "x_prob": probabilities, "y_prob": MASK}, {"x": MASK, "y_prob": MASK})
     assert scored(both) == (1.0, 0.0, 2, [])

@@ -1,4 +1,4 @@
-"""The page of a run: what it says, that it asks for nothing from outside, and that a browser shows it."""
+"""The HTML report: it is complete and self-contained, and a browser shows it."""
 
 import html
 import html.parser
@@ -10,7 +10,7 @@ import shutil
 from etils import epath
 import pytest
 
-from browser import asked, needs_chromium
+from browser import needs_chromium, run_in_browser
 from msl_jax.errors import InputError
 from msl_jax.evaluation import html_report
 from msl_jax.evaluation.test_split import evaluate_test
@@ -20,11 +20,11 @@ from msl_jax.runs import journal
 
 @pytest.fixture(scope="module")
 def runs(tiny_config, untrained, tmp_path_factory):
-    """Two runs below one folder, evaluated; the name of the second would be markup where it is not escaped."""
-    above = tmp_path_factory.mktemp("runs")
+    """Two evaluated runs in one folder; the name of the second needs escaping."""
+    parent = tmp_path_factory.mktemp("runs")
     folders = []
     for arg, name in (("method=kl_ent,strong=2", "one"), ("method=lower_bound,strong=2", "<b>two")):
-        folder = above / name
+        folder = parent / name
         shutil.copytree(untrained(arg), folder)
         journal.Table(epath.Path(folder / "metrics.csv"), ["step", "learning_rate", "loss", "s"], 0).add(
             {"step": 1, "loss": 0.5}
@@ -42,7 +42,7 @@ def page(runs, tmp_path_factory):
 
 
 class Tags(html.parser.HTMLParser):
-    """Counts the tags and collects what they point to."""
+    """Counts the tags and collects their links."""
 
     def __init__(self, text):
         super().__init__()
@@ -54,7 +54,7 @@ class Tags(html.parser.HTMLParser):
         self.links += [value for name, value in attributes if name in ("src", "href")]
 
 
-def test_the_page_asks_for_nothing_from_outside(page):
+def test_the_page_is_self_contained(page):
     text = page.read_text()
     found = Tags(text)
     assert found.links and all(link.startswith("data:") for link in found.links)
@@ -63,7 +63,7 @@ def test_the_page_asks_for_nothing_from_outside(page):
     assert "&lt;b&gt;two" in text and "<b>two" not in text
 
 
-def test_the_page_holds_every_figure(page, runs):
+def test_the_page_contains_every_number(page, runs):
     text = page.read_text()
     for folder in runs:
         results = json.loads((folder / "results" / "test.json").read_text())
@@ -85,27 +85,27 @@ def test_the_difference_from_the_first_run_is_the_comparisons(page, runs):
 
 @needs_chromium
 @pytest.mark.parametrize("width", [1200, 400])
-def test_a_browser_shows_it_and_has_nothing_to_complain_about(page, tmp_path, width):
+def test_a_browser_shows_it_without_errors(page, tmp_path, width):
     probe = """
       const table = document.querySelector("details table.sorts"), head = table.tHead.rows[0].cells[3];
       head.click();
       const values = [...table.tBodies[0].rows].map(row => Number(row.cells[3].dataset.value));
-      said = {
+      result = {
         sorted: values.every((value, i) => !i || values[i - 1] <= value),
         shown: [...document.images].every(image => image.complete && image.naturalWidth > 0),
         fits: document.documentElement.scrollWidth <= window.innerWidth,
         rows: values.length,
       }"""
-    said = asked(page.read_text(), probe, tmp_path, width)
-    assert said == {"sorted": True, "shown": True, "fits": True, "rows": 8}
+    result = run_in_browser(page.read_text(), probe, tmp_path, width)
+    assert result == {"sorted": True, "shown": True, "fits": True, "rows": 8}
 
 
-def test_what_is_no_finished_run_is_refused(runs, untrained, tmp_path):
-    for folders, said in (
+def test_folders_without_a_finished_run_are_refused(runs, untrained, tmp_path):
+    for folders, message in (
         ([tmp_path], "config.json: is missing; give the folder of a run"),
-        ([pathlib.Path(untrained("method=kl_ent,strong=2"))], "test.json: is missing; finish the run"),
-        ([runs[0], runs[0]], "names a folder twice"),
+        ([pathlib.Path(untrained("method=kl_ent,strong=2"))], "test.json: is missing; rerun the training command"),
+        ([runs[0], runs[0]], "a folder is given twice"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             html_report.write(folders, epath.Path(tmp_path / "report.html"))
     assert not (tmp_path / "report.html").exists()

@@ -230,7 +230,7 @@ def test_distances_scale_with_the_spacing(factor):
     assert scaled == pytest.approx(expected)
 
 
-def test_refuses_what_is_not_two_boolean_volumes_of_one_shape():
+def test_only_boolean_volumes_of_one_shape_are_accepted():
     mask = np.ones((2, 3, 4), dtype=bool)
     for other in (np.ones((2, 3, 5), dtype=bool), np.ones((1, 3, 4), dtype=bool), mask.astype(np.int32)):
         with pytest.raises(ValueError, match="prediction and reference must be"):
@@ -242,7 +242,7 @@ def test_refuses_what_is_not_two_boolean_volumes_of_one_shape():
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 1, 1), (0, 1, 1), (1, -1, 1), (1, math.nan, 1), (1, 1, math.inf)])
-def test_refuses_a_spacing_that_is_none(spacing):
+def test_an_invalid_spacing_is_refused(spacing):
     mask = np.ones((2, 3, 4), dtype=bool)
     with pytest.raises(ValueError, match="three positive numbers"):
         case_metrics(mask, mask, spacing)

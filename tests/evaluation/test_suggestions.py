@@ -3,7 +3,7 @@ import pytest
 
 from files import arrays, save
 from msl_jax.errors import InputError
-from msl_jax.evaluation.suggestions import SHOWN, doubt, suggest, unannotated
+from msl_jax.evaluation.suggestions import SHOWN, suggest, unannotated, uncertainty
 from msl_jax.inference.segmenter import load_network
 from processes import table
 
@@ -17,34 +17,34 @@ def volume(*slices):
 
 
 def test_entropy_is_that_of_the_student_where_either_branch_finds_structure():
-    """Of the student's voxels 0, 1/2 and 1 of log(4), the last, background by the smallest class, is not asked for: the
-    teacher has structure on the first two alone. Its slice is the worst all the same."""
+    """The student's entropies are 0, 1/2 and 1 times log(4); the last voxel is excluded, because both branches label it
+    as background. Its slice is still the most uncertain."""
     student = volume([SURE, BACKGROUND], [TORN, SPREAD])
     teacher = volume([SURE, BACKGROUND], [SURE, BACKGROUND])
-    found = doubt({"teacher": teacher, "student": student})
+    found = uncertainty({"teacher": teacher, "student": student})
     assert found.entropy == pytest.approx(0.25)
     assert found.slice == 1
-    np.testing.assert_allclose(found.of_slice, [[0.5, 1.0]])
+    np.testing.assert_allclose(found.slice_entropy, [[0.5, 1.0]])
     assert found.disagreement == pytest.approx(1 / 3)  # 1 and 2 voxels of class 1, one of them both's
     assert found.score == pytest.approx((0.25 + 1 / 3) / 2)
 
 
 def test_of_one_branch_the_score_is_the_entropy():
-    found = doubt({"teacher": volume([SURE, SURE, SURE, SPREAD])})
+    found = uncertainty({"teacher": volume([SURE, SURE, SURE, SPREAD])})
     assert found.disagreement is None and found.score == found.entropy == 0.0
 
 
-def test_finding_nothing_is_doubt_enough():
+def test_finding_nothing_is_uncertain():
     nothing = volume([BACKGROUND, BACKGROUND])
-    found = doubt({"teacher": nothing, "student": nothing})
+    found = uncertainty({"teacher": nothing, "student": nothing})
     assert (found.entropy, found.disagreement, found.score) == (1.0, 0.0, 0.5)
-    structure = doubt({"teacher": volume([SURE, SURE]), "student": nothing})
+    structure = uncertainty({"teacher": volume([SURE, SURE]), "student": nothing})
     assert (structure.entropy, structure.disagreement) == (0.0, 1.0)
 
 
-def test_a_structure_that_no_branch_finds_is_no_agreement():
+def test_a_structure_that_no_branch_finds_is_not_agreement():
     two = (0.0, 0.0, 1.0, 0.0)
-    found = doubt({"teacher": volume([SURE, two]), "student": volume([SURE, SURE])})
+    found = uncertainty({"teacher": volume([SURE, two]), "student": volume([SURE, SURE])})
     assert found.disagreement == pytest.approx((1 / 3 + 1) / 2)
 
 
@@ -61,17 +61,17 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_images_with_annotations_are_passed_over(tmp_path, layout):
+def test_images_with_annotations_are_skipped(tmp_path, layout):
     images, others, bare = LAYOUTS[layout]
     for name in (*images, *others):
         save(tmp_path / f"{name}.nii.gz", arrays("a")[0])
     assert set(unannotated(tmp_path, layout)) == bare
 
 
-def test_a_folder_without_bare_images_is_refused(tmp_path):
+def test_a_folder_without_unannotated_images_is_refused(tmp_path):
     for name in ("images/a", "masks/a"):
         save(tmp_path / f"{name}.nii.gz", arrays("a")[0])
-    with pytest.raises(InputError, match="of its 1 images none is without annotation"):
+    with pytest.raises(InputError, match="all of its 1 images are annotated"):
         unannotated(tmp_path, "folder")
 
 
@@ -85,7 +85,7 @@ def test_the_case_of_the_highest_score_comes_first(untrained, phantoms, tmp_path
     segmenter, variables, _ = load_network(folder)
     scores = {}
     for name, entry in zip(names, phantoms.entries, strict=False):
-        scores[name] = doubt(segmenter.probabilities(variables, phantoms.case(entry).image)).score
+        scores[name] = uncertainty(segmenter.probabilities(variables, phantoms.case(entry).image)).score
     assert [name for name, _ in ranked] == sorted(names, key=scores.get, reverse=True)
     rows = table(tmp_path / "out" / "suggest.csv")
     assert [(row["rank"], row["case"]) for row in rows] == [(str(i), name) for i, (name, _) in enumerate(ranked, 1)]
@@ -94,12 +94,12 @@ def test_the_case_of_the_highest_score_comes_first(untrained, phantoms, tmp_path
     assert (tmp_path / "out" / "suggest.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_one_damaged_file_stops_none_of_the_others(untrained, phantoms, tmp_path):
+def test_one_damaged_file_does_not_stop_the_others(untrained, phantoms, tmp_path):
     save(tmp_path / "images" / "a.nii", phantoms.case(phantoms.entries[0]).image)
     (tmp_path / "images" / "b.nii").write_bytes((tmp_path / "images" / "a.nii").read_bytes()[:5000])
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         suggest(untrained("method=kl_ent"), tmp_path / "images", tmp_path / "out")
-    first, last = str(refusal.value).splitlines()
+    first, last = str(error.value).splitlines()
     assert "b.nii: its header promises" in first
-    assert last == f"{tmp_path / 'out'}: holds the ranking of the other 1 image of {tmp_path / 'images'}."
+    assert last == f"{tmp_path / 'out'}: contains the ranking of the other 1 image of {tmp_path / 'images'}."
     assert [row["case"] for row in table(tmp_path / "out" / "suggest.csv")] == ["a"]

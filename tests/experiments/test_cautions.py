@@ -206,5 +206,5 @@ def test_an_older_run_on_files_of_several_orientations_does_not_resume(folder_co
     before = json.loads((workdir / "config.json").read_text())
     del before["data"]["directions"]
     (workdir / "config.json").write_text(json.dumps(before))
-    with pytest.raises(InputError, match="was begun when images were not turned to lie alike"):
+    with pytest.raises(InputError, match="was started by a version that did not reorient images"):
         claim(experiment, workdir)

@@ -320,7 +320,7 @@ def test_a_damaged_run_does_not_resume(opened, tmp_path, name):
     workdir = epath.Path(tmp_path)
     claim(opened(), workdir)
     (workdir / name).write_text((workdir / name).read_text()[:40])
-    with pytest.raises(InputError, match=f"{name}: is damaged or no run's; give another --workdir"):
+    with pytest.raises(InputError, match=f"{name}: is damaged or not from a run; give another workdir"):
         claim(opened(), workdir)
 
 

@@ -1,4 +1,4 @@
-"""What is exported computes what the run does, and says what it is."""
+"""Exported networks give the run's outputs and describe themselves."""
 
 import json
 import sys
@@ -41,13 +41,13 @@ def exported(run, tmp_path):
 
 
 def check_described(text):
-    said = json.loads(text)
-    assert said["branches"] == ["teacher", "student"] and said["method"] == "kl_ent" and said["step"] == 1
-    assert said["classes"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3} and said["channels"] == 1
-    assert said["preprocessing"]["size"] == 32 and said["preprocessing"]["normalization"] == "percentiles"
+    metadata = json.loads(text)
+    assert metadata["branches"] == ["teacher", "student"] and metadata["method"] == "kl_ent" and metadata["step"] == 1
+    assert metadata["classes"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3} and metadata["channels"] == 1
+    assert metadata["preprocessing"]["size"] == 32 and metadata["preprocessing"]["normalization"] == "percentiles"
 
 
-def test_a_program_of_xla_takes_any_number_of_images(exported, trained):
+def test_stablehlo_accepts_any_batch_size(exported, trained):
     path = exported("stablehlo")
     program = jax_export.deserialize(bytearray(path.read_bytes()))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
@@ -72,7 +72,7 @@ def test_onnx_agrees_with_onnxruntime(exported, trained):
     check_described(session.get_modelmeta().custom_metadata_map[KEY])
 
 
-def test_safetensors_hold_every_array(exported, trained):
+def test_safetensors_contain_every_array(exported, trained):
     with safe_open(exported("safetensors"), framework="numpy") as file:
         got = {name: file.get_tensor(name) for name in file.keys()}
         check_described(file.metadata()[KEY])
@@ -83,7 +83,7 @@ def test_safetensors_hold_every_array(exported, trained):
 
 
 @pytest.mark.parametrize("form", sorted(FORMATS))
-def test_nothing_is_replaced_unless_asked_for(run, tmp_path, form):
+def test_files_are_not_overwritten_by_default(run, tmp_path, form):
     path = epath.Path(tmp_path / "model")
     path.write_text("kept")
     with pytest.raises(InputError, match="exists; give another --output, or --overwrite"):

@@ -29,7 +29,7 @@ def test_of_each_structure_the_largest_component_is_kept():
 
 @pytest.fixture(scope="module")
 def runs(untrained):
-    """Two runs whose networks are drawn from other seeds, untrained."""
+    """Two untrained runs with networks from different seeds."""
     return [untrained("seed=0"), untrained("seed=1")]
 
 
@@ -43,7 +43,7 @@ def image(tmp_path, phantoms):
 
 @pytest.fixture
 def altered(runs, tmp_path):
-    """altered(key, value) -> a copy of the second run with that in config.data."""
+    """altered(key, value) -> a copy of the second run with this value in config.data."""
 
     def make(key, value):
         folder = shutil.copytree(runs[1], tmp_path / "altered")
@@ -61,7 +61,7 @@ def probabilities(folder, out, *runs):
     return volumes.read_image(out / "a_prob.nii.gz").voxels
 
 
-def test_slices_as_png_are_segmented_as_the_volume_they_are(altered, phantoms, tmp_path):
+def test_png_slices_are_segmented_like_the_volume(altered, phantoms, tmp_path):
     voxels = phantoms.case(phantoms.entries[0]).image[..., 0]
     grey = (255 * (voxels - voxels.min()) / np.ptp(voxels)).round().astype(np.uint8)
     (tmp_path / "in" / "test" / "Img").mkdir(parents=True)
@@ -83,12 +83,12 @@ def test_several_runs_segment_by_the_mean_of_their_probabilities(runs, image, tm
 
 @pytest.mark.parametrize(("key", "value"), [("channels", 2), ("classes", {"RV": 1})])
 def test_runs_that_do_not_fit_are_refused(runs, altered, image, tmp_path, key, value):
-    with pytest.raises(InputError, match=rf"--workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
+    with pytest.raises(InputError, match=rf"workdir: .*altered has data.{key} .*{runs[0]} .*; they must agree"):
         predict([runs[0], altered(key, value)], image, tmp_path / "out")
 
 
-def test_slices_lie_across_the_axis_of_the_run(altered, image, tmp_path):
-    """The network sees the volume as it is cut for training, and the answer lies on the file's own grid."""
+def test_slices_are_cut_across_the_axis_of_the_run(altered, image, tmp_path):
+    """The network gets slices across the training axis, and the output has the file's own grid."""
     workdir = altered("axis", 0)
     found = probabilities(image, tmp_path / "out", workdir)
     segmenter, variables, _ = load_network(workdir, branch="student")
@@ -115,7 +115,7 @@ def as_stored(image, codes, path):
 
 
 @pytest.mark.parametrize("codes", STORED)
-def test_however_an_image_is_stored_it_is_segmented_as_the_run_was_trained(altered, image, tmp_path, capfd, codes):
+def test_images_of_any_orientation_are_segmented_alike(altered, image, tmp_path, capfd, codes):
     """The same anatomy has the same probabilities, on the grid of its own file."""
     workdir = altered("directions", LPS)
     lps = nib.Nifti1Image(np.asarray(nib.load(image).dataobj), np.diag([-1.5, -1.5, 8, 1]))
@@ -129,40 +129,42 @@ def test_however_an_image_is_stored_it_is_segmented_as_the_run_was_trained(alter
     back = found.as_reoriented(ornt_transform(axcodes2ornt(codes), axcodes2ornt("LPS")))
     np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(expected.dataobj))
     assert np.ptp(np.asarray(expected.dataobj)[..., 1]) > 0.01
-    assert ("turned to lie as in training" in capfd.readouterr().out) == (codes != "LPS")
+    assert ("reoriented as in training" in capfd.readouterr().out) == (codes != "LPS")
 
 
-def test_a_file_that_does_not_say_how_it_lies_is_segmented_as_stored_and_told(altered, image, tmp_path):
+def test_a_file_without_orientation_is_segmented_as_stored_with_a_warning(altered, image, tmp_path):
     workdir = altered("directions", LPS)
     bare = nib.Nifti1Image(np.asarray(nib.load(image).dataobj), None)
     nib.save(bare, tmp_path / "bare.nii")
-    with pytest.warns(OddInput, match=r"bare.nii: does not say which way it lies"):
+    with pytest.warns(OddInput, match=r"bare.nii: its orientation is unknown"):
         predict([workdir], tmp_path / "bare.nii", tmp_path / "out")
 
 
 @pytest.mark.parametrize(("degrees", "told"), [(15, False), (40, True), (65, False)])
-def test_what_no_permutation_mends_is_told(altered, image, tmp_path, recwarn, degrees, told):
+def test_a_rotated_image_gives_a_warning(altered, image, tmp_path, recwarn, degrees, told):
     """65 degrees are 25 once the axes are permuted."""
     turn = Rotation.from_rotvec([0, 0, np.radians(degrees)]).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag([-1.5, -1.5, 8])
     nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj), affine), tmp_path / "oblique.nii")
     predict([altered("directions", LPS)], tmp_path / "oblique.nii", tmp_path / "out")
-    said = [str(one.message) for one in recwarn if issubclass(one.category, OddInput)]
-    assert len(said) == told and all(f"lies {degrees} degrees off the training images" in one for one in said)
+    messages = [str(one.message) for one in recwarn if issubclass(one.category, OddInput)]
+    assert len(messages) == told and all(
+        f"is rotated by {degrees} degrees against the training images" in one for one in messages
+    )
 
 
-def test_one_damaged_file_stops_none_of_the_others(runs, image, tmp_path):
+def test_one_damaged_file_does_not_stop_the_others(runs, image, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for name in "abc":
         shutil.copy(image, folder / f"{name}.nii")
     (folder / "b.nii").write_bytes((folder / "b.nii").read_bytes()[:5000])
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         predict(runs[:1], folder, tmp_path / "out")
-    first, last = str(refusal.value).splitlines()
+    first, last = str(error.value).splitlines()
     assert "b.nii: its header promises" in first
-    assert last.endswith(f"holds the label maps of the other 2 images of {folder}.")
+    assert last.endswith(f"contains the label maps of the other 2 images of {folder}.")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "c.nii"]
 
 
@@ -173,11 +175,11 @@ def test_volumes_of_other_formats_are_named(runs, image, tmp_path, recwarn):
     for name in ("b.MGZ", "c.dcm", "a.json", ".hidden/d.mhd"):
         (folder / name).write_bytes(b"")
     assert len(predict(runs[:1], folder, tmp_path / "out")) == 1
-    (said,) = (str(one.message) for one in recwarn if "format" in str(one.message))
-    assert said.startswith(f"{folder}: b.MGZ, c.dcm are passed over, their format is not read;")
+    (message,) = (str(one.message) for one in recwarn if "format" in str(one.message))
+    assert message.startswith(f"{folder}: b.MGZ, c.dcm are skipped, their format is not supported;")
 
 
-def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
+def test_existing_label_maps_are_skipped(runs, image, tmp_path, capfd):
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(image, folder / "a.nii")
@@ -187,7 +189,7 @@ def test_a_folder_is_gone_on_with(runs, image, tmp_path, capfd):
     written = predict(runs[:1], folder, tmp_path / "out", skip_existing=True)
     assert written == [tmp_path / "out" / "b.nii"]
     assert (tmp_path / "out" / "a.nii").stat().st_mtime_ns == before
-    assert "Passing over 1 image whose label maps are there." in capfd.readouterr().out
+    assert "Skipping 1 image with existing label maps." in capfd.readouterr().out
     assert predict(runs[:1], folder, tmp_path / "out", skip_existing=True) == []
 
 

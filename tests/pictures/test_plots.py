@@ -9,7 +9,7 @@ SPACING = (10.0, 1.5, 1.5)
 
 
 def volume(slices=8, height=40, width=32):
-    """An image, a reference that its first and last slice lack, a prediction shifted by two, and a probability."""
+    """An image, a reference without structure in the first and last slice, a shifted prediction, and a probability."""
     image = np.random.default_rng(0).random((slices, height, width), dtype=np.float32)
     reference = np.zeros(image.shape, dtype=np.int32)
     reference[slice(1, -1) if slices > 2 else slice(None), 10:20, 8:18] = 3
@@ -42,7 +42,7 @@ def test_overlay_names_the_branches_it_shows(branches):
 
 @pytest.mark.parametrize("title", ["$x_{$", "a$\\frac{$b", "a\nb"])
 def test_a_case_may_be_called_anything(title, tmp_path):
-    """A name is no formula, which matplotlib would read between dollars."""
+    """matplotlib must not parse text between dollars as a formula."""
     image, reference, prediction, probability = volume()
     plots.save(
         plots.overlay(image, reference, {"teacher": prediction}, probability, title, SPACING), tmp_path / "a.png"
@@ -67,7 +67,7 @@ def test_overlay_draws_voxels_in_their_shape():
     assert figure.axes[0].get_aspect() == 2
 
 
-def test_overlay_outlines_lie_on_the_boundary_of_the_labels():
+def test_overlay_outlines_are_on_the_boundary_of_the_labels():
     image, reference, _, probability = volume()
     axis = plots.overlay(image, reference, {"teacher": reference}, probability, "", SPACING).axes[0]
     for outline in axis.collections:
@@ -101,7 +101,7 @@ def test_overlay_of_nothing_shows_the_middle_slices_whole():
     assert figure.axes[0].images[0].get_array().shape == image.shape[1:]
 
 
-def test_overlay_shows_what_only_the_prediction_holds():
+def test_overlay_shows_what_only_the_prediction_contains():
     image, reference, prediction, probability = volume()
     empty = np.zeros_like(reference)
     figure = drawn(plots.overlay(image, empty, {"student": prediction}, probability, "", SPACING))
@@ -133,7 +133,7 @@ def test_curves_skip_what_is_missing():
     assert {line.get_label(): line.get_xydata().tolist() for line in dice.lines} == {"teacher": [[20, 0.6], [30, 0.7]]}
 
 
-def test_gradients_have_a_line_a_term():
+def test_gradients_have_a_line_per_term():
     p = np.array([0.25, 0.75])
     (axis,) = drawn(charts.gradients(p, {"entropy": p - 0.5, "pseudo-masks": p})).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines[:2]}
@@ -146,7 +146,7 @@ def test_curves_of_no_reports():
 
 
 def calibrated(**changes):
-    """What calibration.summarise returns of three bins; of all voxels the first bin is empty."""
+    """A result of calibration.summarise with three bins; the first bin of all voxels is empty."""
     curves = {
         "all": {"count": [0, 10, 990], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.6, 0.8]},
         "predicted": {"count": [0, 8, 24], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.25, 0.75]},
@@ -161,7 +161,7 @@ def points(line):
 
 
 @pytest.mark.parametrize("branches", [("teacher",), ("teacher", "student")])
-def test_reliability_has_a_panel_a_branch_in_its_colour(branches):
+def test_reliability_has_a_panel_per_branch_in_its_colour(branches):
     figure = drawn(charts.reliability(dict.fromkeys(branches, calibrated())))
     panels = figure.axes[: len(branches)]
     assert len(figure.axes) == 2 * len(branches)
@@ -172,7 +172,7 @@ def test_reliability_has_a_panel_a_branch_in_its_colour(branches):
         assert panel.lines[1].get_color() == plots.OUTLINES[branch] != panel.lines[0].get_color()
 
 
-def test_reliability_draws_the_bins_that_hold_voxels():
+def test_reliability_draws_the_bins_with_voxels():
     diagram, shares = drawn(charts.reliability({"student": calibrated()})).axes
     whole, predicted, diagonal = diagram.lines
     assert points(whole) == [[0.5, 0.6], [0.9, 0.8]] and points(predicted) == [[0.5, 0.25], [0.9, 0.75]]
@@ -197,7 +197,7 @@ def result(method, strong, branch, dice, std=None):
     return row | {"dice_mean": dice, "dice_std": std}
 
 
-def test_dice_by_strong_draws_a_line_a_branch_and_all_masks_across():
+def test_dice_by_strong_draws_a_line_per_branch_and_all_masks_horizontally():
     rows = [
         result("lower_bound", 3, "teacher", 0.5, 0.1),
         result("kl", 3, "teacher", 0.6),
@@ -244,8 +244,8 @@ def test_terms_are_means_over_seeds_of_the_methods_that_have_them():
     assert titles(charts.terms({"single": single})) == ["Validation Dice"]
 
 
-def test_methods_stand_beside_each_other():
-    """Two rows, four slices of outlines and the same four of probability, cut to 15 by 15 around the reference."""
+def test_methods_are_shown_below_each_other():
+    """Two rows, four slices of outlines and the same four of probability, cropped to 15 x 15 around the reference."""
     image, reference, prediction, probability = volume()
     predictions = {"single": {"teacher": prediction}, "kl": {"teacher": prediction, "student": reference}}
     figure = drawn(plots.methods(image, reference, predictions, dict.fromkeys(predictions, probability), "t", SPACING))

@@ -1,4 +1,4 @@
-"""What a viewer's slices show, and that its slider turns them."""
+"""The viewer's slices and its slider."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from browser import asked, needs_chromium
+from browser import needs_chromium, run_in_browser
 from msl_jax.pictures import viewer
 from msl_jax.pictures.plots import CLASS_COLORS
 
@@ -19,7 +19,7 @@ CLASSES = {"<b>MYO": 2, "LV": 3}
 
 @pytest.fixture
 def volume():
-    """(3, 4, 5), a ramp; its label map, whose second slice has most structure; and one with an unknown value."""
+    """(3, 4, 5), a ramp; a label map with most structure in the second slice; and one with an unknown value."""
     image = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
     reference, student = (np.zeros((3, 4, 5), np.int32) for _ in range(2))
     reference[1, :2], reference[2, 0, 0], student[1, 0], student[2, 0, 0] = 3, 2, 3, 7
@@ -47,7 +47,7 @@ def test_slices_show_the_image_and_every_label_map_beside_it(volume):
         np.testing.assert_array_equal(panel[nothing], plain[nothing])
 
 
-def test_it_begins_where_most_structure_is_and_keeps_the_voxels_shape(volume):
+def test_it_starts_at_the_largest_structure_and_keeps_the_voxel_shape(volume):
     viewed = viewer.scroll(*volume, CLASSES, (8, 1.5, 1), title="anna & <i>bert")
     shown = viewed.html
     assert 'min="1" max="3" value="2"' in shown and "aspect-ratio: 15 / 6" in shown
@@ -64,7 +64,7 @@ def test_a_label_map_of_another_shape_or_none_is_an_error(volume):
 
 
 @needs_chromium
-def test_the_slider_turns_the_slices(volume, tmp_path):
+def test_the_slider_changes_the_slice(volume, tmp_path):
     viewers = [viewer.scroll(*volume, classes, (8, 1, 1)) for classes in (CLASSES, {"LV": 3})]
     probe = """
       const [first, second] = document.querySelectorAll("figure");
@@ -72,9 +72,9 @@ def test_the_slider_turns_the_slices(volume, tmp_path):
       const before = at(second);
       range.value = 3;
       range.dispatchEvent(new Event("input"));
-      said = {third: at(first), said: first.querySelector("output").textContent, untouched: at(second) === before};
+      result = {third: at(first), text: first.querySelector("output").textContent, untouched: at(second) === before};
     """
-    said = asked(f"<html><body>{viewers[0].html}{viewers[1].html}</body></html>", probe, tmp_path)
-    third = np.asarray(Image.open(io.BytesIO(base64.b64decode(said.pop("third")))))
+    result = run_in_browser(f"<html><body>{viewers[0].html}{viewers[1].html}</body></html>", probe, tmp_path)
+    third = np.asarray(Image.open(io.BytesIO(base64.b64decode(result.pop("third")))))
     np.testing.assert_array_equal(third, slices_of(viewers[0])[2])
-    assert said == {"said": "3", "untouched": True}
+    assert result == {"text": "3", "untouched": True}

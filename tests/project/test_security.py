@@ -310,7 +310,7 @@ def test_names_that_cannot_be_written_are_refused_before_anything_is(tmp_path, r
             shutil.rmtree(tmp_path / "in")
 
     longest = b"a" * 248 + b".nii.gz"
-    with pytest.raises(InputError, match="is too long a name for a file"):
+    with pytest.raises(InputError, match="is too long for a file name"):
         ask(longest, save_probabilities=True)
     with pytest.raises(InputError, match="its name is no text in UTF-8"):
         ask(b"a\xff.nii.gz")
@@ -322,7 +322,7 @@ def test_names_that_cannot_be_written_are_refused_before_anything_is(tmp_path, r
 def test_no_output_is_written_twice_or_over_an_image(tmp_path, run, image):
     for name in ("a.nii.gz", "a_prob.nii.gz"):
         (tmp_path / name).write_bytes(gzip.compress(image))
-    with pytest.raises(InputError, match=r"_prob.* would be a label map and probabilities"):
+    with pytest.raises(InputError, match=r"_prob.* would be both a label map and probabilities"):
         predict([run], tmp_path, tmp_path / "out", save_probabilities=True)
     with pytest.raises(InputError, match="is one of the images"):
         predict([run], tmp_path, tmp_path / "out" / "..", overwrite=True)

@@ -55,7 +55,7 @@ def test_a_folder_may_have_an_odd_name(tmp_path, name):
     assert checkpoints.load(manager, "last", network=abstract(network(1)))[0] == 1
 
 
-def test_what_was_saved_comes_back(kept):
+def test_restored_items_equal_the_saved_ones(kept):
     for step in (2, 5):
         items = checkpoints.restore(kept[1], step, network=abstract(network(step)), training=abstract(training(step)))
         assert set(items) == {"network", "training"}
@@ -65,7 +65,7 @@ def test_what_was_saved_comes_back(kept):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_the_network_is_read_alone(kept):
+def test_the_network_can_be_read_without_the_rest(kept):
     items = checkpoints.restore(kept[1], 5, network=abstract(network(5)))
     assert set(items) == {"network"}
     np.testing.assert_array_equal(items["network"]["params"]["kernel"], np.full((2, 3), 5))
@@ -79,19 +79,19 @@ def test_the_best_of_equals_and_a_newest_that_is_the_best(tmp_path):
 def test_without_a_checkpoint_none_is_chosen(tmp_path):
     checkpoints.open_manager(epath.Path(tmp_path), keep=1).close()
     for which in ("last", "best"):
-        with pytest.raises(InputError, match=f"{tmp_path}/checkpoints: holds no {which} checkpoint"):
+        with pytest.raises(InputError, match=f"{tmp_path}/checkpoints: contains no {which} checkpoint"):
             checkpoints.choose(checkpoints.open_manager(epath.Path(tmp_path)), which)
 
 
 def test_without_a_validated_checkpoint_none_is_best(tmp_path):
     manager = saved(epath.Path(tmp_path), [None, None])
     assert checkpoints.choose(manager, "last") == 2
-    with pytest.raises(InputError, match="holds no best checkpoint"):
+    with pytest.raises(InputError, match="contains no best checkpoint"):
         checkpoints.choose(manager, "best")
 
 
-def test_a_folder_without_checkpoints_is_refused_and_left_as_it_was(tmp_path):
-    with pytest.raises(InputError, match="holds no last checkpoint"):
+def test_a_folder_without_checkpoints_is_refused_and_not_changed(tmp_path):
+    with pytest.raises(InputError, match="contains no last checkpoint"):
         checkpoints.choose(checkpoints.open_manager(epath.Path(tmp_path)), "last")
     assert not list(tmp_path.iterdir())
 
@@ -124,7 +124,7 @@ def read_newest(workdir):
 
 @pytest.mark.parametrize("how", SPOILED)
 def test_damage_is_found_or_harmless(two, tmp_path, capsys, how):
-    """Whatever file of the newest checkpoint is damaged: its arrays come back as they were, or those before it do."""
+    """For every damaged file of the newest checkpoint: its arrays are unchanged, or the previous checkpoint is used."""
     fallen_back = 0
     for file in files(two, 2):
         shutil.copytree(two, tmp_path / "run", dirs_exist_ok=True)
@@ -133,32 +133,32 @@ def test_damage_is_found_or_harmless(two, tmp_path, capsys, how):
         folder = (tmp_path / "run" / "checkpoints").resolve()
         try:
             step, items = read_newest(epath.Path(tmp_path / "run"))
-        except InputError as refused:
-            assert path.name == checkpoints.METRICS and f"{path}: is damaged" in str(refused)
+        except InputError as error:
+            assert path.name == checkpoints.METRICS and f"{path}: is damaged" in str(error)
             continue
         assert not unequal(items, {"network": network(step), "training": training(step)}), file
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        assert len(said) == (step == 1)
-        for line in said:
-            assert f"{folder / '2'}: is damaged" in line and f"{folder / '1'} before it is taken" in line
+        warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert len(warnings) == (step == 1)
+        for line in warnings:
+            assert f"{folder / '2'}: is damaged" in line and f"using the earlier {folder / '1'}." in line
         fallen_back += step == 1
     assert fallen_back >= 5
 
 
-def test_where_all_are_damaged_none_is_taken(two, tmp_path):
+def test_all_checkpoints_damaged_is_an_error(two, tmp_path):
     shutil.copytree(two, tmp_path / "run")
     for step in (1, 2):
         (tmp_path / "run" / "checkpoints" / str(step) / "network" / "_METADATA").write_bytes(b"")
-    with pytest.raises(InputError, match="each of its 2 checkpoints is damaged, 2 because"):
+    with pytest.raises(InputError, match="all 2 checkpoints are damaged, 2 because"):
         read_newest(epath.Path(tmp_path / "run"))
 
 
 def test_numbers_that_changed_on_disk_are_noticed(two):
-    """What Orbax itself does not."""
+    """Orbax itself does not detect this."""
     manager = checkpoints.open_manager(two)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manager, "restore", lambda step, args: {"network": jax.tree.map(lambda x: x + 1, network(2))})
-        with pytest.raises(checkpoints.Damaged, match="its network is not what was saved"):
+        with pytest.raises(checkpoints.Damaged, match="its network differs from what was saved"):
             checkpoints.restore(manager, 2, network=abstract(network(2)))
 
 
@@ -172,8 +172,8 @@ def test_a_damaged_best_is_not_replaced_by_another(two, tmp_path):
     assert step == 1 and not unequal(items["network"], network(1))
 
 
-def test_a_checkpoint_without_checksums_is_read_unchecked(tmp_path):
-    """Those of the first versions have none."""
+def test_a_checkpoint_without_checksums_is_not_checked(tmp_path):
+    """Older versions saved no checksums."""
     saved(epath.Path(tmp_path), [0.1])
     path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     path.write_text(path.read_text().replace('"crc32"', '"other"'))
@@ -181,12 +181,12 @@ def test_a_checkpoint_without_checksums_is_read_unchecked(tmp_path):
     assert not unequal(checkpoints.restore(manager, 1, network=abstract(network(1)))["network"], network(1))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     manager = checkpoints.open_manager(epath.Path(tmp_path), keep=1)
 
     def full(step, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     monkeypatch.setattr(manager, "save", full)
-    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(RESOURCE_EXHAUSTED.*make room"):
+    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(RESOURCE_EXHAUSTED.*free some space"):
         checkpoints.save(manager, 1, network(1), training(1), None)

@@ -1,4 +1,4 @@
-"""What a run prints while it trains."""
+"""The output of a run during training."""
 
 import itertools
 
@@ -11,14 +11,14 @@ COLUMNS = ["step", "learning_rate", "loss", "kd", "validation_dice_student", "va
 
 @pytest.fixture(autouse=True)
 def ten_seconds(monkeypatch):
-    """Between one look at the clock and the next."""
+    """Ten seconds between two reads of the clock."""
     monkeypatch.setattr(journal.time, "monotonic", itertools.count(0, 10).__next__)
 
 
-def test_a_report_is_one_line_below_a_header_that_comes_again(capsys):
+def test_a_report_is_one_line_and_the_header_repeats(capsys):
     clock = journal.Clock(0, 3000, COLUMNS)
     for step in range(100, 3100, 100):
-        clock.say(step, {"learning_rate": 0.004, "loss": 12.34567, "kd": 0.00001})
+        clock.print_row(step, {"learning_rate": 0.004, "loss": 12.34567, "kd": 0.00001})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 30 + 2 and lines[0] == lines[21] and lines[0].split()[:3] == ["step", "steps/s", "min"]
     assert lines[1] == " 100/3000     10.00       4.8   12.3457    0.0000"
@@ -26,9 +26,9 @@ def test_a_report_is_one_line_below_a_header_that_comes_again(capsys):
 
 
 @pytest.mark.parametrize("steps", [10, 2000, 150_000])
-def test_every_value_stands_below_its_name(capsys, steps):
+def test_every_value_is_below_its_name(capsys, steps):
     clock = journal.Clock(steps - 10, steps, COLUMNS)
-    clock.say(steps, dict(zip(COLUMNS[2:], (0.5, 0.25, 0.831, 1.0, 2), strict=True)))
+    clock.print_row(steps, dict(zip(COLUMNS[2:], (0.5, 0.25, 0.831, 1.0, 2), strict=True)))
     header, line = (f" {line}" for line in capsys.readouterr().out.splitlines())
     for name, value in (
         ("step", f"{steps}/{steps}"),

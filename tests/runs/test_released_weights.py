@@ -1,4 +1,4 @@
-"""The authors' network: its arrays, its outputs, and a run's folder made of a file of its weights."""
+"""The authors' network: its arrays, its outputs, and the import of its weights into a run's folder."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ SETS = dict.fromkeys(BRANCHES.values(), ("images",))
 
 @pytest.fixture(scope="session")
 def golden():
-    """name -> shape of the authors' state dict, what value each entry has, and what their code makes of two images."""
+    """The entries of the authors' state dict, and their code's outputs for two images."""
     if not GOLDEN.is_dir():
         pytest.skip(f"needs {GOLDEN}")
     shapes = json.loads((GOLDEN / "unet_mixed_state_dict.json").read_text())
@@ -38,7 +38,7 @@ def golden():
 
 
 def entries_of(model, size):
-    """A state dict of a model of this shape, every entry another."""
+    """A state dict for a model of this shape; all entries differ."""
     generator = np.random.default_rng(0)
     return {
         name: generator.uniform(0.5, 1.5, shape).astype(np.float32)
@@ -71,27 +71,27 @@ def test_every_array_of_the_model_comes_from_one_entry():
     assert len(flatten_dict(variables)) == len(entries)
 
 
-def test_what_does_not_fit_is_listed_in_full():
+def test_all_wrong_entries_are_listed():
     entries = entries_of(SMALL, 44)
     del entries["enc1.encode.0.weight"]
     entries["enc1.encode.1.num_batches_tracked"] = np.zeros((), np.int64)
     entries["dec9.weight"] = np.zeros(1, np.float32)
     entries["final_A.bias"] = np.zeros(3, np.float32)
     entries["final_B.bias"] = np.full(2, np.nan, np.float32)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         check_entries(pathlib.Path("FILE"), entries, SMALL, 44)
-    lines = str(refused.value).splitlines()
+    lines = str(error.value).splitlines()
     assert sorted(line.split(";")[0] for line in lines) == [
         "FILE: final_A.bias has shape (3,), the network (2,)",
-        "FILE: final_B.bias holds something else than finite numbers",
-        "FILE: has dec9.weight, which the network has not",
+        "FILE: final_B.bias contains values that are not finite numbers",
+        "FILE: has dec9.weight, which the network does not have",
         "FILE: has no enc1.encode.0.weight",
     ]
 
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """A file of the weights of a smaller network of the same kind, which the config then is, too."""
+    """A weights file of a smaller network of the same kind; the default config is changed to match."""
     monkeypatch.setattr(released_weights, "DEPTH", 3)
     config = settings.defaults()
     config.model.width = 2
@@ -104,7 +104,7 @@ def weights(tmp_path, monkeypatch):
 SETTINGS = {"size": 44, "normalize": "minmax", "labels": {"LV": 3}, "layout": "png_tree"}
 
 
-def test_a_run_is_made_that_segments_with_these_weights(weights, tmp_path):
+def test_the_imported_run_segments_with_these_weights(weights, tmp_path):
     path, entries = weights
     workdir = epath.Path(tmp_path / "lr=0.1,b")
     released_weights.import_weights(path, workdir, **SETTINGS)
@@ -118,7 +118,7 @@ def test_a_run_is_made_that_segments_with_these_weights(weights, tmp_path):
         released_weights.import_weights(path, workdir, **SETTINGS)
 
 
-def test_what_is_refused_leaves_nothing_behind(weights, tmp_path):
+def test_errors_leave_nothing_behind(weights, tmp_path):
     path, _ = weights
     workdir = epath.Path(tmp_path / "run")
     with pytest.raises(InputError, match=r"final_A.weight has shape \(2, 2, 1, 1\), the network \(3, 2, 1, 1\)"):
@@ -134,7 +134,7 @@ def test_what_is_refused_leaves_nothing_behind(weights, tmp_path):
 
 
 class Runs:
-    """What a pickle of a stranger may hold."""
+    """A malicious pickle."""
 
     def __init__(self, path):
         self.path = path

@@ -25,15 +25,15 @@ OTHERS = pytest.mark.parametrize(
     "place", ["two_by_two", *(pytest.param(place, marks=pytest.mark.soak) for place in ("four", "eight"))]
 )
 RATE = 1e-3
-"""How far a step of Adam moves a parameter, about. Devices sum a batch in different orders; where rounding then passes
-a kink of ReLU or of max pooling, a gradient jumps, and Adam makes more of it where it is small. So losses are the same
-to rounding in the first steps, and parameters to one step after ten.
+"""About the size of an Adam step. Devices sum a batch in different orders; rounding can switch a ReLU or a max pooling,
+which changes a gradient, and Adam amplifies small gradients. So losses agree to rounding in the first steps, and
+parameters to one step after ten.
 """
 
 
 @pytest.fixture(scope="module")
 def settings(tiny_flags):
-    """Flags of a run of seconds, whose batch eight devices can share."""
+    """Flags of a run of seconds with a batch for eight devices."""
     values = {
         "train.strong_batch": 8,
         "train.weak_batch": 8,
@@ -50,7 +50,7 @@ def settings(tiny_flags):
 
 @pytest.fixture(scope="module")
 def start(settings):
-    """start(workdir, processes, devices, steps) -> the running processes; none is left behind."""
+    """start(workdir, processes, devices, steps) -> the running processes; all are ended after the tests."""
     started = []
 
     def go(workdir, processes, devices, steps):
@@ -87,7 +87,7 @@ def start(settings):
 
 
 def slurm(index, processes):
-    """What Slurm tells task `index` of a step on this machine, which is where jax.distributed looks."""
+    """The Slurm variables of task `index` of a step on this machine, which jax.distributed reads."""
     names = {"JOB_ID": 1, "STEP_NODELIST": "127.0.0.1", "NTASKS": processes, "PROCID": index, "LOCALID": index}
     return {f"SLURM_{name}": str(value) for name, value in names.items()}
 
@@ -116,18 +116,18 @@ def steps(workdir):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, start):
     """of(place) -> the folder of a finished run of 10 steps."""
-    above = tmp_path_factory.mktemp("runs")
+    parent = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def of(place):
-        finish(above / place, start(above / place, *PLACES[place], steps=10))
-        return above / place
+        finish(parent / place, start(parent / place, *PLACES[place], steps=10))
+        return parent / place
 
     return of
 
 
 def losses(workdir):
-    """The loss and its terms, a row a step."""
+    """The loss and its terms, a row per step."""
     with (workdir / "metrics.csv").open() as file:
         return np.array(
             [[float(row[name]) for name in ("loss", "s", "w", "kd", "ent")] for row in csv.DictReader(file)]
@@ -139,7 +139,7 @@ def leaves(tree):
 
 
 def results(workdir):
-    """The content of test.json but for the bins of the reliability curves, whose edges a rounding error may cross."""
+    """The content of test.json without the reliability curves: rounding may move voxels between their bins."""
     content = json.loads((workdir / "results" / "test.json").read_text())
     for branch in content["calibration"].values():
         del branch["reliability"]
@@ -187,7 +187,7 @@ def test_two_processes_leave_one_run(runs):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_stops_the_other_and_both_go_on_when_started_again(tmp_path, start, victim):
+def test_a_killed_process_stops_the_other_and_both_resume(tmp_path, start, victim):
     workdir = tmp_path / "run"
     group = start(workdir, 2, 2, steps=40)
     end = time.monotonic() + 200

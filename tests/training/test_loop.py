@@ -1,4 +1,4 @@
-"""The loop: reports, checkpoints, stages, and going on after an interruption."""
+"""The loop: reports, checkpoints, stages, and resuming."""
 
 import dataclasses
 import logging
@@ -40,7 +40,7 @@ def test_schedule_falls_from_the_rate_to_0(tiny_config):
     assert 0 < schedule(9) < 0.5 * (1 - math.cos(math.pi / 10)) / 2 + 1e-6
 
 
-def test_schedule_warms_up_when_asked(tiny_config):
+def test_schedule_warms_up_if_set(tiny_config):
     config = tiny_config()
     config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps = 0.5, 4, 10
     schedule = make_schedule(config)
@@ -70,7 +70,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory, tiny_config):
-    """go(name, ...) -> a run of steps with dropout, going on where one of that name broke off."""
+    """go(name, ...) -> a run with dropout; resumes an interrupted run of that name."""
 
     def go(name, report_every=1, method="kl_ent", steps=4, checkpoint_every=2, settings=()):
         config = tiny_config(f"method={method}")
@@ -88,7 +88,7 @@ def loop(tmp_path_factory, tiny_config):
 
 @pytest.fixture(scope="module")
 def whole(loop):
-    """A run that nothing disturbs, reporting after 3 steps and at the end; and what JAX compiled meanwhile."""
+    """An uninterrupted run with reports after 3 steps and at the end, and JAX's compilation messages."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -105,14 +105,14 @@ def whole(loop):
 
 @pytest.fixture(scope="module")
 def singles(loop):
-    """The same run, reporting after every step."""
+    """The same run with a report after every step."""
     return loop("singles", report_every=1)
 
 
 def broken_off(loop, at, *args, **kwargs):
-    """A run that broke off after step `at` was reported, checkpoints before it being on disk, and was gone on with."""
+    """A run interrupted after the report of step `at`, with the checkpoints before it on disk, then resumed."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == at:
             raise Broken
 
@@ -122,7 +122,7 @@ def broken_off(loop, at, *args, **kwargs):
 
     original = checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
+        patch.setattr(journal.Clock, "print_row", print_row)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
             loop(*args, **kwargs)
@@ -131,7 +131,7 @@ def broken_off(loop, at, *args, **kwargs):
 
 @pytest.fixture(scope="module")
 def resumed(loop):
-    """The same run as `whole`, broken off after step 3 was reported and step 2 checkpointed, then gone on with."""
+    """The same run as `whole`, interrupted after the report of step 3 and the checkpoint of step 2, then resumed."""
     return broken_off(loop, 3, "resumed", report_every=3)
 
 
@@ -169,7 +169,7 @@ def test_reporting_changes_nothing(whole, singles):
     ]
 
 
-def test_a_run_that_broke_off_goes_on_bit_for_bit(whole, resumed):
+def test_an_interrupted_run_resumes_bit_for_bit(whole, resumed):
     assert int(resumed.state.step) == 4
     assert not unequal(whole.state, resumed.state)
     assert resumed.table() == whole.table()
@@ -187,7 +187,7 @@ def test_validation_names_every_structure_where_there_are_several(tiny_config):
         assert mean == pytest.approx(np.mean(each))
 
 
-def test_a_run_that_broke_off_is_evaluated_alike(whole, resumed):
+def test_an_interrupted_run_has_the_same_results(whole, resumed):
     for trained in (whole, resumed):
         evaluate_test(trained.experiment, trained.workdir)
     for name in ("test.json", "test.csv"):
@@ -199,11 +199,11 @@ def test_a_run_that_diverged_is_not_evaluated(whole, monkeypatch):
         return {branch: np.full((*volume.shape, 2), np.nan, np.float32) for branch in segmenter.branches}
 
     monkeypatch.setattr(Segmenter, "probabilities", diverged)
-    with pytest.raises(InputError, match=r"learning_rate: the teacher gives no finite probabilities for phantom"):
+    with pytest.raises(InputError, match=r"learning_rate: the teacher's probabilities for phantom.* are not finite"):
         evaluate_test(whole.experiment, whole.workdir)
 
 
-def test_a_finished_run_goes_on_to_nothing(loop, whole):
+def test_resuming_a_finished_run_changes_nothing(loop, whole):
     before = whole.table()
     again = loop("whole", report_every=3)
     assert not unequal(again.state, whole.state) and again.table() == before
@@ -216,7 +216,7 @@ def test_the_newest_checkpoint_is_the_end_of_the_run(whole):
 
 @pytest.fixture
 def without_checkpoints(singles):
-    """The run of single reports, its checkpoints out of the way."""
+    """The run `singles` without its checkpoints, which are moved back after the test."""
     checkpoint_folder, elsewhere = singles.workdir / "checkpoints", singles.workdir / "elsewhere"
     table = singles.table()
     checkpoint_folder.rename(elsewhere)
@@ -228,12 +228,12 @@ def without_checkpoints(singles):
 
 def test_a_run_that_lost_its_checkpoints_is_refused(loop, without_checkpoints):
     before = without_checkpoints.table()
-    with pytest.raises(InputError, match="checkpoints are gone, though it had come to step 4"):
+    with pytest.raises(InputError, match="checkpoints are missing, but it had reached step 4"):
         loop("singles", report_every=1)
     assert without_checkpoints.table() == before
 
 
-def test_a_run_that_broke_off_before_its_first_checkpoint_starts_anew(loop, without_checkpoints):
+def test_a_run_interrupted_before_its_first_checkpoint_starts_again(loop, without_checkpoints):
     whole = without_checkpoints.table()
     (without_checkpoints.workdir / "metrics.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     again = loop("singles", report_every=1)
@@ -256,13 +256,13 @@ TWO_STAGES = {"method": "proposals", "steps": 2, "checkpoint_every": 1}
 
 @pytest.fixture(scope="module")
 def proposals(loop):
-    """Two stages of two steps, undisturbed."""
+    """Two stages of two steps, uninterrupted."""
     return loop("proposals", **TWO_STAGES)
 
 
 @pytest.mark.parametrize("at", [3, pytest.param(4, marks=pytest.mark.soak)])
-def test_stages_go_on_bit_for_bit(loop, proposals, at):
-    """Broken off with the end of the first stage on disk, and with the second begun."""
+def test_stages_resume_bit_for_bit(loop, proposals, at):
+    """Interrupted when the last checkpoint is the end of the first stage, or in the second stage."""
     resumed = broken_off(loop, at, f"proposals_{at}", **TWO_STAGES)
     assert list(proposals.rows()) == [1, 2, 3, 4]
     assert not unequal(proposals.state, resumed.state) and proposals.table() == resumed.table()
@@ -288,7 +288,7 @@ def test_class_weights_reach_the_step(loop, monkeypatch, given, used):
     assert raised.value.args == (used,)
 
 
-def test_a_guide_goes_on_bit_for_bit(loop):
+def test_a_guide_resumes_bit_for_bit(loop):
     whole = loop("average", method="ua_mt")
     resumed = broken_off(loop, 3, "average_resumed", method="ua_mt")
     assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
@@ -298,19 +298,17 @@ def test_a_guide_goes_on_bit_for_bit(loop):
 # What ends a run early
 
 
-def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number=signal.SIGINT):
-    """It comes while step 2 is reported; step 3, which has no checkpoint of its own, is the last."""
+def test_a_signal_saves_and_the_run_resumes_bit_for_bit(loop, singles, number=signal.SIGINT):
+    """The signal comes during the report of step 2; step 3, usually without a checkpoint, is the last."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == 2:
             os.kill(os.getpid(), number)
 
     name = f"signal{number}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
-        with pytest.raises(
-            signals.Interrupted, match=f"{name}: stopped after step 3 of 4, which is saved"
-        ) as interrupted:
+        patch.setattr(journal.Clock, "print_row", print_row)
+        with pytest.raises(signals.Interrupted, match=f"{name}: stopped and saved after step 3 of 4") as interrupted:
             loop(name)
     assert interrupted.value.number == number
     again = loop(name)
@@ -318,7 +316,7 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(loop, singles, number=si
 
 
 def with_broken(*steps):
-    """A replacement of batches whose images are not finite at these steps."""
+    """A replacement of `batches` with images that are not finite at these steps."""
 
     def batches(experiment, method, start, stop, sharding):
         for step, batch in enumerate(original_batches(experiment, method, start, stop, sharding), start=start + 1):
@@ -331,7 +329,7 @@ def with_broken(*steps):
 
 
 def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(loop, whole, monkeypatch):
-    """Of three steps the second is skipped: the report is the mean of the others."""
+    """The second of three steps is skipped: the report is the mean of the others."""
     monkeypatch.setattr(training, "batches", with_broken(2))
     broken = loop("broken", report_every=3)
     assert broken.rows()[3]["skipped"] == "1.0" and whole.rows()[3]["skipped"] == ""
@@ -343,18 +341,18 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_is_counted(loop, whole
 def test_a_run_whose_losses_stay_infinite_stops_and_names_the_cases(loop, monkeypatch):
     monkeypatch.setattr(training, "batches", with_broken(3, 4))
     monkeypatch.setattr(recorder, "MOST_SKIPPED", 2)
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         loop("infinite", report_every=1)
-    said = str(refusal.value)
-    assert "none of the 2 steps up to 4 had a finite loss" in said and "the checkpoint of step 2 is kept" in said
+    message = str(error.value)
+    assert "none of the 2 steps up to 4 had a finite loss" in message and "the checkpoint of step 2 is kept" in message
     monkeypatch.undo()
     again = loop("infinite", report_every=1)
     sets, sizes = sets_and_sizes(again.experiment, again.experiment.method)
     cases = pipeline.cases_of(sets, sizes, again.experiment.config.seed, step=2)
-    assert cases and f"with slices of {', '.join(cases)};" in said
+    assert cases and f"with slices of {', '.join(cases)};" in message
 
 
-def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, singles, monkeypatch, capfd):
+def test_a_branch_that_predicts_one_class_gives_a_warning(loop, singles, monkeypatch, capfd):
     def background(segmenter, variables, volume):
         return {branch: np.eye(2, dtype=np.float32)[np.zeros(volume.shape[:3], int)] for branch in segmenter.branches}
 
@@ -363,29 +361,29 @@ def test_a_branch_that_knows_one_class_alone_is_warned_about(loop, singles, monk
     warnings = [
         line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: at step 2 the student")
     ]
-    assert len(warnings) == 1 and "takes every voxel of the validation cases for background" in warnings[0]
+    assert len(warnings) == 1 and "labels every voxel of the validation cases as background" in warnings[0]
     assert "lower config.method.terms.ent, which is 1" in warnings[0]
     config = singles.experiment.config.copy_and_resolve_references()
     with config.unlocked():
         config.method.terms.ent = 0.0
-    assert "takes every voxel of the validation cases for LV; train longer" in one_class_warning(
+    assert "labels every voxel of the validation cases as LV; train longer" in one_class_warning(
         config, "student", 2, 1
     )
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_bit_for_bit(loop, singles, capfd):
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_resumes_bit_for_bit(loop, singles, capfd):
     damaged = loop("damaged")
     newest = damaged.workdir / "checkpoints" / "4"
     (newest / "network" / "_METADATA").write_bytes(b"")
     again = loop("damaged")
     warning = capfd.readouterr().err
-    assert f"{newest}: is damaged" in warning and f"{newest.parent / '2'} before it is taken" in warning
+    assert f"{newest}: is damaged" in warning and f"using the earlier {newest.parent / '2'}." in warning
     assert not unequal(singles.state, again.state) and again.table() == singles.table()
     assert (damaged.workdir / "damaged_checkpoints" / "4").is_dir() and newest.is_dir()
 
 
-def test_a_run_may_be_made_longer(loop, proposals):
-    """The first steps stay as they were, at the learning rates of the shorter run; a method of two stages may not."""
+def test_a_run_may_be_extended(loop, proposals):
+    """The first steps keep the learning rates of the shorter run; a run of two stages may not be extended."""
     run = loop("longer", steps=2)
     short, results = run.rows(), run.workdir / "results" / "test.json"
     results.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Runs that were begun before the tables had a row, or with a row that they have no more."""
+"""Runs from versions without some row of the tables, or with a row that no longer exists."""
 
 import dataclasses
 import json
@@ -39,14 +39,14 @@ def go(tmp_path, tiny_config):
 
 
 def edit(workdir, change):
-    """Changes what a run's config.json says of its method."""
+    """Changes the method in a run's config.json."""
     config = json.loads((workdir / "config.json").read_text())
     change(config["method"])
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def without(*terms):
-    """A change of config.json to what it was before there were these terms."""
+    """A change of config.json to that of a version without these terms."""
 
     def change(method):
         for term in terms:
@@ -57,9 +57,9 @@ def without(*terms):
 
 @pytest.fixture
 def broken_off(go, tmp_path, monkeypatch):
-    """A run that broke off after step 3, with step 2 on disk, and that knows nothing of dice."""
+    """A run interrupted after step 3, with step 2 on disk, from a version without the term "dice"."""
 
-    def say(self, step, row):
+    def print_row(self, step, row):
         if step == 3:
             raise Broken
 
@@ -69,7 +69,7 @@ def broken_off(go, tmp_path, monkeypatch):
 
     original = checkpoints.save
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Clock, "say", say)
+        patch.setattr(journal.Clock, "print_row", print_row)
         patch.setattr(checkpoints, "save", save)
         with pytest.raises(Broken):
             go("older")
@@ -78,7 +78,7 @@ def broken_off(go, tmp_path, monkeypatch):
     return workdir
 
 
-def test_a_run_older_than_a_term_goes_on_bit_for_bit(go, broken_off, monkeypatch):
+def test_a_run_older_than_a_term_resumes_bit_for_bit(go, broken_off, monkeypatch):
     _, whole, state = go("whole")
     monkeypatch.setitem(TERMS, "later", dataclasses.replace(TERMS["ent"]))
     experiment, older, resumed = go("older")
@@ -95,7 +95,7 @@ def test_a_run_older_than_a_term_goes_on_bit_for_bit(go, broken_off, monkeypatch
     assert (kept["terms"]["dice"], kept["terms"]["later"], kept["rampup"]["later"]) == (0.0, 0.0, 0)
 
 
-def test_a_sweep_takes_a_run_that_is_older_than_a_term(tiny_config, tmp_path, monkeypatch):
+def test_a_sweep_accepts_a_run_that_is_older_than_a_term(tiny_config, tmp_path, monkeypatch):
     experiment = open_experiment(tiny_config("method=kl_ent"))
     claim(experiment, epath.Path(tmp_path))
     (tmp_path / "results").mkdir()
@@ -112,8 +112,8 @@ def test_a_sweep_takes_a_run_that_is_older_than_a_term(tiny_config, tmp_path, mo
         is_done(tmp_path, open_experiment(now).config)
 
 
-def test_a_term_that_is_not_known_any_more(tiny_config, tmp_path):
-    """It goes unsaid where it was not used, and is named where it was."""
+def test_a_term_that_no_longer_exists(tiny_config, tmp_path):
+    """It is ignored if its weight is 0, and an error otherwise."""
     experiment = open_experiment(tiny_config("method=kl_ent"))
     claim(experiment, epath.Path(tmp_path))
     edit(tmp_path, lambda method: method["terms"].update(gone=0.0))

@@ -1,4 +1,4 @@
-"""One step of every method and config: what moves, what it is a mean over, what devices exchange."""
+"""One step of every method and config: updates, means of terms, communication between devices."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ def synthetic(experiment, seed=0, n=4):
 
 
 PLAIN = {"dtype": jnp.float32, "dropout": 0.0}
-"""Neither has a say in the parameters, so that models which differ in them alone share the drawing."""
+"""Settings that do not affect the initial parameters: models that differ only in them share these."""
 drawn = functools.cache(init_variables)
 
 
@@ -74,7 +74,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs():
-    """get(experiment, ...) -> Run, one for each program: settings that end in the same program share it."""
+    """get(experiment, ...) -> Run; settings with the same compiled program share one."""
     made = {}
 
     def get(experiment, devices=4, optimizer=None):
@@ -98,7 +98,7 @@ def test_split_gives_every_part_its_share_of_every_device():
     np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 
-def test_join_takes_the_sets_in_the_order_asked_for_and_leaves_out_what_lacks_one():
+def test_join_concatenates_the_sets_in_order_and_drops_arrays_that_a_set_lacks():
     arrays = {"student": {"a": jnp.zeros((2, 1)), "b": jnp.ones((2, 3))}, "teacher": {"a": jnp.ones((2, 1))}}
     joined = join(arrays, ("b", "a"))
     assert set(joined) == {"student"}
@@ -110,7 +110,7 @@ def test_join_takes_the_sets_in_the_order_asked_for_and_leaves_out_what_lacks_on
 
 
 def shrunk(config, tiny):
-    """A config's own method and settings on the phantom, at the size of the tiny one."""
+    """A config with its own method and settings, on the phantom and with the tiny network."""
     config = config.unlock()
     for key in ("layout", "source", "cache", "split_sizes", "strong", "size"):
         config.data[key] = tiny.data[key]
@@ -144,7 +144,7 @@ def test_methods_without_a_student_have_none(tiny_config, runs):
 
 
 def test_the_terms_are_means_over_the_images_they_name(tiny_config, runs):
-    """At the first step both branches are known functions, so the weak images' labels can be taken away one by one."""
+    """Removing the weak labels of one set at the first step changes only the terms of these labels."""
     experiment = open_experiment(tiny_config())
     run, batch = runs(experiment), synthetic(experiment)
 
@@ -181,8 +181,8 @@ def test_nothing_is_compiled_after_the_first_step(tiny_config, runs):
     assert run.step_fn._cache_size() == 1
 
 
-def test_devices_exchange_sums_alone(tiny_config, runs):
-    """Gradients and batch norm's sums travel, by all-reduce; no image or activation changes its device."""
+def test_devices_exchange_only_sums(tiny_config, runs):
+    """Only gradients and batch norm statistics are exchanged, by all-reduce, and no images or activations."""
     experiment = open_experiment(tiny_config())
     run = runs(experiment)
     batch = jax.device_put(synthetic(experiment), run.sharded)
@@ -192,8 +192,8 @@ def test_devices_exchange_sums_alone(tiny_config, runs):
         assert other not in program, other
 
 
-def test_one_device_and_four_arrive_at_the_same(tiny_config, runs):
-    """Plain gradient descent, which unlike Adam does not blow rounding up to full steps."""
+def test_one_device_and_four_give_the_same_result(tiny_config, runs):
+    """With plain gradient descent, because Adam amplifies rounding to full steps."""
     experiment = open_experiment(tiny_config())
     ends = []
     for devices in (1, 4):
@@ -240,7 +240,7 @@ def test_bfloat16_leaves_losses_and_parameters_float32(tiny_config, runs):
 
 @pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
 def test_an_average_follows_the_network(tiny_config, runs, name):
-    """All of it after the first step, half of the way after the second, and a share of 1 - decay in the long run."""
+    """Completely after the first step, halfway after the second, and by 1 - decay in the long run."""
     experiment = open_experiment(tiny_config(f"method={name}"))
     run, decay = runs(experiment), experiment.method.ema_decay
     first = run.step(run.start, synthetic(experiment))
@@ -252,7 +252,7 @@ def test_an_average_follows_the_network(tiny_config, runs, name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.guide, expected)
 
 
-def test_a_guide_of_an_earlier_stage_stays(tiny_config, runs):
+def test_a_guide_from_an_earlier_stage_is_constant(tiny_config, runs):
     experiment = open_experiment(tiny_config("method=proposals"))
     run = runs(experiment)
     assert not unequal(run.start.guide, run.step(run.start, synthetic(experiment)).guide)
@@ -262,8 +262,8 @@ def test_a_guide_of_an_earlier_stage_stays(tiny_config, runs):
 
 
 @pytest.mark.parametrize("name", ["kl_ent", "cps"])
-def test_apart_no_image_of_one_set_has_a_say_in_the_others_term(tiny_config, runs, name):
-    """The teacher's cross-entropy on strong images moves with the weak ones where they are normalised together."""
+def test_apart_images_of_one_set_do_not_affect_the_others_term(tiny_config, runs, name):
+    """With batch norm over both sets, weak images change the teacher's cross-entropy on strong images."""
     moved = {}
     for batch_norm in ("together", "apart"):
         config = tiny_config(f"method={name}")
@@ -277,8 +277,8 @@ def test_apart_no_image_of_one_set_has_a_say_in_the_others_term(tiny_config, run
     assert moved == {"together": True, "apart": False}
 
 
-def test_running_statistics_take_both_sets_one_after_the_other(tiny_config, runs):
-    """Mean of the first layer: 0.95 of it is kept and 0.05 taken of the strong set, then the same of the weak one."""
+def test_running_statistics_are_updated_by_one_set_after_the_other(tiny_config, runs):
+    """Mean of the first layer: 0.95 of the old one plus 0.05 of the strong set's, then the same with the weak set."""
     config = tiny_config("method=single")
     experiment = open_experiment(config)
     run, batch = runs(experiment), synthetic(experiment)

@@ -1,4 +1,4 @@
-"""What must not change a step, or not by much: parts, rematerialisation, precision, shapes."""
+"""Settings that must not change a step, or only a little: parts, rematerialisation, precision, shapes."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ SIZE = (32, 32)
 
 @pytest.fixture(scope="module")
 def batch():
-    """Discs, four strong and four weak; of the weak labels most lie in the first image of each set."""
+    """Discs, four strong and four weak; most weak labels are in the first image of each set."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     generator = np.random.default_rng(0)
     made = {}
@@ -43,7 +43,7 @@ def batch():
 
 
 def without_statistics(variables, images, trained, watched, **_):
-    """A network of one number a branch and no batch norm."""
+    """A network with one parameter per branch and no batch norm."""
     x = {name: jnp.concatenate([array, -array], -1) for name, array in images.items()}
     asked = {branch: (*trained[branch], *watched.get(branch, ())) for branch in trained}
     weights = variables["params"]
@@ -58,7 +58,7 @@ def start(params, batch_stats, optimizer, method):
 
 @pytest.fixture
 def backend(request, monkeypatch):
-    """Parts unrolled as on CPU, or in a loop as elsewhere."""
+    """Parts are unrolled on CPU and in a loop elsewhere."""
     monkeypatch.setattr(machine.jax, "default_backend", lambda: request.param)
     return request.param
 
@@ -76,8 +76,8 @@ def backend(request, monkeypatch):
     ],
     indirect=["backend"],
 )
-def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts, mean, class_weights):
-    """With a structure in three of the four masks, so that a Dice of equal parts would not be that of the batch."""
+def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts, mean, class_weights):
+    """Only three of the four masks have structure, so that the mean Dice of equal parts differs from the batch's."""
     terms = METHODS["kl_ent"].terms | {"dice": 1.0}
     method, optimizer = dataclasses.replace(METHODS["kl_ent"], terms=terms, w_mean=mean), optax.sgd(1.0)
     batch = batch | {"strong": batch["strong"] | {"label": batch["strong"]["label"].at[0].set(0)}}
@@ -110,8 +110,8 @@ def test_parts_of_a_batch_give_its_gradient_and_its_terms(batch, backend, parts,
 
 @pytest.mark.soak
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
-def test_in_a_loop_parts_need_less_memory(batch, backend):
-    """As compiled: what a step needs beside its arguments, of four parts against one."""
+def test_parts_in_a_loop_need_less_memory(batch, backend):
+    """Temporary memory of the compiled step with four parts and with one."""
     method, optimizer = METHODS["kl_ent"], optax.sgd(1.0)
     model = DualBranchUNet(width=2, depth=1)
     variables = init_variables(model, SIZE, BRANCHES, seed=0)
@@ -127,7 +127,7 @@ def test_in_a_loop_parts_need_less_memory(batch, backend):
 
 
 @pytest.mark.soak
-def test_rematerialisation_changes_no_gradient_and_no_name():
+def test_rematerialisation_changes_no_gradient_or_name():
     pairs = jax.random.normal(jax.random.key(1), (2, 1, 2, *SIZE, 1))
     images = dict(zip(("one", "other"), pairs, strict=True))
     plain = DualBranchUNet(width=2, depth=3)
@@ -168,7 +168,7 @@ def losses(dtype, batch, steps=50):
 
 @pytest.mark.soak
 def test_fifty_steps_in_bfloat16_stay_within_a_band_of_float32(batch):
-    """5 % of the first loss, at every step."""
+    """Within 5 % of the first loss at every step."""
     exact, _ = losses(jnp.float32, batch)
     rough, state = losses(jnp.bfloat16, batch)
     assert exact[-1] < exact[0] / 2
@@ -194,7 +194,7 @@ def compiled():
 
 
 @pytest.mark.soak
-def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
+def test_longer_runs_do_not_compile_more(tiny_config, tmp_path, compiled):
     counts = []
     for steps in (4, 8):
         config = tiny_config()
@@ -205,7 +205,7 @@ def test_longer_runs_compile_nothing_more(tiny_config, tmp_path, compiled):
     assert 0 < counts[1] <= counts[0]
 
 
-def test_volumes_of_other_sizes_compile_nothing_more(tiny_config, compiled):
+def test_volumes_of_other_sizes_do_not_compile_more(tiny_config, compiled):
     config = open_experiment(tiny_config()).config
     segmenter = Segmenter(model_of(config), preparation_of(config), BRANCHES, batch=4)
     variables = init_variables(segmenter.model, segmenter.preparation.size, BRANCHES, seed=0)

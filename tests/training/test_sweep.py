@@ -25,7 +25,7 @@ KL, SINGLE = Run("kl", 3, 0), Run("single", 3, 0)
 # The list of runs
 
 
-def test_the_first_seed_of_everything_comes_first_and_all_masks_once_a_seed():
+def test_the_first_seed_comes_first_and_all_masks_run_once_per_seed():
     runs = sweep.runs_of(["lower_bound", "upper_bound", "kl", "kl"], [3, 5], [0, 7])
     assert [str(run.folder) for run in runs] == [
         "lower_bound/strong3/seed0",
@@ -58,12 +58,12 @@ def test_a_runs_config_is_the_users_with_its_own_settings(tiny_config):
     assert upper.data.strong == config.data.strong == ["phantom001", "phantom002"]
 
 
-# What is done
+# Finished runs
 
 
 @pytest.fixture
 def claimed(tiny_config, tmp_path):
-    """The filled-in config of a run and its folder, begun."""
+    """The filled-in config of a run and its folder with config.json."""
     experiment = open_experiment(tiny_config())
     claim(experiment, tmp_path / "run")
     return experiment.config, tmp_path / "run"
@@ -89,7 +89,7 @@ def test_a_folder_with_other_settings_is_refused(claimed):
 # Shares of the machine
 
 
-def test_runs_at_once_share_cores_and_gpus(monkeypatch):
+def test_parallel_runs_share_cores_and_gpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5}, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert sweep.shares(1) == [sweep.Share()]
@@ -122,7 +122,7 @@ def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
 
 @pytest.fixture
 def main(monkeypatch, tmp_path):
-    """main(script): what the sweep starts is this shell script, whose arguments are those of Python."""
+    """main(script): the sweep starts this shell script instead of Python."""
 
     def replace(script):
         monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "main", script)))
@@ -137,15 +137,15 @@ def train(folder, runs, machine=ALONE):
     return failed, len(ended)
 
 
-def test_a_run_that_fails_is_named_and_the_rest_goes_on(main, tmp_path, capsys):
+def test_a_run_that_fails_is_named_and_the_others_continue(main, tmp_path, capsys):
     main('echo "$@"; case "$*" in *=single*) echo out of memory >&2; exit 3;; esac')
     assert train(tmp_path, [SINGLE, KL]) == ([SINGLE], 1)
     failed, done = (tmp_path / run.folder / "train.log" for run in (SINGLE, KL))
     assert done.read_text() == f"-m msl_jax.main --run=kl --workdir={done.parent}\n"
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 and said[0] == "[1/2] single/strong3/seed0: started"
-    assert "FAILED" in said[1] and "out of memory" in said[1] and str(failed) in said[1]
-    assert said[3].startswith("[2/2] kl/strong3/seed0: done in 0.0 min")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0] == "[1/2] single/strong3/seed0: started"
+    assert "FAILED" in lines[1] and "out of memory" in lines[1] and str(failed) in lines[1]
+    assert lines[3].startswith("[2/2] kl/strong3/seed0: done in 0.0 min")
 
 
 def test_a_second_attempt_keeps_the_log_of_the_first(main, tmp_path):
@@ -155,8 +155,8 @@ def test_a_second_attempt_keeps_the_log_of_the_first(main, tmp_path):
     assert (tmp_path / KL.folder / "train.log").read_text() == "once\n" * 2
 
 
-def test_as_many_at_once_as_there_are_shares(main, tmp_path):
-    """Each of the first two waits for the other's mark, which alone it would never see; the third gets a free share."""
+def test_as_many_runs_in_parallel_as_shares(main, tmp_path):
+    """The first two runs wait for each other, so they must run in parallel; the third gets a free share."""
     main(
         f"touch {tmp_path}/$$; echo on $CUDA_VISIBLE_DEVICES; i=0\n"
         f"while [ $(ls {tmp_path} | grep -c '^[0-9]') -lt 2 ]\n"
@@ -180,7 +180,7 @@ def test_a_run_stays_on_its_cores(main, tmp_path):
 
 
 def is_held(log):
-    """Whether a process holds a run's log, as a child does while it lives."""
+    """Whether a process has locked a run's log, as a child does while it runs."""
     with log.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,7 +200,7 @@ def test_runs_end_with_the_sweep(main, tmp_path, monkeypatch, number):
 
     main("exec sleep 60")
     monkeypatch.setattr(sweep.time, "sleep", interrupt)
-    with pytest.raises(Interrupted, match="the same command goes on") as interrupted:
+    with pytest.raises(Interrupted, match="rerun the same command to resume") as interrupted:
         train(tmp_path, [KL])
     assert interrupted.value.number == number
     assert held == [True] and not is_held(log)
@@ -229,7 +229,7 @@ def argv(tiny_flags):
     return ["--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags, *short, *methods]
 
 
-def test_a_sweep_trains_compares_and_is_then_left_alone(command, argv, capsys, monkeypatch, tmp_path):
+def test_a_sweep_trains_compares_and_does_nothing_when_rerun(command, argv, capsys, monkeypatch, tmp_path):
     assert jax.device_count() == 4  # those of this process are settled before its environment changes
     monkeypatch.setenv("XLA_FLAGS", QUICK)
     folder = tmp_path / "sweep=1,a"
@@ -256,7 +256,7 @@ def test_a_sweep_trains_compares_and_is_then_left_alone(command, argv, capsys, m
 
 
 @pytest.mark.soak
-def test_a_sweep_is_stopped_and_goes_on(argv, tmp_path):
+def test_a_stopped_sweep_resumes(argv, tmp_path):
     folder, first = tmp_path / "sweep", tmp_path / "sweep" / "lower_bound" / "strong2" / "seed1"
     endless = ["sweep", *argv, f"--workdir={folder}", "--config.train.steps=60"]
     process = start(*endless)
@@ -268,9 +268,9 @@ def test_a_sweep_is_stopped_and_goes_on(argv, tmp_path):
         process.send_signal(signal.SIGTERM)
     stopped = finished(process)
     assert stopped.returncode == 128 + signal.SIGTERM and "Traceback" not in stopped.stderr
-    assert [line.split()[-1] for text in (stopped.stdout, stopped.stderr) for line in text.splitlines()[-1:]] == ["started", "on."]
+    assert stopped.stdout.splitlines()[-1].endswith("started") and stopped.stderr.splitlines()[-1].endswith("resume.")
     assert not is_held(first / "train.log") and not (first / "results").exists()
     out = run(*endless)
     assert "0 of them done; 2 to train" in out and out.count(": done in") == 2
     reports = [line.split()[:1] for line in (first / "train.log").read_text().splitlines()]
-    assert reports.count(["2/60"]) == 1, "it began anew"
+    assert reports.count(["2/60"]) == 1, "it started again"

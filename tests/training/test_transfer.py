@@ -1,4 +1,4 @@
-"""A new run from the weights of another: what is taken and what drawn, what is refused; going on asks nobody."""
+"""A new run from the weights of another: loaded and initialised parts, errors, resuming."""
 
 from etils import epath
 import jax
@@ -17,20 +17,20 @@ from msl_jax.training.state import init_state
 from trees import paths, unequal
 
 
-def drawn(experiment, method=None):
-    """The variables of a run that starts from nothing."""
+def initial(experiment, method=None):
+    """The initial variables of a run without init_from."""
     config, branches = experiment.config, tuple((method or experiment.method).branches())
     return jax.device_get(init_variables(model_of(config), preparation_of(config).size, branches, config.seed))
 
 
 @pytest.fixture
 def source(opened, tmp_path):
-    """make(arg, ...) -> (folder of a run whose one checkpoint is of step 7, its variables, none as it was drawn)."""
+    """make(arg, ...) -> (folder of a run with a checkpoint at step 7, its variables, all unlike initial ones)."""
 
     def make(arg="seed=5", **settings):
         experiment, workdir = opened(arg, **settings), epath.Path(tmp_path) / "source"
         claim(experiment, workdir)
-        network = jax.tree.map(lambda a: a + np.float32(0.25), drawn(experiment))
+        network = jax.tree.map(lambda a: a + np.float32(0.25), initial(experiment))
         manager = checkpoints.open_manager(workdir, keep=1)
         checkpoints.save(manager, 7, network, {"step": np.int32(7)}, dice=None)
         manager.close()
@@ -42,8 +42,8 @@ def source(opened, tmp_path):
 def started(experiment):
     """The state before the first step."""
     first = experiment.method.stages()[0]
-    taken = transfer.load(experiment.config, tuple(first.branches()))
-    return init_state(experiment.config, first, optax.adam(1e-3), taken=taken)
+    loaded = transfer.load(experiment.config, tuple(first.branches()))
+    return init_state(experiment.config, first, optax.adam(1e-3), loaded=loaded)
 
 
 def head(branch):
@@ -54,45 +54,45 @@ def of(part, tree):
     return {path for path in paths(tree) if f"['{part}']" in path}
 
 
-# What is taken
+# Loaded parts
 
 
-def test_the_same_network_starts_where_the_other_ended(opened, source, capsys):
+def test_the_same_network_starts_with_all_weights_of_the_other(opened, source, capsys):
     folder, network = source()
     state = started(opened("seed=1", init_from=str(folder)))
     assert not unequal(state.network(), network)
-    assert f"{folder}, step 7: encoder, teacher, student; drawn anew: nothing" in capsys.readouterr().out
+    assert f"{folder}, step 7: encoder, teacher, student; randomly initialised: nothing" in capsys.readouterr().out
     assert int(state.step) == 0 and not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
 @pytest.mark.parametrize("classes", ["RV", "all"])
-def test_other_classes_draw_the_heads_anew(opened, source, capsys, classes):
-    """Also where there are as many of them."""
+def test_heads_of_other_classes_are_initialised(opened, source, capsys, classes):
+    """Also with the same number of classes."""
     folder, network = source("seed=5,classes=LV")
     experiment = opened(f"seed=1,classes={classes}", init_from=str(folder))
     state = started(experiment)
     heads = head("teacher") | head("student")
-    assert unequal(state.network(), drawn(experiment)) == paths(network) - heads
+    assert unequal(state.network(), initial(experiment)) == paths(network) - heads
     assert unequal(state.network(), network) == heads
-    assert "drawn anew: output convolutions (classes there: LV)." in capsys.readouterr().out
+    assert "randomly initialised: output convolutions (classes there: LV)." in capsys.readouterr().out
 
 
-def test_a_branch_that_was_not_trained_there_is_drawn_anew(opened, source, capsys):
+def test_a_branch_that_was_not_trained_there_is_initialised(opened, source, capsys):
     folder, network = source("method=lower_bound,seed=5")
     experiment = opened("method=kl_ent,seed=1", init_from=str(folder))
     state = started(experiment)
-    assert unequal(state.network(), drawn(experiment)) == of("encoder", network) | of("teacher", network)
-    assert "encoder, teacher; drawn anew: student (not trained there)." in capsys.readouterr().out
+    assert unequal(state.network(), initial(experiment)) == of("encoder", network) | of("teacher", network)
+    assert "encoder, teacher; randomly initialised: student (not trained there)." in capsys.readouterr().out
 
 
-def test_a_branch_that_is_trained_there_alone_is_left(opened, source):
+def test_a_branch_that_is_trained_only_there_is_ignored(opened, source):
     folder, network = source("method=kl_ent,seed=5")
     state = started(opened("method=lower_bound,seed=1", init_from=str(folder)))
     assert set(state.params) == {"encoder", "teacher"}
     assert not unequal(state.params, {part: network["params"][part] for part in state.params})
 
 
-def test_an_average_begins_as_the_network(opened, source):
+def test_an_average_starts_as_the_network(opened, source):
     folder, _ = source("method=lower_bound,seed=5")
     state = started(opened("method=mean_teacher,seed=1", init_from=str(folder)))
     assert not unequal(state.guide, state.network())
@@ -101,8 +101,8 @@ def test_an_average_begins_as_the_network(opened, source):
 # The loop
 
 
-def test_the_first_stage_starts_there_and_going_on_asks_nobody(opened, source, tmp_path):
-    """Steps of next to no length: the second stage's guide is the first one's end, the second itself is drawn."""
+def test_the_first_stage_starts_there_and_resuming_needs_no_source(opened, source, tmp_path):
+    """With tiny steps: the second stage's guide is the end of the first, its own network is initialised."""
     folder, network = source("method=lower_bound,seed=5")
     settings = {"train__steps": 2, "optimizer__learning_rate": 1e-8, "init_from": str(folder)}
     experiment, workdir = opened("method=proposals,seed=1", **settings), epath.Path(tmp_path) / "new"
@@ -110,7 +110,7 @@ def test_the_first_stage_starts_there_and_going_on_asks_nobody(opened, source, t
     claim(experiment, workdir)
     state = jax.device_get(train(experiment, workdir))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.guide["params"], network["params"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, drawn(experiment)["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, initial(experiment)["params"])
 
     folder.rmtree()
     again = opened("method=proposals,seed=1", **settings)
@@ -119,7 +119,7 @@ def test_the_first_stage_starts_there_and_going_on_asks_nobody(opened, source, t
     assert not unequal(train(again, workdir), state)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, va
     folder, _ = source()
     experiment = opened(init_from=str(folder))
     experiment.config.update_from_flattened_dict({key: value})
-    said = rf"config.{key}: is {value}, but {there} in the run of config.init_from={folder}; give the same, or another"
-    with pytest.raises(InputError, match=said):
+    message = rf"config.{key}: is {value}, but {there} in the run of config.init_from={folder}; give the same value, or"
+    with pytest.raises(InputError, match=message):
         transfer.check(experiment.config, tmp_path / "new")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         started(experiment)
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(opened, tmp_path):
     experiment = opened(init_from=str(tmp_path / "source"))
-    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source holds no run"):
+    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source contains no run"):
         transfer.check(experiment.config, tmp_path / "new")
     claim(opened(), epath.Path(tmp_path) / "source")
-    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source holds no checkpoint; train"):
+    with pytest.raises(InputError, match=rf"config.init_from: {tmp_path}/source contains no checkpoint; train"):
         transfer.check(experiment.config, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
