@@ -17,7 +17,7 @@ demo: setup
 	$(RUN) -m msl_jax.main --config=configs/phantom.py --workdir=runs/phantom
 
 test: setup
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 versions:
 	.ci/versions

@@ -27,8 +27,8 @@ from msl_jax.evaluation.folders import unlabeled_value
 from msl_jax.evaluation.results import score
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.runs import journal
+from msl_jax.settings.objects import method_of
 from msl_jax.settings.parsing import parse_config, with_settings
-from msl_jax.settings.resolved import method_of
 from msl_jax.system import machine
 from msl_jax.system.paths import expanded
 from msl_jax.training.complete import train_and_evaluate
@@ -190,7 +190,7 @@ def train(config: PathLike | ConfigDict, workdir: PathLike, **settings: Any) -> 
     """
     folder = _folder(workdir, "workdir")
     if isinstance(config, str | os.PathLike):
-        parsed = parse_config(os.fspath(config), "config")
+        parsed = parse_config(os.fspath(config), f"config={os.fspath(config)}")
     elif isinstance(config, ConfigDict):
         parsed = config
     else:

@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import sys
-import textwrap
 import traceback
 from typing import Any, NoReturn
 import warnings
@@ -18,19 +17,13 @@ from ml_collections import ConfigDict, config_flags
 
 from msl_jax import plugins, settings
 from msl_jax.errors import InputError, OddInput
-from msl_jax.settings.parsing import keys, message, split_arg
+from msl_jax.settings.parsing import message, parse_config, with_settings
 from msl_jax.system import machine, restart
 from msl_jax.system.paths import expanded, split
 from msl_jax.system.signals import Interrupted
 
-SETTINGS_MOVED = (
-    "write `from msl_jax import settings` in place of `import configs`: settings.load('acdc') is acdc.get_config(), "
-    "settings.apply is configs.apply"
-)
 TRACEBACK = "MSL_JAX_TRACEBACK"
 """Environment variable: if set, errors also print a traceback."""
-LONGEST = 300
-"""Maximum length in characters of a library's error message in ours."""
 PLAIN = {"±": "+-", "×": "x"}  # noqa: RUF001
 """Characters of our tables -> ASCII, for terminals that cannot encode them."""
 
@@ -74,7 +67,10 @@ flags.disclaim_key_flags()  # so that --help lists --config among the flags of t
 
 
 def define_config(subject: str = "The experiment") -> flags.FlagHolder[ConfigDict]:
-    """The flag --config of every command that opens an experiment; its help text starts with `subject`."""
+    """The flag --config of every command that opens an experiment; its help text starts with `subject`.
+
+    `_parse_flags` has it loaded by `_ConfigFile` instead of ml_collections' own parser.
+    """
     return config_flags.DEFINE_config_file(
         "config",
         None,
@@ -157,32 +153,8 @@ class _ConfigFile(flags.ArgumentParser):
     """Loads and executes the file of --config; any error in it becomes an InputError."""
 
     def parse(self, path: str) -> ConfigDict:
-        file, arg = split_arg(path)
-        file = expanded(file)
-        if file not in settings.EXPERIMENTS and not os.path.exists(file):
-            raise InputError(
-                f"--config={path}: there is no file {file}; give one, or {', '.join(settings.EXPERIMENTS)}."
-            )
-        try:
-            config = settings.load(file, arg).lock()
-        except Exception as error:
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            text = textwrap.shorten(message(error), LONGEST).rstrip(".")
-            advice = SETTINGS_MOVED if _module(error) == "configs" else f"correct it, {TRACEBACK}=1 shows where"
-            raise InputError(f"--config={path}: {kind}{text}; {advice}.") from error
-        wrong = sorted(set(keys(config)) ^ set(keys(settings.defaults())))
-        if wrong:
-            text = textwrap.shorten(", ".join(wrong), LONGEST)
-            raise InputError(
-                f"--config={path}: unknown or missing settings: {text}; use those of msl_jax/settings/defaults.py."
-            )
-        return config
-
-
-def _module(error: Exception) -> str:
-    """The package that could not be imported or lacks an attribute; "" for other errors."""
-    name = error.name if isinstance(error, ImportError) else getattr(getattr(error, "obj", None), "__name__", None)
-    return (name or "").split(".")[0]
+        name = f"--config={path}"
+        return with_settings(parse_config(path, name, advice=f"correct it, {TRACEBACK}=1 shows where"), {}, name)
 
 
 def _load_plugins(argv: Sequence[str]) -> None:

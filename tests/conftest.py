@@ -37,7 +37,7 @@ from msl_jax.models.dual_branch import NETWORKS
 from msl_jax.models.initial import init_variables
 from msl_jax.runs import checkpoints
 from msl_jax.runs.config import claim
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import machine
 
 PHANTOMS = Source("phantom", "patients=8,seed=0")

@@ -241,11 +241,11 @@ def test_missing_files_and_files_of_several_runs_are_errors(drawn):
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        ("nowhere", {}, "^config: is nowhere, but there is no file nowhere; give a file, or one of acdc, "),
-        ("phantom:strong", {}, "^config: is phantom:strong: 'strong' in the config's ARG"),
-        ("phantom:steps=many", {}, "^config: .* give a whole number"),
+        ("nowhere", {}, "^config=nowhere: there is no file nowhere; give a file, or one of acdc, "),
+        ("phantom:strong", {}, "^config=phantom:strong: 'strong' in the config's ARG"),
+        ("phantom:steps=many", {}, "^config=phantom:steps=many: .* give a whole number"),
         (3, {}, "^config: is of type int"),
-        (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: has unknown or missing settings "),
+        (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: unknown or missing settings: "),
         ("phantom", {"data.sorce": "x"}, r"^data\.sorce: there is no such setting"),
         ("phantom", {"data": {}}, r"^data: is a group of settings; set each one separately, like data\."),
         ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the default's type"),

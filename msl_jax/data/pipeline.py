@@ -18,6 +18,9 @@ from msl_jax.data.preparation import Preparation
 from msl_jax.labels import UNLABELED
 
 STREAMS = {"strong": 0, "weak": 1}
+"""Set -> the number that seeds its stream of slices."""
+OUTSIDE = {"label": 0, "weak_label": UNLABELED}
+"""Label map -> the class of pixels that augmentation moves in from outside the image."""
 
 
 def batches(
@@ -57,21 +60,25 @@ def batches(
     """
 
     def stream(name: str, entries: Sequence[Entry]) -> tf.data.Dataset:
+        """This host's share of each batch of one set."""
         share = sizes[name] // hosts
         stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
         records = np.concatenate([np.arange(e.first, e.first + e.slices) for e in entries])
-        firsts = np.cumsum([0, *(e.slices for e in entries[:-1])])
+        first_places = np.cumsum([0, *(e.slices for e in entries[:-1])])
 
-        def weaken(place, label, annotation):
-            of_case = np.searchsorted(firsts, place, side="right") - 1
-            return annotator(entries[of_case], int(place - firsts[of_case]), label, annotation)
+        def weak_label_of(place, label, annotation):
+            """The weak label of the slice at this place of `records`."""
+            index = np.searchsorted(first_places, place, side="right") - 1
+            return annotator(entries[index], int(place - first_places[index]), label, annotation)
 
         def example(k):
-            position = k // share * sizes[name] + host * share + k % share
+            """Slice number k of those that this host takes from the stream, with its label maps, augmented."""
+            step, row = k // share, k % share
+            position = step * sizes[name] + host * share + row
             place = _place(position, len(records), stream_seed)
             image, label, annotation = _load(data, tf.gather(records, place), preparation)
-            weak_label = tf.numpy_function(weaken, [place, label, annotation], tf.int32, stateful=False)
-            labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}
+            weak_label = tf.numpy_function(weak_label_of, [place, label, annotation], tf.int32, stateful=False)
+            labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}  # of strong images, too: see w_on
             if name == "strong":
                 labels["label"] = label
             labels = {key: label[..., None] for key, label in labels.items()}
@@ -100,9 +107,6 @@ def _place(position: tf.Tensor, slices: int, stream_seed: tf.Tensor) -> tf.Tenso
     """Which slice of a set number `position` of its stream is: int64, as `position`."""
     epoch_seed = tf.random.experimental.stateless_fold_in(stream_seed, position // slices)
     return tf.random.experimental.index_shuffle(position % slices, epoch_seed, slices - 1)
-
-
-OUTSIDE = {"label": 0, "weak_label": UNLABELED}
 
 
 def _load(data: Dataset, record: tf.Tensor, preparation: Preparation) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -8,7 +8,7 @@ from msl_jax.errors import InputError
 
 Split = dict[str, list[str]]
 """The names "train", "validation" and "test" -> patients, sorted."""
-ROLES = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 
 
 def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
@@ -56,7 +56,7 @@ def split_patients(
     order = stratified_order({patient: groups[patient] for patient in masked}, seed)
     parts = {"test": order[:test], "validation": order[test : test + validation]}
     parts["train"] = list(set(groups) - set(order[: test + validation]))
-    return {role: sorted(parts[role]) for role in ROLES}
+    return {part: sorted(parts[part]) for part in PARTS}
 
 
 def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> Split:
@@ -66,20 +66,20 @@ def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) 
       InputError: a patient is unknown or on two lists, or a list is empty.
     """
     seen: dict[str, str] = {}
-    for role in ROLES:
-        if not lists[role] and role != "validation":
+    for part in PARTS:
+        if not lists[part] and part != "validation":
             raise InputError(
-                f"config.data.split.{role}: is empty; list patients to train and to test on, or none at all."
+                f"config.data.split.{part}: is empty; list patients to train and to test on, or none at all."
             )
-        for patient in lists[role]:
+        for patient in lists[part]:
             if patient not in groups:
-                raise InputError(f"config.data.split.{role}: the data set has no patient '{patient}'; name others.")
+                raise InputError(f"config.data.split.{part}: the data set has no patient '{patient}'; name others.")
             if patient in seen:
                 raise InputError(
-                    f"config.data.split.{role}: patient '{patient}' is already in {seen[patient]}; name each once."
+                    f"config.data.split.{part}: patient '{patient}' is already in {seen[patient]}; name each once."
                 )
-            seen[patient] = role
-    return {role: sorted(lists[role]) for role in ROLES}
+            seen[patient] = part
+    return {part: sorted(lists[part]) for part in PARTS}
 
 
 def fold(split: Split, strong: Sequence[str], groups: Mapping[str, str], part: str, seed: int) -> Split:

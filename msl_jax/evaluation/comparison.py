@@ -115,7 +115,7 @@ def paired_difference(
         return dict.fromkeys(DIFFERENCE)
     patients = sorted(ones[min(seeds)])
     if any(sorted(dice[seed]) != patients for dice in (ones, others) for seed in seeds):
-        raise InputError("The runs of this sweep were tested on different patients; give another --workdir.")
+        raise InputError("The runs of this sweep were tested on different patients; give another workdir.")
     differences = np.array([np.mean([ones[s][patient] - others[s][patient] for s in seeds]) for patient in patients])
     mean, low, high = float(differences.mean()), None, None
     if len(patients) > 1:

@@ -11,6 +11,7 @@ import string
 
 from etils import epath
 
+from msl_jax.data.case import ROLES
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Finished
@@ -118,7 +119,7 @@ def _differences(runs: Mapping[str, Finished]) -> str:
 def _sections(run: Finished, folder: pathlib.Path) -> Iterable[str]:
     config, results = run.config, run.results
     splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
-    patients = ", ".join(f"{len(splits[role])} {role}" for role in ("strong", "weak", "validation", "test"))
+    patients = ", ".join(f"{len(splits[role])} {role}" for role in ROLES)
     yield (
         f"<p>Method <b>{html.escape(config['method']['name'])}</b>; patients: {patients}; "
         f"{run.reports[-1]['step']:.0f} steps, the {html.escape(results['checkpoint'])} checkpoint.</p>"

@@ -10,7 +10,7 @@ from msl_jax.data.annotator import Annotator
 from msl_jax.data.weak_labels import Style
 from msl_jax.errors import InputError
 from msl_jax.methods.table import Method
-from msl_jax.settings.resolved import preparation_of
+from msl_jax.settings.objects import preparation_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,13 +56,16 @@ class Experiment:
 
     def training_sets(self, method: Method) -> dict[str, list[builder.Entry]]:
         """The sets that a method uses: "strong", "weak" -> cases; raises InputError if its weak set is empty."""
-        patients = {"strong": self.strong, "weak": self.weak()}
         if "weak" in method.sets() and not self.weak():
             setting, cure = "config.data.strong", "give fewer"
             if method.all_strong:
                 setting, cure = f"method '{self.config.method.name}'", "remove its terms on weak images"
             raise InputError(f"{setting}: makes all training patients strong, but weak ones are needed; {cure}.")
-        return {name: self.entries(patients[name]) for name in method.sets()}
+        return {name: self.entries(self.roles()[name]) for name in method.sets()}
+
+    def batch_sizes(self, method: Method) -> dict[str, int]:
+        """Set -> number of its slices in a batch, over all devices."""
+        return {name: self.config.train[f"{name}_batch"] for name in method.sets()}
 
 
 def structures_of(config: ConfigDict, entries: Iterable[builder.Entry]) -> dict[str, int]:

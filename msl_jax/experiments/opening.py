@@ -13,10 +13,10 @@ from msl_jax.data.case import shared_unit
 from msl_jax.data.patient_table import read_table
 from msl_jax.data.weak_labels import DRAWN
 from msl_jax.errors import InputError, raise_all
+from msl_jax.experiments.assignment import assign_roles
 from msl_jax.experiments.experiment import Experiment, structures_of
-from msl_jax.experiments.roles import roles
 from msl_jax.labels import UNLABELED
-from msl_jax.settings.resolved import filled_in, method_of, source_of
+from msl_jax.settings.objects import filled_in, method_of, source_of
 from msl_jax.settings.rules import check_config
 from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
@@ -41,21 +41,12 @@ def open_experiment(config: ConfigDict) -> Experiment:
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
-    split, strong = roles(config, method, data, table)
+    split, strong = assign_roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
     experiment = Experiment(filled, data, split, strong, recipes, method)
     _check_masks(experiment)
-    _check_structures(filled, {"strong ": experiment.entries(strong), "test ": experiment.entries(split["test"])})
-    shared_unit(experiment.entries(split["test"]))
-    if not experiment.structures(split["validation"]) and config.eval.checkpoint == "best":
-        raise InputError("config.eval.checkpoint: is best, but no validation case has a trained structure; give last.")
-    for name in experiment.training_sets(method):
-        size = config.train[f"{name}_batch"]
-        if size % (jax.device_count() * config.train.accumulate):
-            raise InputError(
-                f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices times "
-                f"config.train.accumulate={config.train.accumulate}."
-            )
+    _check_test_and_validation(experiment)
+    _check_batches(experiment)
     return experiment
 
 
@@ -93,6 +84,28 @@ def _check_masks(experiment: Experiment) -> None:
             if recipe not in (DRAWN, "none") and patient not in masked
         ]
     )
+
+
+def _check_test_and_validation(experiment: Experiment) -> None:
+    """Raises InputError if strong, test or validation cases cannot be trained on or scored as the config asks."""
+    config, split = experiment.config, experiment.split
+    test = experiment.entries(split["test"])
+    _check_structures(config, {"strong ": experiment.entries(experiment.strong), "test ": test})
+    shared_unit(test)
+    if not experiment.structures(split["validation"]) and config.eval.checkpoint == "best":
+        raise InputError("config.eval.checkpoint: is best, but no validation case has a trained structure; give last.")
+
+
+def _check_batches(experiment: Experiment) -> None:
+    """Raises InputError if a set of the method is empty, or if a batch cannot be shared by devices and parts."""
+    experiment.training_sets(experiment.method)
+    accumulate = experiment.config.train.accumulate
+    for name, size in experiment.batch_sizes(experiment.method).items():
+        if size % (jax.device_count() * accumulate):
+            raise InputError(
+                f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices times "
+                f"config.train.accumulate={accumulate}."
+            )
 
 
 def _check_structures(config: ConfigDict, cases: Mapping[str, Sequence[builder.Entry]]) -> None:

@@ -17,7 +17,7 @@ from msl_jax.data.weak_labels import DRAWN
 from msl_jax.experiments.cautions import cautions
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.labels import UNLABELED
-from msl_jax.settings.resolved import preparation_of
+from msl_jax.settings.objects import preparation_of
 from msl_jax.system.text import counted, few
 
 COARSER = 2.0

@@ -12,7 +12,7 @@ from msl_jax.errors import InputError
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.models.initial import Variables
 from msl_jax.runs.config import read_config
-from msl_jax.settings.resolved import directions_of, method_of, preparation_of
+from msl_jax.settings.objects import directions_of, method_of, preparation_of
 
 AGREE = ("layout", "classes", "channels")
 """Keys of config.data that must be equal in all runs of an ensemble."""

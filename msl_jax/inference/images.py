@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError
-from msl_jax.settings.resolved import directions_of
+from msl_jax.settings.objects import directions_of
 
 
 def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Volume:

@@ -15,7 +15,7 @@ from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
 from msl_jax.runs import checkpoints
 from msl_jax.runs.config import read_config
-from msl_jax.settings.resolved import method_of, model_of, preparation_of
+from msl_jax.settings.objects import method_of, model_of, preparation_of
 
 
 @dataclasses.dataclass(frozen=True)

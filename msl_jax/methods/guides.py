@@ -15,7 +15,7 @@ from msl_jax.labels import UNLABELED
 
 
 class Predict(Protocol):
-    """The guide's teacher branch: images (groups, n, y, x, 1) -> float32 logits (groups, n, y, x, classes).
+    """The guide's teacher branch: images (groups, n, y, x, channels) -> float32 logits (groups, n, y, x, classes).
 
     With `train`, batch norm uses the statistics of these images and dropout uses the key.
     """
@@ -29,9 +29,9 @@ class Guide:
     """How a guide computes targets.
 
     Attributes:
-      targets: (predict, images, key, ramp, noise, passes) -> name -> array (groups, n, y, x, ...). The images are
-        (groups, n, y, x, 1), one group per device. `ramp` is a float32 scalar that rises from exp(-5) to 1; `noise` and
-        `passes` are the method's settings.
+      targets: (predict, images, key, progress, noise, passes) -> name -> array (groups, n, y, x, ...). The images are
+        (groups, n, y, x, channels), one group per device. `progress` is a float32 scalar that rises from exp(-5) to 1;
+        `noise` and `passes` are the method's settings.
       target_names: the names of the targets.
       images: the set of images it runs on.
     """
@@ -46,37 +46,37 @@ def _perturbed(images: jax.Array, key: jax.Array, noise: float) -> jax.Array:
     return images + noise * jnp.clip(jax.random.normal(key, images.shape), -2.0, 2.0)
 
 
-def average(predict, images, key, ramp, noise, passes) -> dict[str, jax.Array]:
+def average(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
     """Mean Teacher (Tarvainen and Valpola, NeurIPS 2017): the guide's probabilities on noisy images, at every pixel.
 
     "target" is float32 (groups, n, y, x, classes), "certain" int32 (groups, n, y, x), all 0.
     """
-    del ramp, passes
+    del progress, passes
     noise_key, dropout_key = jax.random.split(key)
     target = jax.nn.softmax(predict(_perturbed(images, noise_key, noise), dropout_key, train=False))
     return {"target": target, "certain": jnp.zeros(target.shape[:-1], jnp.int32)}
 
 
-def certain_average(predict, images, key, ramp, noise, passes) -> dict[str, jax.Array]:
+def certain_average(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
     """UA-MT (Yu et al., MICCAI 2019): targets of `average`, used only where the guide is certain.
 
     Uncertainty is the entropy of the mean probabilities of several passes, each with its own noise and dropout
     (equation 2). Its threshold rises from 3/4 log(classes) to log(classes). "certain" is 0 below it, else UNLABELED.
     """
     average_key, noise_key, dropout_key = jax.random.split(key, 3)
-    target = average(predict, images, average_key, ramp, noise, passes)["target"]
+    target = average(predict, images, average_key, progress, noise, passes)["target"]
     groups, n, *plane = images.shape
     repeated = jnp.broadcast_to(images[:, None], (groups, passes, n, *plane)).reshape(groups, passes * n, *plane)
     logits = predict(_perturbed(repeated, noise_key, noise), dropout_key, train=True)
     mean = jax.nn.softmax(logits).reshape(groups, passes, *target.shape[1:]).mean(1)
     entropy = jax.scipy.special.entr(mean).sum(-1)
-    threshold = (0.75 + 0.25 * ramp) * jnp.log(jnp.float32(target.shape[-1]))
+    threshold = (0.75 + 0.25 * progress) * jnp.log(jnp.float32(target.shape[-1]))
     return {"target": target, "certain": jnp.where(entropy < threshold, 0, UNLABELED)}
 
 
-def proposals(predict, images, key, ramp, noise, passes) -> dict[str, jax.Array]:
+def proposals(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
     """The guide's most probable class at every pixel, used as a full mask: "proposal", int32 (groups, n, y, x)."""
-    del ramp, noise, passes
+    del progress, noise, passes
     return {"proposal": predict(images, key, train=False).argmax(-1).astype(jnp.int32)}
 
 

@@ -75,8 +75,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
                 f"config.method.terms.{term}: follows the {branch}, which no term of '{name}' trains; give 0, or give "
                 f"a weight to a term that trains the {branch}."
             )
-    if not method.guided():
-        unused: dict[str, Any] = {"guide": None, "after": None, **dict.fromkeys(LIMITS)}
+    if not method.guided_terms():
+        unused: dict[str, Any] = {"guide": None, "previous": None, **dict.fromkeys(LIMITS)}
         return dataclasses.replace(method, **unused)
     return method
 
@@ -84,7 +84,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
 def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str, float]:
     if weight is not None and not 0 < weight < float("inf"):
         raise InputError(f"config.method.weak_weight: is {weight}; give a number above 0.")
-    return {} if weight is None else {term: weight for term in terms if TERMS[term].labels == "weak_label"}
+    return {} if weight is None else {term: weight for term in terms if TERMS[term].label_map == "weak_label"}
 
 
 def _merged(row: Mapping[str, float], overrides: Mapping[str, float | None], key: str) -> dict[str, float]:

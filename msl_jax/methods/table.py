@@ -31,7 +31,7 @@ class Method:
       all_strong: use every training patient's full mask and ignore config.data.strong.
       dropout: rate at the coarsest level.
       guide: how a second network makes further targets; None for no guide.
-      after: the method trained before this one as a separate stage; its network is the guide.
+      previous: the method of the stage before this one, whose network is the guide; None for a single stage.
       ema_decay: decay of the guide's moving average of the trained network per step; None for a fixed guide.
       noise: standard deviation of the noise added to the guide's images.
       passes: number of the guide's forward passes for its uncertainty.
@@ -46,21 +46,21 @@ class Method:
     all_strong: bool = False
     dropout: float = 0.0
     guide: Guide | None = None
-    after: str | None = None
+    previous: str | None = None
     ema_decay: float | None = None
     noise: float | None = None
     passes: int | None = None
 
     def stages(self) -> tuple["Method", ...]:
         """The methods to train one after another, this one last."""
-        return (*METHODS[self.after].stages(), self) if self.after else (self,)
+        return (*METHODS[self.previous].stages(), self) if self.previous else (self,)
 
-    def images(self, term: str) -> tuple[str, ...]:
+    def sets_of(self, term: str) -> tuple[str, ...]:
         """The sets of images that a term averages over."""
         images = TERMS[term].images
         return SETS[images if images in SETS else getattr(self, images)]
 
-    def mean(self, term: str) -> str:
+    def mean_of(self, term: str) -> str:
         """What a term's cross-entropy averages over, a key of MEANS."""
         mean = TERMS[term].mean
         return mean if mean in MEANS else getattr(self, mean)
@@ -75,13 +75,13 @@ class Method:
             return len(self.sets()) > 1
         return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)
 
-    def guided(self) -> tuple[str, ...]:
+    def guided_terms(self) -> tuple[str, ...]:
         """The terms that need a guide's targets."""
         return tuple(term for term in self.terms if TERMS[term].guide_targets)
 
     def sets(self) -> tuple[str, ...]:
         """The sets of images that the method uses, strong first."""
-        used = {name for term in self.terms for name in self.images(term)}
+        used = {name for term in self.terms for name in self.sets_of(term)}
         return tuple(name for name in SETS["both"] if name in used)
 
     def branches(self) -> dict[str, tuple[str, ...]]:
@@ -95,8 +95,10 @@ class Method:
         rest = {branch: tuple(s for s in sets if s not in trained[branch]) for branch, sets in targets.items()}
         return {branch: sets for branch, sets in rest.items() if sets}
 
-    def _sets_by_branch(self, of: Callable[[Term], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        used = [(branch, name) for term in self.terms for branch in of(TERMS[term]) for name in self.images(term)]
+    def _sets_by_branch(self, branches_of: Callable[[Term], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        used = {
+            (branch, name) for term in self.terms for branch in branches_of(TERMS[term]) for name in self.sets_of(term)
+        }
         sets = {branch: tuple(s for s in SETS["both"] if (branch, s) in used) for branch in BRANCHES}
         return {branch: names for branch, names in sets.items() if names}
 
@@ -107,7 +109,7 @@ METHODS: Mapping[str, Method] = {
     # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
     "single": Method({"s": 1.0, "teacher_w": 0.05}),
     # Two stages: the lower bound's predictions on the weak images, used as full masks (a baseline of arXiv 2109.10902).
-    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, after="lower_bound"),
+    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, previous="lower_bound"),
     # Two branches that share only the encoder; the student learns from weak labels (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # Entropy without distillation: may collapse to one class, as arXiv 2012.08051 warns.

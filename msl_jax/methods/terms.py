@@ -23,7 +23,7 @@ class Term:
       loss: (branch -> logits, labels, mean, class_weights) -> float32 scalar; logits and labels over `images`. `labels`
         has "label" (strong images only), "weak_label", and a guide's targets (weak images only).
       watches: branches whose logits are targets and are not trained.
-      labels: the label map that determines the divisor; None for a mean over all pixels.
+      label_map: name of the label map that determines the divisor; None for a mean over all pixels.
       divisor: (that label map, mean, class_weights) -> float32 scalar, the divisor of the mean.
       mean: what it averages over: a key of MEANS, or the name of the method's setting with such a key.
       guide_targets: names of the guide's targets that it needs.
@@ -33,60 +33,64 @@ class Term:
     images: str
     loss: Callable[[Arrays, Arrays, str, Sequence[float]], jax.Array]
     watches: tuple[str, ...] = ()
-    labels: str | None = None
+    label_map: str | None = None
     divisor: Callable[[jax.Array, str, Sequence[float]], jax.Array] | None = None
     mean: str = "labelled"
     guide_targets: tuple[str, ...] = ()
 
 
 def _cross_entropy(
-    branch: str, images: str, labels: str, mean: str = "labelled", guide_targets: tuple[str, ...] = ()
+    branch: str, images: str, label_map: str, mean: str = "labelled", guide_targets: tuple[str, ...] = ()
 ) -> Term:
     """Cross-entropy with annotations or a guide's proposals; class weights apply only here."""
 
     def loss(logits, maps, mean, class_weights):
-        return losses.cross_entropy(logits[branch], maps[labels], mean, class_weights)
+        return losses.cross_entropy(logits[branch], maps[label_map], mean, class_weights)
 
     def divisor(labels, mean, class_weights):
         return losses.weigh(labels, mean, class_weights)[1]
 
-    return Term((branch,), images, loss, labels=labels, divisor=divisor, mean=mean, guide_targets=guide_targets)
+    return Term((branch,), images, loss, label_map=label_map, divisor=divisor, mean=mean, guide_targets=guide_targets)
 
 
 def _entropy(branch: str) -> Term:
     return Term((branch,), "weak", lambda logits, *_: losses.entropy(logits[branch]))
 
 
-def _pseudo_label(branch: str, images: str, of: str) -> Term:
+def _pseudo_label(branch: str, images: str, target: str) -> Term:
     return Term(
         (branch,),
         images,
-        lambda logits, *_: losses.pseudo_label(logits[branch], logits[of]),
-        watches=() if of == branch else (of,),
+        lambda logits, *_: losses.pseudo_label(logits[branch], logits[target]),
+        watches=() if target == branch else (target,),
     )
 
 
 TERMS: Mapping[str, Term] = {
+    # The papers' L_s and L_w: full cross-entropy of the teacher, partial cross-entropy of the student.
     "s": _cross_entropy("teacher", "strong", "label"),
     "w": _cross_entropy("student", "w_on", "weak_label", mean="w_mean"),
+    # Their L_kd: the student follows the teacher, which this term does not train.
     "kd": Term(
         ("student",),
         "kd_on",
         lambda logits, *_: losses.kl_divergence(logits["teacher"], logits["student"]),
         watches=("teacher",),
     ),
+    # Their L_ent, and the pseudo-labels that may replace it.
     "ent": _entropy("student"),
-    "pseudo": _pseudo_label("student", "weak", of="student"),
+    "pseudo": _pseudo_label("student", "weak", target="student"),
+    # Terms of the baselines and rivals.
     "student_s": _cross_entropy("student", "strong", "label"),
     "teacher_w": _cross_entropy("teacher", "weak", "weak_label"),
     "teacher_ent": _entropy("teacher"),
-    "teacher_cross": _pseudo_label("teacher", "both", of="student"),
-    "student_cross": _pseudo_label("student", "both", of="teacher"),
+    "teacher_cross": _pseudo_label("teacher", "both", target="student"),
+    "student_cross": _pseudo_label("student", "both", target="teacher"),
     "consistency": Term(
         ("teacher",),
         "weak",
         lambda logits, maps, *_: losses.consistency(logits["teacher"], maps["target"], maps["certain"]),
-        labels="certain",
+        label_map="certain",
         divisor=lambda certain, *_: losses.weigh(certain)[1],
         guide_targets=("target", "certain"),
     ),
@@ -95,7 +99,7 @@ TERMS: Mapping[str, Term] = {
         ("teacher",),
         "strong",
         lambda logits, maps, *_: losses.dice(logits["teacher"], maps["label"]),
-        labels="label",
+        label_map="label",
         divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
     ),
 }

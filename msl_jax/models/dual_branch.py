@@ -95,7 +95,7 @@ class DualBranchUNet(nn.Module):
         def decode(decoder: nn.Module, sets: Sequence[str], train: bool) -> dict[str, jax.Array]:
             selected = [jnp.concatenate([level[:, rows[name]] for name in sets], axis=1) for level in grouped]
             out = decoder([level.reshape(-1, *level.shape[2:]) for level in selected], train)
-            out = released.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
+            out = unet.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
             return {name: out[:, span] for name, span in _rows_of({name: images[name] for name in sets}).items()}
 
         logits: dict[str, dict[str, jax.Array]] = {}

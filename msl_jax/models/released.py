@@ -59,11 +59,11 @@ class Encoder(nn.Module):
             x = unet.remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
             if level == self.depth - 2:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            skips.append(x := unet.halve(x))
+            skips.append(x := unet.max_pool(x))
         x = unet.remat_if(self.remat, Block)(self.width * 2 ** (self.depth - 1), self.dtype, name="centre")(x, train)
         x = unet.Upsample(skips[-1].shape[-1], self.dtype)(x)
         sizes = _sizes(x.shape[1:3], self.depth - 1)
-        return [*(resize(skip, size) for skip, size in zip(skips, reversed(sizes), strict=True)), x]
+        return [*(unet.resize(skip, size) for skip, size in zip(skips, reversed(sizes), strict=True)), x]
 
 
 class Decoder(nn.Module):
@@ -84,15 +84,6 @@ class Decoder(nn.Module):
             if i < len(skips) - 1:
                 x = unet.Upsample(features // 2, self.dtype)(x)
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=unet.HEAD)(x).astype(jnp.float32)
-
-
-def resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Linear interpolation of (n, y, x, c) to `size`, as in PyTorch with align_corners=False.
-
-    Coordinates are those of pixel centres; shrinking applies no antialiasing.
-    """
-    n, _, _, c = x.shape
-    return jax.image.resize(x, (n, *size, c), "linear", antialias=False)
 
 
 def wrong_size(size: int, depth: int) -> str:

@@ -54,7 +54,7 @@ class Upsample(nn.Module):
         return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
-def halve(x: jax.Array) -> jax.Array:
+def max_pool(x: jax.Array) -> jax.Array:
     """2x2 max pooling: (n, y, x, c) -> (n, y // 2, x // 2, c); drops an odd last row or column.
 
     Uses pairwise maxima, whose gradient XLA fuses; the gradient of `nn.max_pool`, a scatter, takes a few per cent of a
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         """Encodes images whose sides are multiples of 2^(depth - 1)."""
         levels = []
         for level in range(self.depth):
-            x = halve(x) if level else x
+            x = max_pool(x) if level else x
             x = remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
             levels.append(x)
         levels[-1] = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -110,6 +110,15 @@ class Decoder(nn.Module):
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
             x = remat_if(self.remat, Block)(features, self.dtype, name=f"Block_{i}")(x, train)
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=HEAD)(x).astype(jnp.float32)
+
+
+def resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Linear interpolation of (n, y, x, c) to `size`, as in PyTorch with align_corners=False.
+
+    Coordinates are those of pixel centres; shrinking applies no antialiasing.
+    """
+    n, _, _, c = x.shape
+    return jax.image.resize(x, (n, *size, c), "linear", antialias=False)
 
 
 def wrong_size(size: int, depth: int) -> str:

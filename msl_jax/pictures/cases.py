@@ -8,7 +8,7 @@ from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.survey import Finding, weak_labels_of
 from msl_jax.labels import UNLABELED
 from msl_jax.pictures import plots
-from msl_jax.settings.resolved import preparation_of
+from msl_jax.settings.objects import preparation_of
 
 CASES_A_ROLE = 4
 """Number of cases on the page for each role and kind of weak label."""

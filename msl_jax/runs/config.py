@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from msl_jax import plugins
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
+from msl_jax.settings.objects import in_order
 from msl_jax.settings.older import completed, unknown_terms
-from msl_jax.settings.resolved import in_order
 from msl_jax.system import atomic
 
 GROUPS = {"data", "eval", "method", "model"}

@@ -19,7 +19,7 @@ from msl_jax.models.initial import Variables, initializer
 from msl_jax.models.unet import HEAD
 from msl_jax.runs import checkpoints, lock
 from msl_jax.runs.config import as_text
-from msl_jax.settings.resolved import filled_in, method_of, model_of
+from msl_jax.settings.objects import filled_in, method_of, model_of
 from msl_jax.settings.rules import check_config
 from msl_jax.system import atomic
 from msl_jax.system.optional import needed

@@ -17,6 +17,10 @@ from msl_jax.system.text import few
 
 MAX_CHARACTERS = 300
 """Length to which another error's message is shortened."""
+SETTINGS_MOVED = (
+    "write `from msl_jax import settings` in place of `import configs`: settings.load('acdc') is acdc.get_config(), "
+    "settings.apply is configs.apply"
+)
 
 
 def split_arg(text: str) -> tuple[str, str | None]:
@@ -31,12 +35,13 @@ def split_arg(text: str) -> tuple[str, str | None]:
     return (match["file"], match["arg"]) if match else (text, None)
 
 
-def parse_config(text: str, argument: str) -> ConfigDict:
+def parse_config(text: str, name: str, advice: str = "correct it") -> ConfigDict:
     """Loads a config. Executes its file.
 
     Args:
       text: an experiment of the package or a path, optionally followed by ":ARG".
-      argument: the caller's name for it, for messages.
+      name: the start of messages, such as "config=FILE.py".
+      advice: what to do about an error in the file, for its message.
 
     Raises:
       InputError: there is no such config, or loading it fails.
@@ -44,25 +49,32 @@ def parse_config(text: str, argument: str) -> ConfigDict:
     file, arg = split_arg(text)
     file = expanded(file)
     if file not in EXPERIMENTS and not os.path.exists(file):
-        raise InputError(
-            f"{argument}: is {text}, but there is no file {file}; give a file, or one of {', '.join(EXPERIMENTS)}."
-        )
+        raise InputError(f"{name}: there is no file {file}; give a file, or one of {', '.join(EXPERIMENTS)}.")
     try:
         config = load(file, arg)
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"get_config returns a {type(config).__name__}, not a ConfigDict")
+        return config
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = textwrap.shorten(f"{kind}{message(error)}", MAX_CHARACTERS).rstrip(".")
-        raise InputError(f"{argument}: is {text}: {reason}; correct it.") from error
-    return config
+        advice = SETTINGS_MOVED if _module(error) == "configs" else advice
+        raise InputError(f"{name}: {reason}; {advice}.") from error
 
 
-def with_settings(config: ConfigDict, settings: Mapping[str, Any], argument: str) -> ConfigDict:
+def _module(error: Exception) -> str:
+    """The package that could not be imported or lacks an attribute; "" for other errors."""
+    name = error.name if isinstance(error, ImportError) else getattr(getattr(error, "obj", None), "__name__", None)
+    return (name or "").split(".")[0]
+
+
+def with_settings(config: ConfigDict, settings: Mapping[str, Any], name: str) -> ConfigDict:
     """A locked copy of a config with changed settings.
 
     Args:
       config: as returned by `load`.
       settings: dotted key, like "data.source" -> value; a path may be a PathLike.
-      argument: the caller's name for the config, for messages.
+      name: of the config, for messages.
 
     Raises:
       InputError: settings are missing or unknown, or a value has the wrong type.
@@ -70,11 +82,13 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any], argument: str
     known = set(keys(defaults()))
     wrong = sorted(known ^ set(keys(config)))
     if wrong:
-        raise InputError(f"{argument}: has unknown or missing settings ({few(wrong)}); start from settings.defaults().")
+        raise InputError(
+            f"{name}: unknown or missing settings: {few(wrong)}; use those of msl_jax/settings/defaults.py."
+        )
     config = copy.deepcopy(config)
     for key, value in settings.items():
         if key not in known:
-            members = sorted(name for name in known if name.startswith(f"{key}."))
+            members = sorted(other for other in known if other.startswith(f"{key}."))
             if members:
                 raise InputError(f"{key}: is a group of settings; set each one separately, like {members[0]}.")
             raise InputError(f"{key}: there is no such setting; msl_jax/settings/defaults.py lists all.")

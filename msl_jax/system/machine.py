@@ -59,7 +59,7 @@ def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=FAST_COMPILE if jax.default_backend() == "cpu" else None)
 
 
-def fold(add: Callable[[Any, Any], Any], start: Any, items: Any) -> Any:
+def accumulate(add: Callable[[Any, Any], Any], start: Any, items: Any) -> Any:
     """add(add(start, items[0]), items[1]) and so on, along the first axis of the arrays in `items`, in traced code.
 
     Uses an XLA loop, which needs the memory of one item. On CPU the loop is unrolled and XLA runs the items in

@@ -45,7 +45,7 @@ def check_name(workdir: os.PathLike) -> None:
     found = PATTERN.search(os.path.realpath(workdir))
     if found:
         raise InputError(
-            f"{workdir}: contains {found[0]}, so checkpoints cannot be read there; give another --workdir."
+            f"{workdir}: contains {found[0]}, so checkpoints cannot be read there; give another workdir."
         )
 
 

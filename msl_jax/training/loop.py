@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 import optax
 import orbax.checkpoint as ocp
 
+from msl_jax.data.case import ROLES
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.models.initial import initializer
 from msl_jax.runs import checkpoints, journal
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import signals
 from msl_jax.training import transfer
 from msl_jax.training.batches import batches
@@ -39,7 +40,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     mesh, schedule = make_mesh(), make_schedule(config)
     optimizer = optax.adam(schedule)
     manager = checkpoints.open_manager(workdir, config.train.keep)
-    done, state = _start(config, stages, optimizer, manager, workdir, mesh)
+    done, state = _initial_or_restored(config, stages, optimizer, manager, workdir, mesh)
     recorder = Recorder(experiment, workdir, manager, schedule, done)
     if jax.process_index() == 0:
         if done < recorder.total:  # a run that is extended: its old results no longer apply
@@ -49,10 +50,10 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         begin, end = index * config.train.steps, (index + 1) * config.train.steps
         if done < end:
             if done == begin and index:
-                state = init_state(config, method, optimizer, before=state.network())
+                state = init_state(config, method, optimizer, previous=state.network())
             recorder.begin_stage(method, begin, end)
             state = jax.device_put(state, _replicated(mesh))
-            state = train_stage(experiment, method, index, state, done, recorder, optimizer=optimizer, mesh=mesh)
+            state = train_stage(experiment, method, index, state, done, end, recorder, optimizer, mesh)
             done = end
     recorder.close()
     return state
@@ -64,12 +65,14 @@ def train_stage(
     index: int,
     state: TrainState,
     done: int,
+    end: int,
     recorder: Recorder,
-    *,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
 ) -> TrainState:
-    """Trains stage number `index` from step `done` of the run to the stage's end.
+    """Trains stage number `index`: the steps after `done` up to `end`, counted from 1 over all stages of the run.
+
+    The pipeline counts the same steps from 0, and the state from the beginning of the stage.
 
     Raises:
       InputError: training has diverged.
@@ -82,7 +85,7 @@ def train_stage(
             apply_fn=model_of(config).apply,
             optimizer=optimizer,
             method=method,
-            groups=mesh.size,
+            devices=mesh.size,
             key=jax.random.fold_in(jax.random.key(config.seed), index),
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
@@ -92,7 +95,7 @@ def train_stage(
         donate_argnums=0,
     )
     with _signals() as received:
-        for step, batch in enumerate(batches(experiment, method, done, recorder.end, sharded), start=done + 1):
+        for step, batch in enumerate(batches(experiment, method, done, end, sharded), start=done + 1):
             state = step_fn(state, batch)
             stopping = bool(received) or recorder.manager.reached_preemption(step)
             state = recorder.record(step, state, stopping)
@@ -113,7 +116,7 @@ def _replicated(mesh: Mesh) -> NamedSharding:
 def _first_line(experiment: Experiment, done: int, total: int) -> str:
     config = experiment.config
     roles = experiment.roles()
-    patients = ", ".join(f"{len(roles[role])} {role}" for role in ("strong", "weak", "validation", "test"))
+    patients = ", ".join(f"{len(roles[role])} {role}" for role in ROLES)
     devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
     structures = ", ".join(config.data.classes)
     return f"{config.method.name} on {structures}: {patients} patients; steps {done} to {total} on {devices}"
@@ -124,7 +127,7 @@ def _signals() -> contextlib.AbstractContextManager[list[int]]:
     return signals.collected() if jax.process_count() == 1 else contextlib.nullcontext([])
 
 
-def _start(
+def _initial_or_restored(
     config: ConfigDict,
     stages: tuple[Method, ...],
     optimizer: optax.GradientTransformation,
@@ -150,8 +153,8 @@ def _start(
 
     def abstract_of(step: int) -> dict[str, Any]:
         stage = (step - 1) // config.train.steps
-        variables, before = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
-        state = jax.eval_shape(lambda *networks: state_of(stages[stage], optimizer, *networks), variables, before)
+        variables, previous = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
+        state = jax.eval_shape(lambda *networks: state_of(stages[stage], optimizer, *networks), variables, previous)
         sharding = _replicated(mesh)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}

@@ -11,7 +11,7 @@ import optax
 
 from msl_jax.methods.table import Method
 from msl_jax.models.initial import init_variables
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.training import transfer
 
 
@@ -49,7 +49,7 @@ def init_state(
     config: ConfigDict,
     method: Method,
     optimizer: optax.GradientTransformation,
-    before: Any = None,
+    previous: Any = None,
     loaded: transfer.Arrays | None = None,
 ) -> TrainState:
     """The state before the first step of a stage, from the config's seed.
@@ -58,17 +58,17 @@ def init_state(
       config: the filled-in config.
       method: the stage's method.
       optimizer: the optax optimizer.
-      before: variables that the previous stage trained, for a fixed guide.
+      previous: variables that the previous stage trained, for a fixed guide.
       loaded: arrays loaded from another run; all others are initialised at random.
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
-    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, before)
+    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, previous)
 
 
-def state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, before: Any) -> TrainState:
+def state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, previous: Any) -> TrainState:
     """The state before the first step of a stage, from given variables."""
-    guide = before if method.after else jax.tree.map(jnp.copy, variables)
+    guide = previous if method.previous else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -6,6 +6,7 @@ float32 images (n, y, x, channels) and int32 label maps (n, y, x).
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def make_train_step(
     apply_fn: Callable,
     optimizer: optax.GradientTransformation,
     method: Method,
-    groups: int,
+    devices: int,
     key: jax.Array,
     parts: int = 1,
     class_weights: Sequence[float] = (),
@@ -36,8 +37,8 @@ def make_train_step(
       apply_fn: `apply` of a DualBranchUNet.
       optimizer: the optax optimizer.
       method: the terms, their images and their weights.
-      groups: number of devices the batch is sharded over. Strong and weak images are interleaved so that each device
-        has its share of both; only gradients and batch norm statistics are exchanged.
+      devices: number of devices the batch is sharded over. Arrays have an axis of this length, so that sets are joined
+        on their device; only gradients and batch norm statistics are exchanged.
       key: PRNG key of the stage; dropout depends on it, the step number and the part number.
       parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
         the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
@@ -49,55 +50,87 @@ def make_train_step(
       number changes, and "steps" in the sums does not count the step.
     """
 
+    def guide_targets(guide, state, images, key):
+        """The guide's targets for images (n, y, x, channels): name -> array (n, ...)."""
+
+        def predict(images, key, train):
+            logits, _ = apply_fn(
+                state.guide,
+                {"images": images},
+                trained={"teacher": ("images",)},
+                train=train,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return logits["teacher"]["images"]
+
+        progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided_terms()))
+        images = images.reshape(devices, -1, *images.shape[1:])
+        targets = guide.targets(predict, images, key, progress, method.noise, method.passes)
+        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), targets)
+
     def part_loss(params, batch_stats, part, shares, weights, key):
+        """The loss of one part of the batch: the sum of its terms times their weights.
+
+        Args:
+          params: parameters of the network.
+          batch_stats: its running statistics.
+          part: set -> "image" or name of a label map -> array (devices, n, ...).
+          shares: term -> this part's share of the divisor of the term's mean, so that the parts' terms add up to the
+            batch's mean; 1 if the batch is one part.
+          weights: term -> its weight at this step.
+          key: PRNG key of the part's dropout.
+
+        Returns:
+          The loss; with it, for the report, the loss and every term before its weight, and the new statistics.
+        """
         logits: dict[str, dict[str, jax.Array]] = {branch: {} for branch in method.branches()}
-        passes = method.forward_passes()
-        for sets, dropout_key in zip(passes, jax.random.split(key, len(passes)), strict=True):
+        forward_passes = method.forward_passes()
+        for sets, dropout_key in zip(forward_passes, jax.random.split(key, len(forward_passes)), strict=True):
             outputs, updates = apply_fn(
                 {"params": params, "batch_stats": batch_stats},
                 {name: part[name]["image"] for name in sets},
-                _among(method.branches(), sets),
+                trained=_within(method.branches(), sets),
+                watched=_within(method.watched(), sets),
                 train=True,
-                watched=_among(method.watched(), sets),
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
             batch_stats = updates["batch_stats"]
-            logits = {branch: of_sets | outputs.get(branch, {}) for branch, of_sets in logits.items()}
+            logits = {branch: by_set | outputs.get(branch, {}) for branch, by_set in logits.items()}
         labels = _by_name(part)
         terms = {}
         for name in method.terms:
-            term, sets = TERMS[name], method.images(name)
-            loss = term.loss(join(logits, sets), join(labels, sets), method.mean(name), class_weights)
+            sets = method.sets_of(name)
+            loss = TERMS[name].loss(join(logits, sets), join(labels, sets), method.mean_of(name), class_weights)
             terms[name] = shares[name] * loss
         loss = sum(weights[name] * terms[name] for name in method.terms)
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        step_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
-        if method.guide:
-            arrays = batch[method.guide.images]
-            targets = guide_targets(method.guide, state, arrays["image"], guide_key)
-            batch = dict(batch) | {method.guide.images: arrays | targets}
-        divided = split(batch, groups, parts)
+        parts_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
+        if guide := method.guide:
+            arrays = batch[guide.images]
+            batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
+        divided = into_parts(batch, devices, parts)
         shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
         weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
 
-        def add_part(carry, part):
-            batch_stats, sums = carry
+        def add_part(totals, part):
+            batch_stats, sums = totals
             gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(
                 state.params, batch_stats, part["batch"], part["shares"], weights, part["key"]
             )
             return batch_stats, jax.tree.map(jnp.add, sums, (gradient, values))
 
         zeros = {name: jnp.zeros((), jnp.float32) for name in ("loss", *method.terms)}
-        batch_stats, (gradient, values) = machine.fold(
+        batch_stats, (gradient, values) = machine.accumulate(
             add_part,
             (state.batch_stats, (jax.tree.map(jnp.zeros_like, state.params), zeros)),
-            {"batch": divided, "shares": shares, "key": jax.random.split(step_key, parts)},
+            {"batch": divided, "shares": shares, "key": jax.random.split(parts_key, parts)},
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        after = TrainState(
+        new = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
@@ -106,49 +139,28 @@ def make_train_step(
             guide=state.guide,
         )
         if method.ema_decay is not None:
-            decay = jnp.minimum(1 - 1 / after.step.astype(jnp.float32), method.ema_decay)
-            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.guide, after.network())
-            after = dataclasses.replace(after, guide=average)
+            new = dataclasses.replace(new, guide=_moving_average(state.guide, new, method.ema_decay))
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
-        selected = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        return dataclasses.replace(selected, step=after.step)
-
-    def guide_targets(guide, state, images, key):
-        """The guide's targets for all images of a set: name -> array (n, ...)."""
-
-        def predict(images, key, train):
-            logits, _ = apply_fn(
-                state.guide,
-                {"images": images},
-                {"teacher": ("images",)},
-                train=train,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            return logits["teacher"]["images"]
-
-        progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided()))
-        images = images.reshape(groups, -1, *images.shape[1:])
-        targets = guide.targets(predict, images, key, progress, method.noise, method.passes)
-        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), targets)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        return dataclasses.replace(kept, step=new.step)
 
     return train_step
 
 
-def split(batch: Batch, groups: int, parts: int) -> Batch:
-    """Arrays (n, ...) sharded over `groups` devices -> (parts, groups, n / groups / parts, ...); moves no rows."""
-    return jax.tree.map(lambda a: a.reshape(groups, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
+def into_parts(batch: Batch, devices: int, parts: int) -> Batch:
+    """Arrays (n, ...) sharded over devices -> (parts, devices, n / devices / parts, ...); no row changes its device."""
+    return jax.tree.map(lambda a: a.reshape(devices, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
 
 
 def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> dict[str, jax.Array]:
     """Concatenates the arrays of several sets along n.
 
     Args:
-      arrays: branch, or name of a label map -> set -> array (groups, n, ...).
+      arrays: branch, or name of a label map -> set -> array (devices, n, ...).
       sets: names of sets.
 
     Returns:
-      Branch or name -> array (groups, n of all these sets, ...), for those that all of the sets have.
+      Branch or name -> array (devices, n of all these sets, ...), for those that all of the sets have.
     """
     return {
         name: jnp.concatenate([of_sets[key] for key in sets], axis=1)
@@ -163,21 +175,27 @@ def _by_name(batch: Batch) -> dict[str, dict[str, jax.Array]]:
     return {name: {key: arrays[name] for key, arrays in batch.items() if name in arrays} for name in names}
 
 
-def _among(by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _within(sets_by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Branch -> its sets that are in `sets`."""
-    return {branch: tuple(name for name in own if name in sets) for branch, own in by_branch.items()}
+    return {branch: tuple(name for name in own if name in sets) for branch, own in sets_by_branch.items()}
+
+
+def _moving_average(guide: Any, state: TrainState, ema_decay: float) -> Any:
+    """The guide's variables after a step: the mean of the networks of the first steps, then a moving average."""
+    decay = jnp.minimum(1 - 1 / state.step.astype(jnp.float32), ema_decay)
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, guide, state.network())
 
 
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
-    """float32 (parts,): each part's share of the divisor of a term's mean."""
+    """float32 (parts,): each part's share of the divisor of a term's mean; 1 for a single part."""
     row = TERMS[term]
-    name, divisor_of = row.labels, row.divisor
+    name, divisor_of = row.label_map, row.divisor
     if name is None or divisor_of is None:
         return jnp.full(parts, 1 / parts, jnp.float32)
 
     def divisor(part: Batch) -> jax.Array:
-        labels = join(_by_name(part), method.images(term))[name]
-        return divisor_of(labels, method.mean(term), class_weights)
+        labels = join(_by_name(part), method.sets_of(term))[name]
+        return divisor_of(labels, method.mean_of(term), class_weights)
 
     divisors = jax.vmap(divisor)(divided)
     return divisors / safe_divisor(divisors.sum())

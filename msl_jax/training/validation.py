@@ -13,7 +13,7 @@ from msl_jax.experiments.experiment import Experiment
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
 from msl_jax.runs import journal
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 
 
 def dice_columns(config: ConfigDict, branch: str) -> dict[str, str | None]:

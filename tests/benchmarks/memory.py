@@ -57,7 +57,7 @@ def count(a: argparse.Namespace, parts: int, remat: bool) -> dict:
     state = jax.eval_shape(start)
     batch = jax.eval_shape(lambda: random_batch(a.strong, a.weak, a.size, model.classes))
     step = make_train_step(
-        apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0), parts=parts
+        apply_fn=model.apply, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0), parts=parts
     )
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):
         lowered = jax.jit(step, donate_argnums=0).lower(state, batch)

@@ -15,7 +15,7 @@ steps short where that alone is asked.
 from msl_jax import settings
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
-from msl_jax.settings.resolved import model_of
+from msl_jax.settings.objects import model_of
 from msl_jax.system import machine
 from msl_jax.training.batches import batches
 from msl_jax.training.state import init_state, make_mesh, make_schedule
@@ -53,7 +53,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     state = jax.device_put(init_state(config, experiment.method, optimizer), replicated)
     apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
     step_fn = jax.jit(
-        make_train_step(apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, groups=mesh.size, key=key),
+        make_train_step(apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, devices=mesh.size, key=key),
         in_shardings=(replicated, sharded),
         out_shardings=replicated,
         donate_argnums=0,

@@ -66,7 +66,7 @@ def count(a: argparse.Namespace) -> None:
         labels = jax.ShapeDtypeStruct(shape, "int32")
         batch[name] = {"image": jax.ShapeDtypeStruct((*shape, 1), "float32"), "label": labels, "weak_label": labels}
     step = make_train_step(
-        apply_fn=model.apply, optimizer=optimizer, method=method, groups=mesh.size, key=jax.random.key(0)
+        apply_fn=model.apply, optimizer=optimizer, method=method, devices=mesh.size, key=jax.random.key(0)
     )
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     jitted = jax.jit(step, in_shardings=(replicated, sharded), out_shardings=replicated)

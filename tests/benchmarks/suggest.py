@@ -18,7 +18,7 @@ from msl_jax.data import builder
 from msl_jax.evaluation.suggestions import uncertainty
 from msl_jax.inference.segmenter import load_network
 from msl_jax.runs.config import read_config
-from msl_jax.settings.resolved import source_of
+from msl_jax.settings.objects import source_of
 
 
 def measure(workdir: epath.Path) -> dict[str, float]:

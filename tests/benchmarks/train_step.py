@@ -57,7 +57,7 @@ def make_step(model: DualBranchUNet, method: Method, size: int) -> tuple[Callabl
         sums={name: jnp.zeros(()) for name in ("loss", "steps", *method.terms)},
     )
     train_step = make_train_step(
-        apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(1)
+        apply_fn=model.apply, optimizer=optimizer, method=method, devices=1, key=jax.random.key(1)
     )
     return jax.jit(train_step, donate_argnums=0), state
 

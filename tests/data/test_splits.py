@@ -87,7 +87,7 @@ def test_any_row_that_adds_up_divides_the_patients(counts, seed, data):
     test = data.draw(st.integers(0, len(groups) - 1 - validation))
     row = (len(groups) - validation - test, validation, test)
     split = splits.split_patients(groups, groups, [(len(groups), 1, 0), row], seed)
-    assert tuple(len(split[role]) for role in splits.ROLES) == row
+    assert tuple(len(split[role]) for role in splits.PARTS) == row
     assert sorted(itertools.chain(*split.values())) == sorted(groups)
 
 
@@ -95,7 +95,7 @@ def test_whoever_has_no_mask_is_there_to_learn_from():
     groups = acdc(80)
     masked = [patient for patient in groups if patient < "patient041"]
     split = splits.split_patients(groups, masked, [(None, 3, 5)], 0)
-    assert [len(split[role]) for role in splits.ROLES] == [72, 3, 5]
+    assert [len(split[role]) for role in splits.PARTS] == [72, 3, 5]
     assert set(split["validation"] + split["test"]) < set(masked)
     able = [patient for patient in split["train"] if patient in masked]
     assert splits.draw_strong(dict.fromkeys(split["train"], ""), able, "all", 0) == able

@@ -22,7 +22,7 @@ from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import init_variables
 from msl_jax.runs.config import claim
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 
 ONE_EACH = {
     "a running number": [f"case{i:02d}" for i in range(25)],

@@ -11,7 +11,7 @@ from msl_jax.methods.table import METHODS
 from msl_jax.methods.terms import TERMS
 from msl_jax.runs import lock
 from msl_jax.runs.config import claim, read_config
-from msl_jax.settings.resolved import method_of, model_of, preparation_of
+from msl_jax.settings.objects import method_of, model_of, preparation_of
 
 
 def names(entries):
@@ -249,7 +249,7 @@ def test_class_weights_are_in_the_order_of_the_classes(opened, tmp_path):
 
 def test_the_network_follows_the_config(opened):
     model = model_of(opened(model__dtype="bfloat16", model__dropout=0.5, model__width=3).config)
-    assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 2, 2, 0.5, "bfloat16")
+    assert (model.width, model.depth, model.classes, model.dropout, str(model.dtype)) == (3, 1, 2, 0.5, "bfloat16")
     assert preparation_of(opened().config).size == (32, 32)
 
 

@@ -42,7 +42,7 @@ def test_the_table_is_valid(name):
     assert set(method.rampup) <= set(method.terms)
     assert all(getattr(method, key) in choices for key, choices in CHOICES.items())
     assert all(0 < weight < math.inf for weight in method.terms.values())
-    assert bool(method.guide) == bool(method.guided()) and (method.after is None or method.after in METHODS)
+    assert bool(method.guide) == bool(method.guided_terms()) and (method.previous is None or method.previous in METHODS)
 
 
 def test_settings_replace_the_tables_values():
@@ -189,7 +189,7 @@ def test_kd_on_sets_the_images_on_which_the_teacher_is_watched(kd_on):
     """It is trained only on strong images (s); on weak ones it is only a target."""
     watched = {"strong": {}, "weak": {"teacher": WEAK}, "both": {"teacher": WEAK}}
     method = resolved("kl_ent", kd_on=kd_on)
-    assert method.images("kd") == SETS[kd_on]
+    assert method.sets_of("kd") == SETS[kd_on]
     assert method.branches() == {"teacher": STRONG, "student": BOTH}
     assert method.watched() == watched[kd_on]
 
@@ -206,7 +206,7 @@ def test_a_method_without_terms_on_weak_images_uses_none():
 @pytest.mark.parametrize("w_on", SETS)
 def test_w_on_sets_the_images_whose_weak_labels_train_the_student(w_on):
     method = resolved("kl_ent", w_on=w_on, kd_on="weak")
-    assert method.images("w") == SETS[w_on]
+    assert method.sets_of("w") == SETS[w_on]
     assert method.branches()["student"] == (WEAK if w_on == "weak" else BOTH)
 
 
@@ -227,10 +227,10 @@ def test_every_term_has_its_images_in_every_branch_it_uses(name, terms, kd_on):
     branches = method.branches()
     assert 0.0 not in method.terms.values()
     for term in method.terms:
-        assert set(method.images(term)) <= set(method.sets())
-        assert all(set(method.images(term)) <= set(branches[branch]) for branch in TERMS[term].branches)
+        assert set(method.sets_of(term)) <= set(method.sets())
+        assert all(set(method.sets_of(term)) <= set(branches[branch]) for branch in TERMS[term].branches)
         for branch in TERMS[term].watches:
-            assert set(method.images(term)) <= {*branches[branch], *method.watched().get(branch, ())}
+            assert set(method.sets_of(term)) <= {*branches[branch], *method.watched().get(branch, ())}
     assert not any(set(branches[branch]) & set(sets) for branch, sets in method.watched().items())
     assert set(branches) == {branch for term in method.terms for branch in TERMS[term].branches}
     assert ("student" in branches) == bool(OF_STUDENT & set(method.terms))
@@ -250,8 +250,8 @@ def test_each_term_trains_its_branch():
     for name, term in TERMS.items():
         value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled", ())
         assert (term.loss(logits, maps, "labelled", (1.0, 5.0)) != value) == (name in weighted), name
-        if term.labels:
-            divisors = [term.divisor(maps[term.labels], "labelled", weights) for weights in ((), (1.0, 5.0))]
+        if term.label_map:
+            divisors = [term.divisor(maps[term.label_map], "labelled", weights) for weights in ((), (1.0, 5.0))]
             assert (divisors[0] != divisors[1]) == (name in weighted), name
         trained = "student" if name in OF_STUDENT else "teacher"
         assert {branch for branch, g in gradient.items() if g.any()} == {trained} == set(term.branches)

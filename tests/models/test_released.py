@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from msl_jax.experiments.opening import open_experiment
-from msl_jax.models import released
+from msl_jax.models import released, unet
 from msl_jax.models.dual_branch import NETWORKS, DualBranchUNet
 from msl_jax.models.initial import init_variables
-from msl_jax.settings.resolved import model_of
+from msl_jax.settings.objects import model_of
 from msl_jax.training.state import init_state
 from msl_jax.training.step import make_train_step
 from trees import paths, unequal
@@ -46,7 +46,7 @@ def test_resizing_is_linear_between_pixel_centres(old, new):
     row = np.random.default_rng(0).uniform(size=old).astype(np.float32)
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     expected = np.interp(at, np.arange(old), row)
-    resized = released.resize(jnp.broadcast_to(row[None, None, :, None], (1, 3, old, 1)), (3, new))
+    resized = unet.resize(jnp.broadcast_to(row[None, None, :, None], (1, 3, old, 1)), (3, new))
     np.testing.assert_allclose(resized[0, :, :, 0], np.broadcast_to(expected, (3, new)), atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_a_training_step_updates_it(tiny_config):
     optimizer = optax.adam(1e-3)
     before = init_state(experiment.config, experiment.method, optimizer)
     model, key = model_of(experiment.config), jax.random.key(0)
-    step = make_train_step(apply_fn=model.apply, optimizer=optimizer, method=experiment.method, groups=1, key=key)
+    step = make_train_step(apply_fn=model.apply, optimizer=optimizer, method=experiment.method, devices=1, key=key)
     generator = np.random.default_rng(0)
     images = generator.uniform(size=(2, 18, 18, 1)).astype(np.float32)
     labels = generator.integers(0, 2, (2, 18, 18)).astype(np.int32)

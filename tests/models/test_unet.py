@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msl_jax.models.unet import Block, Decoder, Encoder, Upsample, halve
+from msl_jax.models.unet import Block, Decoder, Encoder, Upsample, max_pool
 
 KEY = jax.random.key(0)
 
@@ -95,9 +95,9 @@ def test_dropout_acts_on_the_coarsest_level_in_training_only():
         np.testing.assert_array_equal(a, b)
 
 
-def test_halve_and_its_gradient_after_a_relu_equal_max_pooling():
+def test_max_pool_and_its_gradient_after_a_relu_equal_those_of_flax():
     x, g = jax.random.normal(jax.random.key(0), (2, 6, 8, 3)), jax.random.normal(jax.random.key(1), (2, 3, 4, 3))
-    ours, pull = jax.vjp(lambda x: halve(nn.relu(x)), x)
+    ours, pull = jax.vjp(lambda x: max_pool(nn.relu(x)), x)
     plain, pull_plain = jax.vjp(lambda x: nn.max_pool(nn.relu(x), (2, 2), (2, 2)), x)
     np.testing.assert_array_equal(ours, plain)
     np.testing.assert_array_equal(pull(g)[0], pull_plain(g)[0])

@@ -183,7 +183,7 @@ def test_an_experiment_imports_the_package_and_its_type_of_settings_alone(path):
 @pytest.mark.parametrize(
     "graph, found",
     [
-        ({"data.case": {"experiments.roles"}}, ["data.case imports experiments.roles"]),
+        ({"data.case": {"experiments.assignment"}}, ["data.case imports experiments.assignment"]),
         ({"models.unet": {"data"}}, ["models.unet imports data"]),
         ({"errors": {"labels"}}, ["errors imports labels"]),
         ({"runs.lock": {"command"}}, ["runs.lock imports command"]),

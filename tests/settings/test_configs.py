@@ -5,7 +5,7 @@ import pytest
 
 from msl_jax import settings
 from msl_jax.methods.table import METHODS
-from msl_jax.settings.resolved import method_of
+from msl_jax.settings.objects import method_of
 from msl_jax.settings.rules import check_config
 
 

@@ -19,7 +19,6 @@ SETTINGS = [
     ("data.unlabeled", 256, ["256", "0 to 255"]),
     ("data.patient", "(", ["not a valid regular expression"]),
     ("data.split_sizes", ((5, 1, 0),), ["(5, 1, 0)", "data.fold"]),
-    ("data.size", 33, ["33", "model.depth=2", "multiple of 2"]),
     ("model.width", 0, ["at least 1"]),
     ("model.depth", 0, ["at least 1"]),
     ("model.depth", 7, ["data.size", "32", "multiple of 64"]),

@@ -61,4 +61,4 @@ def test_most_names_are_allowed_for_runs(home, name):
 
 @pytest.mark.parametrize("name", ["try[1]", "a\\b", "above[x]/run"])
 def test_glob_patterns_are_not_allowed_for_runs(home, name):
-    refused(lambda: check_name(home / name), "checkpoints cannot be read there; give another --workdir", home / name)
+    refused(lambda: check_name(home / name), "checkpoints cannot be read there; give another workdir", home / name)

@@ -23,7 +23,6 @@ from msl_jax.system import signals
 from msl_jax.training import loop as training
 from msl_jax.training import recorder
 from msl_jax.training.batches import batches as original_batches
-from msl_jax.training.batches import sets_and_sizes
 from msl_jax.training.loop import train
 from msl_jax.training.state import init_state, make_schedule
 from msl_jax.training.validation import make_validator, one_class_warning
@@ -347,7 +346,8 @@ def test_a_run_whose_losses_stay_infinite_stops_and_names_the_cases(loop, monkey
     assert "none of the 2 steps up to 4 had a finite loss" in message and "the checkpoint of step 2 is kept" in message
     monkeypatch.undo()
     again = loop("infinite", report_every=1)
-    sets, sizes = sets_and_sizes(again.experiment, again.experiment.method)
+    method = again.experiment.method
+    sets, sizes = again.experiment.training_sets(method), again.experiment.batch_sizes(method)
     cases = pipeline.cases_of(sets, sizes, again.experiment.config.seed, step=2)
     assert cases and f"with slices of {', '.join(cases)};" in message
 

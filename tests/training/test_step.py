@@ -15,9 +15,9 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.labels import UNLABELED
 from msl_jax.methods.table import METHODS
 from msl_jax.models.initial import init_variables
-from msl_jax.settings.resolved import model_of
+from msl_jax.settings.objects import model_of
 from msl_jax.training.state import init_state
-from msl_jax.training.step import join, make_train_step, split
+from msl_jax.training.step import into_parts, join, make_train_step
 from trees import paths, unequal
 
 
@@ -52,7 +52,7 @@ class Run:
                 apply_fn=model_of(experiment.config).apply,
                 optimizer=self.optimizer,
                 method=experiment.method,
-                groups=devices,
+                devices=devices,
                 key=jax.random.key(experiment.config.seed),
             ),
             in_shardings=(self.replicated, self.sharded),
@@ -70,6 +70,18 @@ class Run:
 
     def step(self, state, batch):
         return self.step_fn(state, jax.device_put(batch, self.sharded))
+
+
+@pytest.fixture(scope="module")
+def tiny_config(tiny_config):
+    """The tiny experiment with two levels, so that there is a skip and decoders have batch norm."""
+
+    def make(arg=""):
+        config = tiny_config(arg)
+        config.model.depth = 2
+        return config
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +105,8 @@ def finite(tree):
 # Arrangement
 
 
-def test_split_gives_every_part_its_share_of_every_device():
-    divided = split({"strong": {"image": jnp.arange(8)}}, groups=2, parts=2)
+def test_every_part_has_its_share_of_every_device():
+    divided = into_parts({"strong": {"image": jnp.arange(8)}}, devices=2, parts=2)
     np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 

@@ -16,7 +16,7 @@ from msl_jax.methods.losses import cross_entropy
 from msl_jax.methods.table import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import init_variables
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import machine
 from msl_jax.training.loop import train
 from msl_jax.training.state import TrainState
@@ -88,7 +88,7 @@ def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts
             apply_fn=without_statistics,
             optimizer=optimizer,
             method=method,
-            groups=1,
+            devices=1,
             key=jax.random.key(0),
             parts=parts,
             class_weights=class_weights,
@@ -118,7 +118,7 @@ def test_parts_in_a_loop_need_less_memory(batch, backend):
 
     def needed(parts):
         step = make_train_step(
-            apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0), parts=parts
+            apply_fn=model.apply, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0), parts=parts
         )
         state = start(variables["params"], variables["batch_stats"], optimizer, method)
         return jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
@@ -157,7 +157,7 @@ def losses(dtype, batch, steps=50):
     variables = init_variables(model, SIZE, BRANCHES, seed=0)
     state = start(variables["params"], variables["batch_stats"], optimizer, method)
     step = jax.jit(
-        make_train_step(apply_fn=model.apply, optimizer=optimizer, method=method, groups=1, key=jax.random.key(0))
+        make_train_step(apply_fn=model.apply, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0))
     )
     totals = [0.0]
     for _ in range(steps):

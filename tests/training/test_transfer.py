@@ -10,7 +10,7 @@ from msl_jax.errors import InputError
 from msl_jax.models.initial import init_variables
 from msl_jax.runs import checkpoints
 from msl_jax.runs.config import claim
-from msl_jax.settings.resolved import model_of, preparation_of
+from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.training import transfer
 from msl_jax.training.loop import train
 from msl_jax.training.state import init_state
@@ -123,7 +123,7 @@ def test_the_first_stage_starts_there_and_resuming_needs_no_source(opened, sourc
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "there"), [("model.width", 4, 2), ("model.depth", 3, 2), ("data.channels", 2, 1)]
+    ("key", "value", "there"), [("model.width", 4, 2), ("model.depth", 3, 1), ("data.channels", 2, 1)]
 )
 def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, value, there):
     folder, _ = source()

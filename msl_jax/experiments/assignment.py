@@ -1,0 +1,67 @@
+"""Assignment of patients to the split and to the strong set."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from msl_jax.data import builder, splits
+from msl_jax.data.patient_table import TRAIN, Table
+from msl_jax.errors import InputError
+from msl_jax.methods.table import Method
+
+ROLES_OF_PART = {"train": (TRAIN, "strong", "weak"), "validation": ("validation",), "test": ("test",)}
+"""Part of the split -> the roles, in a table or a data set, of its patients."""
+
+
+def assign_roles(
+    config: ConfigDict, method: Method, data: builder.Dataset, table: Table
+) -> tuple[splits.Split, list[str]]:
+    """Split and strong patients, from the config's lists, the table or the data set, else at random.
+
+    Random draws use only patients with full masks; patients assigned by name may have partial masks.
+
+    Raises:
+      InputError: patients are assigned twice, are unknown, or are too few.
+    """
+    groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
+    given_roles = _given_roles(config, data, table)
+    split = _split(config, data, groups, given_roles)
+    strong = _strong(config, method, data, {patient: groups[patient] for patient in split["train"]}, given_roles)
+    if config.data.fold:
+        split = splits.fold(split, strong, groups, config.data.fold, config.data.split_seed)
+        strong = [patient for patient in strong if patient in split["train"]]
+    return split, strong
+
+
+def _given_roles(config: ConfigDict, data: builder.Dataset, table: Table) -> Mapping[str, str]:
+    """Patient -> role of the table, else of the data set; empty if the config lists the split."""
+    in_table = {patient: row["role"] for patient, row in table.items() if "role" in row}
+    if not any(config.data.split.to_dict().values()):
+        return in_table or data.roles()
+    if in_table:
+        raise InputError(f"config.data.split: lists patients, and so does {config.data.table}; leave one of them out.")
+    return {}
+
+
+def _split(
+    config: ConfigDict, data: builder.Dataset, groups: Mapping[str, str], given_roles: Mapping[str, str]
+) -> splits.Split:
+    lists = config.data.split.to_dict()
+    if given_roles:
+        lists = {
+            part: [patient for patient in groups if given_roles.get(patient) in roles]
+            for part, roles in ROLES_OF_PART.items()
+        }
+    if any(lists.values()):
+        return splits.listed_split(groups, lists)
+    return splits.split_patients(groups, data.masked(full=True), config.data.split_sizes, config.data.split_seed)
+
+
+def _strong(
+    config: ConfigDict, method: Method, data: builder.Dataset, train: Mapping[str, str], given_roles: Mapping[str, str]
+) -> list[str]:
+    """The strong patients of `train`, a map from patient to group."""
+    listed = [patient for patient in train if given_roles.get(patient) == "strong"]
+    requested = "all" if method.all_strong else listed or config.data.strong
+    masked = data.masked(full=isinstance(requested, int | str))
+    return splits.draw_strong(train, [patient for patient in train if patient in masked], requested, config.seed)
