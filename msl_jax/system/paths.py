@@ -44,9 +44,7 @@ def check_name(workdir: os.PathLike) -> None:
     """Raises InputError if the path of a run's folder would make its checkpoints unreadable."""
     found = PATTERN.search(os.path.realpath(workdir))
     if found:
-        raise InputError(
-            f"{workdir}: contains {found[0]}, so checkpoints cannot be read there; give another workdir."
-        )
+        raise InputError(f"{workdir}: contains {found[0]}, so checkpoints cannot be read there; give another workdir.")
 
 
 def check_output(folder: pathlib.Path) -> None:
