@@ -27,7 +27,6 @@ from msl_jax.evaluation.folders import unlabeled_value
 from msl_jax.evaluation.results import score
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.runs import journal
-from msl_jax.settings.objects import method_of
 from msl_jax.settings.parsing import parse_config, with_settings
 from msl_jax.system import machine
 from msl_jax.system.paths import expanded
@@ -131,8 +130,8 @@ class Run:
         voxels = self._voxels(image)
         if spacing is not None:
             _check_spacing(spacing)
-        self._check_branch(branch)
         with _command_environment():
+            self._ensemble.load(branch)
             return self._ensemble.probabilities(voxels, self._ensemble.turns_of_slices(), branch)
 
     def _voxels(self, image: np.ndarray) -> np.ndarray:
@@ -146,15 +145,6 @@ class Run:
                 f"image: has {channels} channels, the run was trained on {expected}; give (slice, y, x, {expected})."
             )
         return volumes.as_voxels(image, "image")
-
-    def _check_branch(self, branch: str | None) -> None:
-        """Raises InputError unless every run trained the branch."""
-        for workdir, config in zip(self.workdirs, self._ensemble.configs, strict=True):
-            trained = tuple(method_of(config).branches())
-            if branch is not None and branch not in trained:
-                raise InputError(
-                    f"branch: is {branch!r}, but {workdir} trained {' and '.join(trained)}; give a trained branch."
-                )
 
     def _only(self) -> epath.Path:
         """The folder of the only run; raises InputError if there are several."""

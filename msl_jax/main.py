@@ -6,7 +6,7 @@ python -m msl_jax.main --config=configs/acdc.py[:ARG] --workdir=RUN [--config.KE
 from msl_jax.system import restart
 
 if __name__ == "__main__":
-    restart.restart_on_huge_pages()
+    restart.restart_on_huge_pages()  # before the imports, which would be done twice
 
 from absl import flags
 from etils import epath

@@ -109,7 +109,10 @@ def check(names: Any, path: object) -> None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: plugins is {names}; make it a list of module names.")
     if not set(names) <= sys.modules.keys():
-        raise InputError(f"{path}: the run needs plugins that are not loaded; give {flag(names)}.")
+        raise InputError(
+            f"{path}: the run needs plugins that are not loaded; give {flag(names)}, or in Python call "
+            f"plugins.load({names})."
+        )
 
 
 def check_run(workdir: str) -> None:

@@ -4,8 +4,8 @@ import re
 
 from processes import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / ".github" / "SECURITY.md"]
-PAGES += sorted(page for folder in ("configs", "msl_jax", "tests") for page in (ROOT / folder).rglob("README.md"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md"))]
+PAGES += sorted(page for folder in ("configs", "msl_jax", "tests") for page in (ROOT / folder).rglob("*.md"))
 
 
 def cells(line):

@@ -140,7 +140,7 @@ def test_a_channel_axis_of_one_and_other_number_types_are_the_same_image(drawn, 
 def test_a_run_without_a_student_predicts_by_the_teacher(untrained, image):
     run = msl_jax.load(untrained("method=single"))
     np.testing.assert_array_equal(run.probabilities(image), run.probabilities(image, branch="teacher"))
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', but .* trained teacher"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', but .* trains teacher"):
         run.predict(image, branch="student")
 
 
@@ -174,7 +174,7 @@ def test_a_wrong_spacing_is_refused(drawn, image, spacing):
 
 
 def test_an_unknown_branch_is_refused(drawn, image):
-    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', but .* trained teacher and student"):
+    with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', but .* trains teacher and student"):
         msl_jax.load(drawn).probabilities(image, branch="both")
 
 

@@ -15,7 +15,7 @@ from msl_jax.data.formats import volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all, warn_all
 from msl_jax.evaluation import metrics
-from msl_jax.inference.images import read_image, remarks, turn_of
+from msl_jax.inference.images import readable_images, remarks, turn_of
 from msl_jax.inference.segmenter import load_network
 from msl_jax.pictures import plots
 from msl_jax.runs.config import read_config
@@ -113,13 +113,8 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
     segmenter, variables, _ = load_network(workdir, config.eval.checkpoint)
     ranked: list[tuple[str, Uncertainty]] = []
     shown: dict[str, plots.Segmented] = {}
-    problems = []
-    for name, files in cases.items():
-        try:
-            image = read_image(config, files)
-        except InputError as error:
-            problems.append(str(error))
-            continue
+    problems: list[str] = []
+    for name, image in readable_images(config, cases, problems):
         warn_all(remarks(config, image))
         turn, _ = turn_of(config, image)
         volume = turn.apply(image.voxels)

@@ -63,5 +63,5 @@ def _strong(
     """The strong patients of `train`, a map from patient to group."""
     listed = [patient for patient in train if given_roles.get(patient) == "strong"]
     requested = "all" if method.all_strong else listed or config.data.strong
-    masked = data.masked(full=isinstance(requested, int | str))
+    masked = data.masked(full=isinstance(requested, int | str))  # patients listed by name may have partial masks
     return splits.draw_strong(train, [patient for patient in train if patient in masked], requested, config.seed)

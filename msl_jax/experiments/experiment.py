@@ -21,7 +21,7 @@ class Experiment:
       config: with all defaults filled in; the run's config.json.
       data: the built data set.
       split: "train", "validation", "test" -> patients.
-      strong: training patients whose full masks are used; the others are weak.
+      strong: training patients whose masks are used (full ones, unless listed by name); the others are weak.
       recipes: patient -> recipe of its weak labels, if it differs from config.data.weak.
       method: the method with the config's settings.
     """

@@ -101,8 +101,8 @@ class Ensemble:
         trained = tuple(method_of(config).branches())
         if branch not in trained:
             raise InputError(
-                f"branch: {branch} was not trained, method '{config.method.name}' trains {' and '.join(trained)}; "
-                "give a trained branch."
+                f"branch: is '{branch}', but method '{config.method.name}' of {workdir} trains "
+                f"{' and '.join(trained)}; give one of these."
             )
         if index not in self._networks:
             self._networks[index] = load_network(workdir, config.eval.checkpoint)[:2]

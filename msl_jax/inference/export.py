@@ -60,14 +60,16 @@ def to_onnx(function: Function, variables: Variables, shape: tuple[int, ...], me
     branches = tuple(jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), jnp.float32)))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         logging.disable(logging.WARNING)
-        model = jax2onnx.to_onnx(
-            lambda images: tuple(function(images)[branch] for branch in branches),
-            [(1, *shape)],
-            model_name="msl_jax",
-            input_names=["images"],
-            output_names=list(branches),
-        )
-        logging.disable(logging.NOTSET)
+        try:
+            model = jax2onnx.to_onnx(
+                lambda images: tuple(function(images)[branch] for branch in branches),
+                [(1, *shape)],
+                model_name="msl_jax",
+                input_names=["images"],
+                output_names=list(branches),
+            )
+        finally:
+            logging.disable(logging.NOTSET)
     model.metadata_props.add(key=KEY, value=metadata)
     return model.SerializeToString()
 

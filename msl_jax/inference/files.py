@@ -11,7 +11,7 @@ from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all, warn_all
 from msl_jax.inference.ensemble import Ensemble
-from msl_jax.inference.images import read_image, remarks
+from msl_jax.inference.images import readable_images, remarks
 from msl_jax.system.paths import check_output
 from msl_jax.system.text import counted, few
 
@@ -64,13 +64,9 @@ def predict(
     if skip_existing:
         targets = _missing(targets, save_probabilities)
     structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
-    written, problems = [], []
-    for label_file, files in targets.items():
-        try:
-            image = read_image(config, files)
-        except InputError as error:
-            problems.append(str(error))
-            continue
+    written: list[pathlib.Path] = []
+    problems: list[str] = []
+    for label_file, image in readable_images(config, targets, problems):
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
         turns = ensemble.turns(image.directions)
         probabilities = ensemble.probabilities(image.voxels, turns, branch)

@@ -1,7 +1,8 @@
 """Images for a trained run: read, checked and reoriented like its training images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
@@ -9,6 +10,8 @@ from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError
 from msl_jax.settings.objects import directions_of
+
+Name = TypeVar("Name")
 
 
 def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Volume:
@@ -29,6 +32,19 @@ def read_image(config: ConfigDict, files: Sequence[pathlib.Path]) -> volumes.Vol
             f"same kind{volumes.or_time_points(channels)}."
         )
     return image
+
+
+def readable_images(
+    config: ConfigDict, cases: Mapping[Name, Sequence[pathlib.Path]], problems: list[str]
+) -> Iterator[tuple[Name, volumes.Volume]]:
+    """Reads one image after another; adds the errors of those that cannot be used to `problems`."""
+    for name, files in cases.items():
+        try:
+            image = read_image(config, files)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            yield name, image
 
 
 def turn_of(config: ConfigDict, image: volumes.Volume) -> tuple[orientation.Turn, float | None]:

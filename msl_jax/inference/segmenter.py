@@ -10,7 +10,6 @@ import numpy as np
 
 from msl_jax.data import intensity, transforms
 from msl_jax.data.preparation import Preparation
-from msl_jax.errors import InputError
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
 from msl_jax.runs import checkpoints
@@ -70,38 +69,29 @@ class Segmenter:
         return self.preparation.value_of_class()[probabilities.argmax(-1)]
 
 
-def load_network(
-    workdir: epath.Path, which: str = "last", branch: str | None = None
-) -> tuple[Segmenter, Variables, int]:
+def load_network(workdir: epath.Path, which: str = "last") -> tuple[Segmenter, Variables, int]:
     """Reads a run's network.
 
     Args:
       workdir: the run's folder.
       which: "last" or "best" checkpoint.
-      branch: "teacher" or "student"; None for all trained branches.
 
     Returns:
-      The segmenter, its variables and the checkpoint's step.
+      The segmenter of all trained branches, its variables and the checkpoint's step.
 
     Raises:
-      InputError: the folder contains no run or no readable checkpoint, or the branch was not trained.
+      InputError: the folder contains no run or no readable checkpoint.
     """
     config = read_config(workdir)
-    trained = tuple(method_of(config).branches())
-    if branch and branch not in trained:
-        raise InputError(
-            f"branch: {branch} was not trained, method '{config.method.name}' trains {' and '.join(trained)}; give a "
-            "trained branch."
-        )
     segmenter = Segmenter(
         model=model_of(config),
         preparation=preparation_of(config),
-        branches=(branch,) if branch else trained,
+        branches=tuple(method_of(config).branches()),
         batch=config.eval.batch,
     )
     manager = checkpoints.open_manager(workdir)
     size, channels = segmenter.preparation.size, config.data.channels
-    abstract = jax.eval_shape(initializer(segmenter.model, size, trained, channels), jax.random.key(0))
+    abstract = jax.eval_shape(initializer(segmenter.model, size, segmenter.branches, channels), jax.random.key(0))
     sharding = SingleDeviceSharding(jax.local_devices()[0])  # independent of the devices that wrote it
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
     step, items = checkpoints.load(manager, which, network=abstract)

@@ -1,8 +1,8 @@
 """The losses of mixed supervision, each a pure function of logits and labels.
 
 Logits are float32 (..., y, x, classes) before the softmax; label maps are int32 (..., y, x) with a class or UNLABELED =
-255 per pixel. Every loss returns a float32 scalar, a mean over its pixels. Values and gradients are finite for all
-logits whose differences do not overflow float32.
+255 per pixel. Every loss returns a float32 scalar, a mean over pixels or images. Values and gradients are finite for
+all logits whose differences do not overflow float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -44,10 +44,9 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
             raise InputError(f"config.method.rampup.{term}: the term has no weight; terms are {', '.join(terms)}.")
     for term in terms:
         if not set(TERMS[term].guide_targets) <= set(row.guide.target_names if row.guide else ()):
-            others = ", ".join(key for key, other in METHODS.items() if other.guide and term in other.terms)
-            raise InputError(
-                f"config.method.terms.{term}: '{name}' has no guide for its targets; use one of {others}, or give 0."
-            )
+            guided = [key for key, other in METHODS.items() if other.guide and term in other.terms]
+            advice = f"use one of {', '.join(guided)}, or give 0" if guided else "give 0"
+            raise InputError(f"config.method.terms.{term}: '{name}' has no guide for its targets; {advice}.")
     for key in LIMITS:
         if key in overrides and getattr(row, key) is None:
             others = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)

@@ -19,6 +19,12 @@ from msl_jax.models.dual_branch import BRANCHES
 class Method:
     """Terms with weights, and a guide if the method has one.
 
+    >>> method = METHODS["kl_ent"]
+    >>> method.sets(), method.branches()
+    (('strong', 'weak'), {'teacher': ('strong',), 'student': ('strong', 'weak')})
+    >>> method.watched(), method.forward_passes()
+    ({'teacher': ('weak',)}, (('strong',), ('weak',)))
+
     Attributes:
       terms: term -> weight; terms not listed are not computed.
       rampup: term -> steps over which its weight rises, as exp(-5 (1 - t)^2); 0 for the full weight from the start.

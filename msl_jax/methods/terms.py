@@ -67,7 +67,8 @@ def _pseudo_label(branch: str, images: str, target: str) -> Term:
 
 
 TERMS: Mapping[str, Term] = {
-    # The papers' L_s and L_w: full cross-entropy of the teacher, partial cross-entropy of the student.
+    # The papers' L_s and L_w: full cross-entropy of the teacher, partial cross-entropy of the student. "w_on", "w_mean"
+    # and "kd_on" are settings of the method.
     "s": _cross_entropy("teacher", "strong", "label"),
     "w": _cross_entropy("student", "w_on", "weak_label", mean="w_mean"),
     # Their L_kd: the student follows the teacher, which this term does not train.

@@ -19,7 +19,7 @@ class BatchNorm(nn.Module):
     Parameters "scale" and "bias", statistics "mean" and "var", and all arithmetic are float32.
 
     Attributes:
-      momentum: decay of the running statistics per step.
+      momentum: decay of the running statistics per forward pass in training.
       epsilon: added to the variance.
       dtype: dtype of the result.
     """

@@ -74,12 +74,12 @@ class DualBranchUNet(nn.Module):
         Args:
           images: set -> float (groups, n, y, x, channels), with its own n per set. A group is the part on one device:
             sets are joined and split within groups, so no image leaves its device. Batch norm of the encoder uses all
-            sets together.
+            sets of this call together.
           trained: branch -> the sets it is trained on. A branch that is not listed has no parameters.
           train: use dropout and the batch's statistics in batch norm instead of the running ones.
-          watched: branch -> sets on which its output is only a target: the decoder runs as in evaluation, with running
-            statistics and without gradient. In its training batch these sets would shift the batch statistics, and the
-            decoder would learn to tell the sets apart.
+          watched: branch -> sets on which its output is only a target: its decoder (not the encoder)
+            runs as in evaluation, with running statistics and without gradient. In its training batch these sets would
+            shift the batch statistics, and the decoder would learn to tell the sets apart.
 
         Returns:
           Branch -> set -> float32 logits (groups, n, y, x, classes), for trained and watched sets.
@@ -87,8 +87,8 @@ class DualBranchUNet(nn.Module):
         rows = _rows_of(images)
         joined = jnp.concatenate(list(images.values()), axis=1)
         groups, n, y, x, channels = joined.shape
-        parts = NETWORKS[self.network]
-        encoder = parts.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
+        network = NETWORKS[self.network]
+        encoder = network.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
         levels = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
 
@@ -100,7 +100,7 @@ class DualBranchUNet(nn.Module):
 
         logits: dict[str, dict[str, jax.Array]] = {}
         for branch in BRANCHES:
-            decoder = parts.decoder(self.classes, self.remat, self.dtype, name=branch)
+            decoder = network.decoder(self.classes, self.remat, self.dtype, name=branch)
             if trained.get(branch):
                 logits[branch] = decode(decoder, trained[branch], train)
             if watched and watched.get(branch):

@@ -19,7 +19,7 @@ from msl_jax.models import unet
 from msl_jax.models.batch_norm import BatchNorm
 
 MOMENTUM = 0.9
-"""Decay of the running statistics per step: PyTorch's default (its momentum of 0.1 is 1 - 0.9)."""
+"""Decay of the running statistics per forward pass: PyTorch's default (its momentum of 0.1 is 1 - 0.9)."""
 
 
 class Block(nn.Module):

@@ -34,32 +34,32 @@ def method_of(config: ConfigDict) -> Method:
     return method
 
 
-def preparation_of(config: ConfigDict) -> Preparation:
+def preparation_of(filled: ConfigDict) -> Preparation:
     """The preprocessing of a filled-in config."""
     return Preparation(
-        size=(config.data.size, config.data.size),
-        normalization=config.data.normalization,
-        percentiles=tuple(config.data.percentiles),
-        window=tuple(config.data.window),
-        values=(0, *config.data.classes.values()),
+        size=(filled.data.size, filled.data.size),
+        normalization=filled.data.normalization,
+        percentiles=tuple(filled.data.percentiles),
+        window=tuple(filled.data.window),
+        values=(0, *filled.data.classes.values()),
     )
 
 
-def directions_of(config: ConfigDict) -> np.ndarray | None:
+def directions_of(filled: ConfigDict) -> np.ndarray | None:
     """The slice directions that a filled-in config's network expects, as in orientation.py; None if unknown."""
-    return None if config.data.directions is None else np.asarray(config.data.directions)
+    return None if filled.data.directions is None else np.asarray(filled.data.directions)
 
 
-def model_of(config: ConfigDict) -> DualBranchUNet:
+def model_of(filled: ConfigDict) -> DualBranchUNet:
     """The network of a filled-in config."""
     return DualBranchUNet(
-        network=config.model.name,
-        width=config.model.width,
-        depth=config.model.depth,
-        classes=1 + len(config.data.classes),
-        dropout=config.model.dropout,
-        remat=config.model.remat,
-        dtype=jnp.dtype(config.model.dtype),
+        network=filled.model.name,
+        width=filled.model.width,
+        depth=filled.model.depth,
+        classes=1 + len(filled.data.classes),
+        dropout=filled.model.dropout,
+        remat=filled.model.remat,
+        dtype=jnp.dtype(filled.model.dtype),
     )
 
 
@@ -71,7 +71,7 @@ def filled_in(
     contents: str,
     directions: np.ndarray | None,
 ) -> ConfigDict:
-    """A config with all defaults filled in.
+    """A config with all defaults filled in: names of classes become name -> value, and the method's row its settings.
 
     Args:
       config: the user's config.

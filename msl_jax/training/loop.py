@@ -36,7 +36,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config, stages = experiment.config, experiment.method.stages()
+    config, stages = experiment.config, experiment.method.stages()  # one stage, except for "proposals"
     mesh, schedule = make_mesh(), make_schedule(config)
     optimizer = optax.adam(schedule)
     manager = checkpoints.open_manager(workdir, config.train.keep)
@@ -50,7 +50,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         begin, end = index * config.train.steps, (index + 1) * config.train.steps
         if done < end:
             if done == begin and index:
-                state = init_state(config, method, optimizer, previous=state.network())
+                state = init_state(config, method, optimizer, previous_network=state.network())
             recorder.begin_stage(method, begin, end)
             state = jax.device_put(state, _replicated(mesh))
             state = train_stage(experiment, method, index, state, done, end, recorder, optimizer, mesh)

@@ -49,7 +49,7 @@ def init_state(
     config: ConfigDict,
     method: Method,
     optimizer: optax.GradientTransformation,
-    previous: Any = None,
+    previous_network: Any = None,
     loaded: transfer.Arrays | None = None,
 ) -> TrainState:
     """The state before the first step of a stage, from the config's seed.
@@ -58,29 +58,33 @@ def init_state(
       config: the filled-in config.
       method: the stage's method.
       optimizer: the optax optimizer.
-      previous: variables that the previous stage trained, for a fixed guide.
+      previous_network: variables that the previous stage trained, for a fixed guide.
       loaded: arrays loaded from another run; all others are initialised at random.
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
-    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, previous)
+    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, previous_network)
 
 
-def state_of(method: Method, optimizer: optax.GradientTransformation, variables: Any, previous: Any) -> TrainState:
+def state_of(
+    method: Method, optimizer: optax.GradientTransformation, variables: Any, previous_network: Any
+) -> TrainState:
     """The state before the first step of a stage, from given variables."""
-    guide = previous if method.previous else jax.tree.map(jnp.copy, variables)
+    guide = None
+    if method.guide:
+        guide = previous_network if method.previous else jax.tree.map(jnp.copy, variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         sums={name: jnp.zeros((), jnp.float32) for name in ("loss", "steps", *method.terms)},
-        guide=guide if method.guide else None,
+        guide=guide,
     )
 
 
 def make_schedule(config: Any) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then cosine decay to 0 at the last step."""
+    """The learning rate by step: linear warm-up, then cosine decay that reaches 0 after the last step."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
         peak_value=config.optimizer.learning_rate,

@@ -77,7 +77,7 @@ def make_train_step(
           batch_stats: its running statistics.
           part: set -> "image" or name of a label map -> array (devices, n, ...).
           shares: term -> this part's share of the divisor of the term's mean, so that the parts' terms add up to the
-            batch's mean; 1 if the batch is one part.
+            batch's mean; 1 if the batch is one part (0 if nothing is labelled).
           weights: term -> its weight at this step.
           key: PRNG key of the part's dropout.
 
@@ -85,11 +85,12 @@ def make_train_step(
           The loss; with it, for the report, the loss and every term before its weight, and the new statistics.
         """
         logits: dict[str, dict[str, jax.Array]] = {branch: {} for branch in method.branches()}
+        # With batch norm apart: first strong, then weak images, with the running statistics that the strong ones left.
         forward_passes = method.forward_passes()
         for sets, dropout_key in zip(forward_passes, jax.random.split(key, len(forward_passes)), strict=True):
             outputs, updates = apply_fn(
                 {"params": params, "batch_stats": batch_stats},
-                {name: part[name]["image"] for name in sets},
+                {image_set: part[image_set]["image"] for image_set in sets},
                 trained=_within(method.branches(), sets),
                 watched=_within(method.watched(), sets),
                 train=True,
@@ -100,11 +101,11 @@ def make_train_step(
             logits = {branch: by_set | outputs.get(branch, {}) for branch, by_set in logits.items()}
         labels = _by_name(part)
         terms = {}
-        for name in method.terms:
-            sets = method.sets_of(name)
-            loss = TERMS[name].loss(join(logits, sets), join(labels, sets), method.mean_of(name), class_weights)
-            terms[name] = shares[name] * loss
-        loss = sum(weights[name] * terms[name] for name in method.terms)
+        for term in method.terms:
+            sets = method.sets_of(term)
+            loss = TERMS[term].loss(join(logits, sets), join(labels, sets), method.mean_of(term), class_weights)
+            terms[term] = shares[term] * loss
+        loss = sum(weights[term] * terms[term] for term in method.terms)
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
@@ -113,21 +114,21 @@ def make_train_step(
             arrays = batch[guide.images]
             batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
         divided = into_parts(batch, devices, parts)
-        shares = {name: _shares(divided, method, name, parts, class_weights) for name in method.terms}
-        weights = {name: weight * ramp(state.step, method.rampup.get(name, 0)) for name, weight in method.terms.items()}
+        shares = {term: _shares(divided, method, term, parts, class_weights) for term in method.terms}
+        weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}
 
-        def add_part(totals, part):
+        def add_part(totals, item):
             batch_stats, sums = totals
             gradient, (values, batch_stats) = jax.grad(part_loss, has_aux=True)(
-                state.params, batch_stats, part["batch"], part["shares"], weights, part["key"]
+                state.params, batch_stats, item["part"], item["shares"], weights, item["key"]
             )
             return batch_stats, jax.tree.map(jnp.add, sums, (gradient, values))
 
-        zeros = {name: jnp.zeros((), jnp.float32) for name in ("loss", *method.terms)}
+        zeros = {value: jnp.zeros((), jnp.float32) for value in ("loss", *method.terms)}
         batch_stats, (gradient, values) = machine.accumulate(
             add_part,
             (state.batch_stats, (jax.tree.map(jnp.zeros_like, state.params), zeros)),
-            {"batch": divided, "shares": shares, "key": jax.random.split(parts_key, parts)},
+            {"part": divided, "shares": shares, "key": jax.random.split(parts_key, parts)},
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         new = TrainState(
@@ -163,16 +164,16 @@ def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> 
       Branch or name -> array (devices, n of all these sets, ...), for those that all of the sets have.
     """
     return {
-        name: jnp.concatenate([of_sets[key] for key in sets], axis=1)
-        for name, of_sets in arrays.items()
-        if set(sets) <= of_sets.keys()
+        name: jnp.concatenate([by_set[image_set] for image_set in sets], axis=1)
+        for name, by_set in arrays.items()
+        if set(sets) <= by_set.keys()
     }
 
 
 def _by_name(batch: Batch) -> dict[str, dict[str, jax.Array]]:
     """Set -> name -> array as name -> set -> array."""
     names = dict.fromkeys(name for arrays in batch.values() for name in arrays)
-    return {name: {key: arrays[name] for key, arrays in batch.items() if name in arrays} for name in names}
+    return {name: {image_set: arrays[name] for image_set, arrays in batch.items() if name in arrays} for name in names}
 
 
 def _within(sets_by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -187,14 +188,14 @@ def _moving_average(guide: Any, state: TrainState, ema_decay: float) -> Any:
 
 
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
-    """float32 (parts,): each part's share of the divisor of a term's mean; 1 for a single part."""
+    """float32 (parts,): each part's share of the divisor of a term's mean; 1 for a single part with labels."""
     row = TERMS[term]
-    name, divisor_of = row.label_map, row.divisor
-    if name is None or divisor_of is None:
+    label_map, divisor_of = row.label_map, row.divisor
+    if label_map is None or divisor_of is None:
         return jnp.full(parts, 1 / parts, jnp.float32)
 
     def divisor(part: Batch) -> jax.Array:
-        labels = join(_by_name(part), method.sets_of(term))[name]
+        labels = join(_by_name(part), method.sets_of(term))[label_map]
         return divisor_of(labels, method.mean_of(term), class_weights)
 
     divisors = jax.vmap(divisor)(divided)

@@ -23,9 +23,9 @@ RUN = {
         "suggest": SHORT,
         "export": SHORT,
         "sweep": SHORTENED,
-        "import_weights": "tests/test_import_weights.py",
-        "main": "nowhere: wants several hosts; tests/test_devices.py has two processes",
+        "import_weights": "tests/runs/test_released_weights.py",
     },
+    "msl_jax/DEVICES.md": {"main": "nowhere: needs several hosts; tests/training/test_devices.py has two processes"},
     "msl_jax/data/README.md": {"prepare": LONG, "main": LONG},
     "configs/results/README.md": {"sweep": SHORTENED, "main": SHORTENED},
 }

@@ -5,10 +5,12 @@ import json
 import sys
 
 from etils import epath
+import nibabel as nib
 import numpy as np
 import pytest
 
 from files import one_sentence, save, write
+import msl_jax
 from msl_jax import plugins, settings
 from msl_jax.data.readers import READERS
 from msl_jax.data.weak_labels import RECIPES
@@ -62,12 +64,16 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags, com
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     predict = ["predict", f"--workdir={run}", "--input=images", "--output=masks"]
-    words = [f"{run}/config.json", "needs plugins that are not loaded; give --plugins=my_plugin."]
+    words = [f"{run}/config.json", "needs plugins that are not loaded; give --plugins=my_plugin,"]
     for argv in (predict, ["main", "--config=phantom:method=mine", *flags, f"--workdir={run}"]):
         one_sentence(*command(*argv), words)
         assert not (tmp_path / "masks").exists()
+    with pytest.raises(InputError, match=r"or in Python call plugins.load\(\['my_plugin'\]\)\.$"):
+        msl_jax.load(run)
     assert command(*predict, "--plugins", "my_plugin")[0] is None
-    assert (tmp_path / "masks" / "a.nii.gz").exists()
+    image, labels = (nib.load(tmp_path / folder / "a.nii.gz").get_fdata().T for folder in ("images", "masks"))
+    plugins.load(["my_plugin"])
+    np.testing.assert_array_equal(msl_jax.load(run).predict(image), labels)
 
 
 def test_registering_adds_a_row(tables):
@@ -126,7 +132,7 @@ def test_runs_list_their_plugins_but_import_none(tables, untrained, tmp_path):
     assert "plugins" not in settings
     write(tmp_path, {"lies_here.py": "raise SystemExit"})
     for given, message in (
-        (["lies_here", "json"], r"not loaded; give --plugins=lies_here,json\.$"),
+        (["lies_here", "json"], r"not loaded; give --plugins=lies_here,json, or"),
         ("lies_here", "make it a list"),
         ([1], "make it a list"),
     ):

@@ -7,12 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from documents import blocks, commands
+from documents import PAGES, blocks, commands
 from processes import ROOT
 
 README, EXTENDING = ROOT / "README.md", ROOT / "msl_jax" / "EXTENDING.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md"))]
-PAGES += sorted(page for folder in ("configs", "msl_jax", "tests") for page in (ROOT / folder).rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
