@@ -225,7 +225,7 @@ def test_a_table_names_patients_alone(tmp_path):
     (tmp_path / "roles.csv").write_text("patient,role\n../secret,strong\n")
     refused(lambda: read_table(str(tmp_path / "roles.csv"), ["a"]), "no patient '../secret'", tmp_path)
     (tmp_path / "roles.csv").write_text("patient,role\n" + "a" * 200_000 + ",strong\n")
-    refused(lambda: read_table(str(tmp_path / "roles.csv"), ["a"]), "is no readable CSV file", tmp_path)
+    refused(lambda: read_table(str(tmp_path / "roles.csv"), ["a"]), "is not a readable CSV file", tmp_path)
 
 
 def test_links_are_the_owners_and_are_followed(tmp_path):
