@@ -182,7 +182,7 @@ def test_every_case_that_cannot_be_used_is_named_once(source, tmp_path):
     with pytest.raises(InputError) as refusal:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
     first, second = str(refusal.value).splitlines()
-    assert first.startswith(f"{training / 'patient001'}: holds no Info.cfg")
+    assert first.startswith(f"{training / 'patient001'}: contains no Info.cfg")
     assert second.startswith(f"{training / 'patient002' / 'patient002_frame09_gt.nii.gz'}: ")
 
 
