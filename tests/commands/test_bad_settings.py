@@ -143,7 +143,7 @@ FOLDERS = {
     "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "from a run"]),
     "a run not trained": ([*PREDICT, "--workdir=TMP/bare", "--input=TMP/images"], ["TMP/bare", "no last checkpoint"]),
     "an image that is not there": ([*PREDICT, "--input=TMP/b.nii.gz"], ["TMP/b.nii.gz", "No such file"]),
-    "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "no file of a known format"]),
+    "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "not a file of a known format"]),
     "no folder to suggest from": ([*SUGGEST, "--input=TMP/nowhere"], ["TMP/nowhere", "No such file"]),
     "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "contains no images"]),
     "an image that is a link to nothing": ([*PREDICT, "--input=TMP/linked"], ["TMP/linked/x.nii.gz", "No such file"]),

@@ -182,7 +182,7 @@ def test_every_invalid_case_is_named_once(source, tmp_path):
     with pytest.raises(InputError) as error:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
     first, second = str(error.value).splitlines()
-    assert first.startswith(f"{training / 'patient001'}: holds no Info.cfg")
+    assert first.startswith(f"{training / 'patient001'}: contains no Info.cfg")
     assert second.startswith(f"{training / 'patient002' / 'patient002_frame09_gt.nii.gz'}: ")
 
 
