@@ -1,4 +1,4 @@
-"""A page as a browser shows it, where Chromium is installed."""
+"""Runs pages in Chromium, if it is installed."""
 
 import html
 import json

@@ -1,7 +1,6 @@
-"""What every test runs under: four fake devices, no silent broadcasting, and data sets built once a session.
+"""Environment of all tests: four fake devices, no implicit rank promotion, data sets built once for each session.
 
-Programs are compiled without optimisations, in half of the time. The run of `test_surroundings.py` alone compiles as a
-user's does.
+XLA compiles without optimisations, in half the time. Only the run of `test_surroundings.py` compiles as for a user.
 """
 
 import os
@@ -50,14 +49,14 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory) -> pathlib.Path:
-    """A folder of this session, the same for all of pytest-xdist's workers, whose own lie within it."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    """The session's folder, shared by all pytest-xdist workers; their own folders are inside it."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
 def once(common):
-    """once(name, make) -> the folder common/name, which the first worker to ask for it makes by make(folder)."""
+    """once(name, make) -> the folder common/name; the first worker that calls it runs make(folder)."""
 
     def get(name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
         done = common / f"{name}.done"
@@ -73,7 +72,7 @@ def once(common):
 
 @pytest.fixture(scope="session", autouse=True)
 def programs(common):
-    """Programs compiled by this session and its processes are kept, since many a run ends in the same one."""
+    """Caches compiled programs for this session and its processes, because many runs compile the same ones."""
     settings = {
         "jax_compilation_cache_dir": str(common / "programs"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -87,19 +86,19 @@ def programs(common):
 
 @pytest.fixture(scope="session")
 def cache(once) -> str:
-    """A TFDS folder of this session, which holds the eight phantom patients."""
+    """The session's TFDS folder, with the eight phantom patients."""
     return str(once("tfds", lambda folder: builder.build(PHANTOMS, folder)))
 
 
 @pytest.fixture(scope="session")
 def phantoms(cache) -> builder.Dataset:
-    """Eight phantom patients, built."""
+    """The data set of eight phantom patients."""
     return builder.build(PHANTOMS, cache)
 
 
 @pytest.fixture(scope="session")
 def tiny_config(cache, phantoms):
-    """The papers' experiment on phantoms, shrunk to seconds: make(arg) -> unlocked config."""
+    """make(arg) -> unlocked config of the papers' experiment on phantoms, reduced to seconds."""
 
     def make(arg: str = ""):
         config = settings.load("phantom", f"strong=3,classes=LV,{arg}".rstrip(",")).unlock()
@@ -119,7 +118,7 @@ def tiny_config(cache, phantoms):
 
 @pytest.fixture
 def opened(tiny_config):
-    """make(arg, **settings) -> the experiment; a setting's dots are written as two underscores."""
+    """make(arg, **settings) -> the experiment; names of settings have two underscores for each dot."""
 
     def make(arg="", **settings):
         config = tiny_config(arg)
@@ -131,7 +130,7 @@ def opened(tiny_config):
 
 @pytest.fixture(scope="session")
 def tiny_flags(cache, phantoms) -> list[str]:
-    """What shrinks the phantom experiment to seconds, as flags of a command."""
+    """Command-line flags that reduce the phantom experiment to seconds."""
     values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32, "classes": "LV"}
     return [
         *(f"--config.data.{key}={value}" for key, value in values.items()),
@@ -142,7 +141,7 @@ def tiny_flags(cache, phantoms) -> list[str]:
 
 @pytest.fixture(scope="session")
 def untrained(tiny_config, tmp_path_factory):
-    """make(arg) -> the folder, to be left as it is, of a run of the tiny experiment with the network its seed drew."""
+    """make(arg) -> read-only folder of a run of the tiny experiment with the untrained network of its seed."""
 
     @functools.cache
     def make(arg: str) -> epath.Path:
@@ -162,9 +161,9 @@ def untrained(tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, capsys, phantoms):
-    """call(name, flags) -> exit code and standard error of a command run in this process, which saves its start.
+    """call(name, *flags) -> exit code and standard error of a command, run in this process to save its start-up.
 
-    Standard output is left to `capsys`.
+    `capsys` still captures its standard output.
     """
 
     def call(name, *argv):
@@ -185,18 +184,18 @@ def command(monkeypatch, capsys, phantoms):
         return code, err
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(machine, "set_up", lambda: None)  # as this file has it
+    monkeypatch.setattr(machine, "set_up", lambda: None)  # already done by this file
     app.define_help_flags()
     return call
 
 
 @pytest.fixture
 def tables(monkeypatch):
-    """Tables and plugins that are as they were when the test has ended."""
-    before = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
+    """Restores tables and plugins after the test."""
+    originals = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
     monkeypatch.setattr(plugins, "LOADED", [])
     yield
-    for table, rows in before:
+    for table, rows in originals:
         table.clear()
         table.update(rows)
     for name in plugins.LOADED:
@@ -211,17 +210,17 @@ def _real(name: str) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def acdc_folder() -> pathlib.Path:
-    """80 patients of ACDC, where they lie beside the repository."""
+    """80 patients of ACDC, if they are next to the repository."""
     return _real("acdc")
 
 
 @pytest.fixture(scope="session")
 def hippocampus_folder() -> pathlib.Path:
-    """The decathlon's Task04, 220 small volumes, where they lie beside the repository."""
+    """The decathlon's Task04, 220 small volumes, if they are next to the repository."""
     return _real("hippocampus")
 
 
 @pytest.fixture(scope="session")
 def prostate_folder() -> pathlib.Path:
-    """One T2 volume with true voxel sizes, its mask and a scribble, where they lie beside the repository."""
+    """One T2 volume with real voxel sizes, its mask and a scribble, if they are next to the repository."""
     return _real("prostate")

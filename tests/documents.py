@@ -1,4 +1,4 @@
-"""What the pages of the project say: their commands and their pieces of code."""
+"""Extracts commands, code blocks and tables from the project's Markdown pages."""
 
 import re
 
@@ -9,16 +9,16 @@ PAGES += sorted(page for folder in ("configs", "msl_jax", "tests") for page in (
 
 
 def cells(line):
-    """What stands in the columns of a table's line."""
+    """The cells of a table's row."""
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def blocks(path, language):
-    """The fenced blocks of a page in one language, as they stand."""
+    """The fenced blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(path):
-    """The commands of a page: a list of words each, without comments."""
+    """The commands of a page, each as a list of words without comments."""
     lines = "\n".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
     return [line.split("#")[0].split() for line in lines if line.split("#")[0].strip()]

@@ -1,4 +1,4 @@
-"""Logits and label maps by hand and by hypothesis, for tests of losses."""
+"""Logits and label maps for tests of losses, by hand and by hypothesis."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,11 +9,11 @@ import numpy as np
 from msl_jax.labels import UNLABELED
 
 SHAPE = (2, 2, 3)
-"""Images, y, x of the drawn arrays: few shapes, so that few programs are compiled."""
+"""(image, y, x) of all generated arrays: a single shape needs few compilations."""
 
 
 def logits_of(*probabilities):
-    """float32 (1, 1, pixels, classes) logits whose softmax is the given distributions, shifted by an odd amount."""
+    """float32 (1, 1, pixels, classes) logits with these distributions as softmax, plus a constant."""
     return jnp.log(jnp.array(probabilities, jnp.float32))[None, None] + 0.7
 
 

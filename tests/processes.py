@@ -1,4 +1,4 @@
-"""Commands as a user types them, in processes of their own."""
+"""Runs commands as a user does, in separate processes."""
 
 import csv
 import os
@@ -9,11 +9,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""XLA flags that compile in half of the time."""
+"""XLA flags that halve the compile time."""
 
 
 def start(name, *argv, folder=ROOT):
-    """`python -m msl_jax.NAME ...` in this folder, running on the one device that a user's CPU is."""
+    """Starts `python -m msl_jax.NAME ...` in this folder, on a single CPU device."""
     command = [sys.executable, "-m", f"msl_jax.{name}", *map(str, argv)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
@@ -22,26 +22,26 @@ def start(name, *argv, folder=ROOT):
 
 
 def finished(process, timeout=300):
-    """Its exit code and what it said, once it has ended."""
+    """Waits for a process; returns its exit code and output."""
     out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def run(name, *argv, timeout=300):
-    """What a command that succeeds says, within so many seconds."""
+    """Runs a command that must succeed; returns its standard output."""
     done = finished(start(name, *argv), timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def table(path):
-    """The rows of a CSV file that one wrote."""
+    """The rows of a CSV file as dictionaries."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 def forget_home(patch):
-    """No HOME and no entry of the user's, as under `docker run --user`."""
+    """Removes HOME and the user's passwd entry, as under `docker run --user`."""
 
     def no_entry(user):
         raise KeyError(user)

@@ -154,8 +154,8 @@ def test_a_run_without_a_student_predicts_by_the_teacher(untrained, image):
         (lambda image: image[:0], "image: has shape .* has no voxel"),
         (lambda image: image.astype(str), "image: has values of type"),
         (lambda image: image.astype(complex), "image: has values of type complex"),
-        (lambda image: np.where(image > image.mean(), np.nan, image), "image: the image holds NaN"),
-        (lambda image: image.astype(np.float64) * np.inf, "image: the image holds NaN or infinite"),
+        (lambda image: np.where(image > image.mean(), np.nan, image), "image: the image contains NaN"),
+        (lambda image: image.astype(np.float64) * np.inf, "image: the image contains NaN or infinite"),
         (lambda image: np.zeros_like(image), "image: every voxel has the same value"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How two trees of arrays differ."""
+"""Compares trees of arrays."""
 
 import jax
 import numpy as np

@@ -1,1 +1,1 @@
-"""From files to batches: readers, builder, weak labels, transforms, pipeline."""
+"""Data, from files to batches: readers, builder, weak labels, transforms, pipeline."""

@@ -1,4 +1,4 @@
-"""Where the weak labels of a slice come from: a recipe, or what a person drew."""
+"""Chooses the weak label of a slice: a recipe, or the drawn annotation."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -7,19 +7,19 @@ import numpy as np
 
 from msl_jax.data import weak_labels
 from msl_jax.data.builder import Entry
-from msl_jax.data.weak_labels import DRAWN, RECIPES, Style, Where
+from msl_jax.data.weak_labels import DRAWN, RECIPES, SlicePosition, Style
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotator:
-    """Where weak labels come from.
+    """Makes weak labels.
 
-    Masks are resized before a recipe sees them: resizing the weak label instead could lose a core of a few pixels.
+    Recipes get masks at the network's size: resizing their result instead could lose annotations of a few pixels.
 
     Attributes:
       recipe: a key of weak_labels.RECIPES, or DRAWN.
       style: of the recipes.
-      of_patient: patient -> recipe, for patients with a recipe of their own.
+      of_patient: patient -> recipe, for patients with another recipe.
     """
 
     recipe: str
@@ -27,7 +27,7 @@ class Annotator:
     of_patient: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def recipe_of(self, patient: str) -> str:
-        """A key of weak_labels.RECIPES, or DRAWN."""
+        """The patient's recipe: a key of weak_labels.RECIPES, or DRAWN."""
         return self.of_patient.get(patient, self.recipe)
 
     def __call__(self, entry: Entry, z: int, label: np.ndarray, annotation: np.ndarray) -> np.ndarray:
@@ -35,14 +35,14 @@ class Annotator:
 
         Args:
           entry: the case.
-          z: the slice's number.
-          label: int32 (y, x), the mask's classes at the network's size, UNLABELED where there is none.
-          annotation: int32, the drawn annotation's classes at native size, UNLABELED where there is none.
+          z: index of the slice.
+          label: int32 (y, x), the mask's classes at the network's size; all UNLABELED without a mask.
+          annotation: int32 (y, x), the drawn annotation's classes at native size; all UNLABELED without one.
 
         Returns:
           int32 (y, x) like `label`.
         """
         recipe = self.recipe_of(entry.patient)
         if recipe != DRAWN:
-            return RECIPES[recipe](label, Where(entry.name, z, entry.slices), self.style)
+            return RECIPES[recipe](label, SlicePosition(entry.name, z, entry.slices), self.style)
         return weak_labels.resize(annotation, label.shape) if entry.annotated else label

@@ -1,8 +1,8 @@
 """Builds a data set once into the TFDS cache and opens it from there.
 
-The cache holds every slice at its native size with the masks' own values. Splits, classes, weak labels and image sizes
-are settings of a run and are not part of it. The name of a build contains a hash of the source's contents and of the
-code that reads it: a changed source is built again, an unchanged one is built once.
+The cache stores every slice at its native size with the masks' original values. Splits, classes, weak labels and image
+sizes are settings of a run and are not stored. The name of a build contains a hash of the source's contents and of the
+code that reads it: if either changes, the data set is built again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +32,9 @@ SPLIT = "slices"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One case: where its slices are, and what is known about it.
+    """One case: the position of its slices in the records, and its metadata.
 
-    The fields that Case has, too, mean the same here.
+    Fields not listed are those of Case.
 
     Attributes:
       first: the case's first record; its slices are records `first` to `first + slices - 1`, in the volume's order.
@@ -42,10 +42,10 @@ class Entry:
       masked: whether its mask labels at least one voxel.
       full: whether its mask labels every voxel.
       values: the values in its mask.
-      annotated: whether it has an annotation drawn by a person.
-      stored: where the axes (x, y, z) of its file point to, like "LPS"; "" where that is not known.
-      turned: whether its axes were permuted or flipped, so that it lies like the other cases.
-      directions: which way it lies after that, as orientation.py has it; None where that is not known.
+      annotated: whether it has a drawn annotation.
+      axis_codes: directions of the file's axes (x, y, z), like "LPS"; "" if unknown.
+      turned: whether its axes were permuted or flipped to match the other cases.
+      directions: axis directions after that, as defined in orientation.py; None if unknown.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Entry:
     annotated: bool
     spacing: tuple[float, float, float]
     units: str
-    stored: str
+    axis_codes: str
     turned: bool
     directions: tuple[tuple[float, ...], ...] | None
     remarks: tuple[str, ...]
@@ -75,8 +75,8 @@ class Dataset:
     Attributes:
       labels: name -> value of every structure.
       channels: number of channels of every image.
-      contents: a hash of the source's contents, the same wherever the source lies.
-      directions: which way the slices of all cases lie, as orientation.py has it; None where no file says.
+      contents: a hash of the source's contents, independent of its path.
+      directions: axis directions of all cases, as defined in orientation.py; None if no file has any.
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
       features: the TFDS features that parse a record, in eager and in graph mode.
@@ -95,12 +95,12 @@ class Dataset:
         return {entry.patient: entry.group for entry in self.entries}
 
     def masked(self, *, full: bool) -> list[str]:
-        """The patients with a mask for each of their cases; with `full`, only masks that label every voxel count."""
+        """The patients with a mask for each case; with `full`, masks must label every voxel."""
         without = {entry.patient for entry in self.entries if not (entry.full if full else entry.masked)}
         return [patient for patient in self.groups() if patient not in without]
 
     def roles(self) -> dict[str, str]:
-        """Patient -> role, for patients whose role the data set's layout gives."""
+        """Patient -> role, for patients whose role the data set's layout defines."""
         return {entry.patient: entry.role for entry in self.entries if entry.role}
 
     def of_patients(self, patients: list[str]) -> list[Entry]:
@@ -108,7 +108,7 @@ class Dataset:
         return [entry for entry in self.entries if entry.patient in set(patients)]
 
     def case(self, entry: Entry) -> Case:
-        """Reads a whole case back, as its reader returned it and turned like the others."""
+        """Reads a whole case: the data its reader returned, with axes permuted and flipped as in the build."""
         indices = range(entry.first, entry.first + entry.slices)
         slices = [self.features.deserialize_example_np(record) for record in self.records.__getitems__(list(indices))]
         volumes = {key: np.stack([s[key] for s in slices]) for key in ("image", "mask", "annotation")}
@@ -171,9 +171,9 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
         reader, axis, first = READERS[self._source.layout], self._source.axis, 0
         directions = _common_directions(reader, self._source)
         self.info.metadata["directions"] = None if directions is None else directions.tolist()
-        for stored in case_lib.load_all(reader.read(self._source)):
-            turn, _ = orientation.turn_of(stored.directions, directions, axis)
-            case = case_lib.turned(stored, turn)
+        for original in case_lib.load_all(reader.read(self._source)):
+            turn, _ = orientation.turn_of(original.directions, directions, axis)
+            case = case_lib.turned(original, turn)
             masked = case.mask is not None and bool(np.any(case.mask != UNLABELED))
             yield from ((first + z, example) for z, example in enumerate(_slices(case)))
             entry = Entry(
@@ -191,7 +191,7 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 annotated=case.annotation is not None,
                 spacing=case.spacing,
                 units=case.units,
-                stored="" if stored.directions is None else orientation.codes(stored.directions),
+                axis_codes="" if original.directions is None else orientation.codes(original.directions),
                 turned=turn != orientation.turn_across(axis),
                 directions=None if case.directions is None else case.directions.tolist(),
                 remarks=case.remarks,
@@ -202,35 +202,35 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
 
 
 def build(source: Source, cache: str | None = None) -> Dataset:
-    """Opens a data set; builds it first if the cache does not hold it.
+    """Opens a data set; builds it first if it is not in the cache.
 
     Args:
-      source: its layout and folder, and what its files leave unsaid.
-      cache: TFDS's data_dir; None for TFDS's own default.
+      source: its layout, folder and reading settings.
+      cache: TFDS's data_dir; None for TFDS's default.
 
     Raises:
-      InputError: the layout is unknown, the reader refuses the source, or its images have different channels.
+      InputError: the layout is unknown, the reader cannot read the source, or its images differ in channels.
     """
     layout = source.layout
     if layout not in READERS:
-        raise InputError(f"config.data.layout: there is no '{layout}'; there are {', '.join(READERS)}.")
+        raise InputError(f"config.data.layout: is '{layout}'; give one of {', '.join(READERS)}.")
     tfds.disable_progress_bar()
 
     contents = _short_hash(READERS[layout].fingerprint(source).encode())
     settings = repr(dataclasses.replace(source, path=contents)).encode()
     name = f"{layout}_{_short_hash(settings, *_code(layout))}"
 
-    def opened() -> MslSlices:
+    def new_builder() -> MslSlices:
         return MslSlices(source=source, name=name, data_dir=cache, file_format="array_record")
 
-    builder = opened()
+    builder = new_builder()
     if not pathlib.Path(builder.data_dir).exists():
         print(f"Building the data set from {source.path} into {builder.data_dir} ...", file=sys.stderr, flush=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
-    except FileExistsError:  # another process built the same and finished first
-        builder = opened()
+    except FileExistsError:  # another process finished the same build first
+        builder = new_builder()
     metadata = builder.info.metadata
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return Dataset(
@@ -245,26 +245,26 @@ def build(source: Source, cache: str | None = None) -> Dataset:
 
 
 def _common_directions(reader: Reader, source: Source) -> np.ndarray | None:
-    """Which way the slices of most cases lie; None if no file says. Reads every case once."""
+    """The most common axis directions; None if no file has any. Reads every case once."""
     if not reader.oriented:
         return None
     cases = case_lib.load_all(reader.read(source))
-    found = orientation.commonest(case.directions for case in cases if case.directions is not None)
-    return None if found is None else orientation.turn_across(source.axis).directions(found)
+    common = orientation.commonest(case.directions for case in cases if case.directions is not None)
+    return None if common is None else orientation.turn_across(source.axis).directions(common)
 
 
 def _tuple(value: Any) -> Any:
-    """JSON's lists as tuples, at every depth."""
+    """Converts lists from JSON to tuples, at every depth."""
     return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
     statistics = intensity.measure(case.image)
-    nothing = np.full(case.image.shape[:-1], UNLABELED, np.uint8)
+    unlabelled = np.full(case.image.shape[:-1], UNLABELED, np.uint8)
     for image, mask, annotation in zip(
         case.image,
-        nothing if case.mask is None else case.mask,
-        nothing if case.annotation is None else case.annotation,
+        unlabelled if case.mask is None else case.mask,
+        unlabelled if case.annotation is None else case.annotation,
         strict=True,
     ):
         yield {"image": image, "mask": mask, "annotation": annotation, "statistics": statistics}
@@ -273,11 +273,12 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
 def _code(layout: str) -> list[bytes]:
     """The source code that determines the contents of a build."""
     shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
-    return [*(pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared), _text_of(READERS[layout].read)]
+    files = [pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared]
+    return [*files, _source_code(READERS[layout].read)]
 
 
-def _text_of(function: Callable[..., Any]) -> bytes:
-    """The source of the module that holds a function, or of the function where that is no file, as in a notebook."""
+def _source_code(function: Callable[..., Any]) -> bytes:
+    """The source code of a function's module, or of the function if the module has no file (a notebook)."""
     while isinstance(function, functools.partial):
         function = function.func
     file = getattr(sys.modules.get(function.__module__), "__file__", None)

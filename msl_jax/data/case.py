@@ -1,4 +1,4 @@
-"""The types between readers and the rest: a data set's source, its cases, and the interface of a reader."""
+"""The types that readers return and the rest uses: the source of a data set, its cases, the interface of a reader."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -15,26 +15,26 @@ from msl_jax.errors import InputError, raise_all
 from msl_jax.labels import UNLABELED
 
 ROLES = ("strong", "weak", "validation", "test")
-"""The roles that a patient can have in an experiment."""
+"""The roles of patients in an experiment."""
 
 
 def in_case(value: int) -> int:
-    """What a case holds for a structure's value in a file: 254 for 255, which is UNLABELED there, else the same."""
+    """The value in a case for a structure's value in a file: 254 for 255 (UNLABELED in a case), else the same."""
     return UNLABELED - 1 if value == UNLABELED else value
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set lies, and what its files do not say.
+    """The location of a data set, and settings that its files do not contain.
 
     Attributes:
       layout: a key of builder.READERS.
       path: the data set's folder; for the phantom, the number of patients and the seed.
-      labels: name -> value of every structure; empty if the layout says it.
-      unlabeled: the value in masks and annotations of a pixel nobody annotated, where the layout does not say.
-      patient: a regular expression whose first group finds the patient in the name of a case. "" if every case is a
-        patient of its own, or if the layout maps cases to patients.
-      axis: the axis of the files' arrays (x, y, z) that slices are perpendicular to: 2 for z.
+      labels: name -> value of every structure; empty if the layout defines it.
+      unlabeled: the value of unlabelled pixels in masks and annotations, unless the layout defines it.
+      patient: a regular expression; its first group is the patient in the name of a case. "" if every case is a
+        separate patient, or if the layout maps cases to patients.
+      axis: the axis of the files' arrays (x, y, z) perpendicular to the slices: 2 for z.
     """
 
     layout: str
@@ -45,27 +45,27 @@ class Source:
     axis: int = 2
 
     def patient_of(self, case: str) -> str:
-        """The patient of a case; raises InputError if the pattern does not find one."""
+        """The patient of a case; raises InputError if the pattern finds none."""
         if not self.patient:
             return case
-        found = re.search(self.patient, case)
-        if not found or not found.groups() or not found[1]:
+        match = re.search(self.patient, case)
+        if not match or not match.groups() or not match[1]:
             raise InputError(
                 f"config.data.patient: the first group of '{self.patient}' finds nothing in '{case}'; correct it."
             )
-        return found[1]
+        return match[1]
 
 
-class Measured(Protocol):
+class HasUnits(Protocol):
     """Anything with a voxel size: a case, its entry in the data set, a volume."""
 
     @property
     def units(self) -> str:
-        """The unit of its size, "mm" or "voxel"."""
+        """The unit of the voxel size, "mm" or "voxel"."""
 
     @property
     def directions(self) -> Any:
-        """Which way it lies; None where that is not known."""
+        """Axis directions; None if unknown."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,19 +73,19 @@ class Case:
     """One volume of one patient.
 
     Attributes:
-      name: unique within the data set; what its files are called, without ending.
-      patient: whose volume it is. All cases of a patient are in the same part of a split.
+      name: unique within the data set; the name of its files, without ending.
+      patient: the patient's name. All cases of a patient are in the same part of a split.
       image: float32 (slice, y, x, channel), intensities as stored.
-      mask: uint8 (slice, y, x), the data set's own label values, UNLABELED where nobody annotated; None without a mask.
+      mask: uint8 (slice, y, x), the data set's label values or UNLABELED; None without a mask.
       annotation: uint8 (slice, y, x), label values or UNLABELED, drawn by a person; None without one.
       spacing: size of a voxel along (slice, y, x), in `units`.
-      units: "mm", or "voxel" where the file's header says nothing.
-      directions: which way it lies, as orientation.py has it; None where that is not known.
-      group: stratum of the patient (in ACDC the disease); splits are drawn within groups.
-      phase: "ED", "ES", or "" where the data set knows no phases.
-      frame: number of the frame within the patient's series, 0 where there is none.
-      role: what the data set's own layout says the patient is for, one of ROLES; "" where it says nothing.
-      remarks: what looks odd about its files but does not prevent reading them, one sentence each.
+      units: "mm", or "voxel" if the file's header has no unit.
+      directions: axis directions, as defined in orientation.py; None if unknown.
+      group: stratum of the patient (in ACDC the disease); splits are stratified by group.
+      phase: "ED", "ES", or "" if the data set has no phases.
+      frame: index of the frame in the patient's series, 0 without a series.
+      role: the patient's role in the data set's layout, one of ROLES; "" if the layout defines none.
+      remarks: oddities of its files that do not prevent reading them, one sentence each.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Case:
 
 
 def turned(case: Case, turn: Turn) -> Case:
-    """A case whose axes are permuted and flipped."""
+    """The case with its axes permuted and flipped."""
     return dataclasses.replace(
         case,
         spacing=turn.spacing(case.spacing),
@@ -115,46 +115,46 @@ def turned(case: Case, turn: Turn) -> Case:
     )
 
 
-def shared_unit(measured: Iterable[Measured]) -> str:
+def shared_unit(cases: Iterable[HasUnits]) -> str:
     """The unit of the mean distance over some cases.
 
     A file without a unit, with voxels of size 1 and with known directions counts as mm if the others are in mm.
 
     Raises:
-      InputError: some cases have voxel sizes and some have none.
+      InputError: some cases have voxel sizes and some do not.
     """
-    measured = list(measured)
-    units = {one.units for one in measured}
-    if len(units) > 1 and any(one.units == "voxel" and one.directions is None for one in measured):
+    cases = list(cases)
+    units = {case.units for case in cases}
+    if len(units) > 1 and any(case.units == "voxel" and case.directions is None for case in cases):
         raise InputError(
-            "Some cases have voxel sizes and some have none, so no mean distance exists; give all of them sizes, or "
-            "evaluate them apart."
+            "Some cases have voxel sizes and some do not, so distances cannot be averaged; give all of them sizes, or "
+            "evaluate them separately."
         )
     return "mm" if "mm" in units else "voxel"
 
 
 Load = Callable[[], Case]
-"""Reads one case; raises InputError if one of its files cannot be used."""
+"""Reads one case; raises InputError if one of its files is invalid."""
 
 
 def load_all(loads: Iterable[Load]) -> Iterator[Case]:
-    """Yields cases up to the first that cannot be used, then only checks the remaining ones.
+    """Yields cases up to the first invalid one, then only checks the remaining ones.
 
     Raises:
-      InputError: after the last case, with one line for each case that cannot be used.
+      InputError: after the last case, with one line for each invalid case.
     """
     problems: list[str] = []
     first = None
     for load in loads:
         try:
             case = load()
-        except InputError as refused:
-            problems.append(str(refused))
+        except InputError as error:
+            problems.append(str(error))
             continue
         first = first or case
-        channels, of_first = case.image.shape[-1], first.image.shape[-1]
-        if channels != of_first:
-            problems.append(f"{case.name}: has {channels} channels, {first.name} {of_first}; they must agree.")
+        channels, expected = case.image.shape[-1], first.image.shape[-1]
+        if channels != expected:
+            problems.append(f"{case.name}: has {channels} channels, but {first.name} has {expected}; they must agree.")
         if not problems:
             yield case
     raise_all(list(dict.fromkeys(problems)))
@@ -162,17 +162,17 @@ def load_all(loads: Iterable[Load]) -> Iterator[Case]:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """How a data set of one layout is read.
+    """Reads data sets of one layout.
 
     Attributes:
-      labels: source -> name -> value of every structure a mask may hold; 0 is background and not named.
+      labels: source -> name -> value of every structure that masks may contain, without background (0).
       fingerprint: source -> text that changes whenever the data change.
-      read: source -> a function for each case that reads it, with slices along the files' last axis. The order depends
-        on the source alone.
-      images: what `predict` finds: folder -> name of a case, its folder below that one included -> its files, one for
-        each channel or one for all.
-      read_image: those files -> the image, on the grid that a label map is to be written on.
-      oriented: whether its files may say which way they lie.
+      read: source -> for each case, a function that reads it, with slices along the files' last axis. The order depends
+        only on the source.
+      images: finds images for `predict`: folder -> name of a case, including its subfolder -> its files, one for each
+        channel or one for all.
+      read_image: those files -> the image, on the grid of the label map to write.
+      oriented: whether its files can contain an orientation.
     """
 
     labels: Callable[[Source], Mapping[str, int]]
@@ -184,7 +184,7 @@ class Reader:
 
 
 def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:
-    """SHA-256 over names and contents of files, in the order given."""
+    """SHA-256 of the names and contents of files, in this order."""
     digest = hashlib.sha256()
     for name, path in files:
         digest.update(f"{name}:{path.stat().st_size}:".encode(errors="surrogateescape"))

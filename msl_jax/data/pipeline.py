@@ -1,8 +1,8 @@
-"""Mixed-label batches with tf.data: what step s sees is a function of the seed and s alone.
+"""Mixed-label batches with tf.data: the batch of step s depends only on the seed and s.
 
-Slice number p of a set (the strong or the weak one) is place p mod N of the permutation of epoch p div N, and is
-augmented with a seed folded from p. So a run may start at any step, and any number of hosts may share a batch, without
-any of them reading what came before or what belongs to another. Nothing is held in memory but `ahead` batches.
+Slice number p of a set (strong or weak) is element p mod N of the permutation of epoch p div N, and is augmented with a
+seed folded from p. So a run can start at any step, and any number of hosts can share a batch; none reads the slices of
+earlier steps or of other hosts. Only `ahead` batches are kept in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from msl_jax.data.preparation import Preparation
 from msl_jax.labels import UNLABELED
 
 STREAMS = {"strong": 0, "weak": 1}
-"""Set -> the number that seeds its stream of slices."""
-OUTSIDE = {"label": 0, "weak_label": UNLABELED}
-"""Label map -> the class of pixels that augmentation moves in from outside the image."""
+"""Set -> number that seeds its stream of slices."""
+FILL_VALUES = {"label": 0, "weak_label": UNLABELED}
+"""Label map -> the class that augmentation gives to pixels from outside the image."""
 
 
 def batches(
@@ -38,20 +38,20 @@ def batches(
     host: int = 0,
     hosts: int = 1,
 ) -> tf.data.Dataset:
-    """The batches of steps `start` to `stop - 1`, this host's share of each.
+    """This host's share of the batches of steps `start` to `stop - 1`.
 
     Args:
       data: the data set.
-      sets: "strong" and, where the method uses it, "weak" -> the cases whose slices are drawn.
+      sets: "strong" and, if the method uses it, "weak" -> the cases to sample slices from.
       sizes: images of each set in one batch, over all hosts.
       preparation: normalisation, image size and classes.
-      annotator: how weak labels are made.
+      annotator: makes the weak labels.
       augmentation: keyword arguments of transforms.augment.
-      ahead: how many batches are made ready while a step runs; this bounds the memory.
-      seed: of the order and the augmentation.
+      ahead: number of batches to prefetch; limits the memory.
+      seed: seed of order and augmentation.
       start: first step.
       stop: step after the last.
-      host: this process among `hosts`, which each take an equal share of every batch.
+      host: index of this process; each has an equal share of every batch.
       hosts: number of processes.
 
     Returns:
@@ -64,26 +64,26 @@ def batches(
         share = sizes[name] // hosts
         stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
         records = np.concatenate([np.arange(e.first, e.first + e.slices) for e in entries])
-        first_places = np.cumsum([0, *(e.slices for e in entries[:-1])])
+        first_indices = np.cumsum([0, *(e.slices for e in entries[:-1])])
 
-        def weak_label_of(place, label, annotation):
-            """The weak label of the slice at this place of `records`."""
-            index = np.searchsorted(first_places, place, side="right") - 1
-            return annotator(entries[index], int(place - first_places[index]), label, annotation)
+        def weak_label_of(index, label, annotation):
+            """The weak label of the slice `records[index]`."""
+            case = np.searchsorted(first_indices, index, side="right") - 1
+            return annotator(entries[case], int(index - first_indices[case]), label, annotation)
 
         def example(k):
-            """Slice number k of those that this host takes from the stream, with its label maps, augmented."""
+            """Slice number k of this host's share of the stream, with its label maps, augmented."""
             step, row = k // share, k % share
             position = step * sizes[name] + host * share + row
-            place = _place(position, len(records), stream_seed)
-            image, label, annotation = _load(data, tf.gather(records, place), preparation)
-            weak_label = tf.numpy_function(weak_label_of, [place, label, annotation], tf.int32, stateful=False)
-            labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}  # of strong images, too: see w_on
+            index = _shuffled(position, len(records), stream_seed)
+            image, label, annotation = _load(data, tf.gather(records, index), preparation)
+            weak_label = tf.numpy_function(weak_label_of, [index, label, annotation], tf.int32, stateful=False)
+            labels = {"weak_label": tf.ensure_shape(weak_label, preparation.size)}  # for strong images, too: see w_on
             if name == "strong":
                 labels["label"] = label
             labels = {key: label[..., None] for key, label in labels.items()}
             augment_seed = tf.random.experimental.stateless_fold_in(stream_seed, position)
-            image, labels = transforms.augment(image, labels, OUTSIDE, augment_seed, **augmentation)
+            image, labels = transforms.augment(image, labels, FILL_VALUES, augment_seed, **augmentation)
             return {"image": image} | {key: label[..., 0] for key, label in labels.items()}
 
         dataset = tf.data.Dataset.range(start * share, stop * share)
@@ -96,21 +96,22 @@ def cases_of(sets: Mapping[str, Sequence[Entry]], sizes: Mapping[str, int], seed
     """The names of the cases in the batch of a step, counted from 0; arguments as in `batches`."""
     names: dict[str, None] = {}
     for name, entries in sets.items():
-        owners = [entry.name for entry in entries for _ in range(entry.slices)]
+        case_of_slice = [entry.name for entry in entries for _ in range(entry.slices)]
         stream_seed = tf.constant([seed, STREAMS[name]], tf.int64)
         positions = tf.range(step * sizes[name], (step + 1) * sizes[name], dtype=tf.int64)
-        names |= dict.fromkeys(owners[int(_place(position, len(owners), stream_seed))] for position in positions)
+        indices = [int(_shuffled(position, len(case_of_slice), stream_seed)) for position in positions]
+        names |= dict.fromkeys(case_of_slice[index] for index in indices)
     return list(names)
 
 
-def _place(position: tf.Tensor, slices: int, stream_seed: tf.Tensor) -> tf.Tensor:
-    """Which slice of a set number `position` of its stream is: int64, as `position`."""
+def _shuffled(position: tf.Tensor, slices: int, stream_seed: tf.Tensor) -> tf.Tensor:
+    """The index in a set of element `position` of its stream, int64 like `position`."""
     epoch_seed = tf.random.experimental.stateless_fold_in(stream_seed, position // slices)
     return tf.random.experimental.index_shuffle(position % slices, epoch_seed, slices - 1)
 
 
 def _load(data: Dataset, record: tf.Tensor, preparation: Preparation) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Image and mask at the network's size, and the drawn annotation at its own, as classes."""
+    """Image and mask at the network's size, drawn annotation at native size; label maps as classes."""
     serialized = tf.numpy_function(lambda i: data.records[int(i)], [record], tf.string, stateful=False)
     example = data.features.deserialize_example(tf.ensure_shape(serialized, []))
     image = preparation.normalize(example["image"], example["statistics"])

@@ -1,4 +1,4 @@
-"""How slices are made ready for the network, in training and in inference."""
+"""Preprocessing of slices, the same in training and inference."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ from msl_jax.labels import UNLABELED
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How slices become what the network sees, the same in training and inference.
+    """Settings of the preprocessing.
 
     Attributes:
       size: (y, x) of the network's images.
       normalization: a key of intensity.NORMALIZATIONS.
-      percentiles: for "percentiles", in percent.
-      window: for "window", intensities as stored.
-      values: label value of each class in the data set; values[0] is background, which is also every value not here.
+      percentiles: limits of "percentiles", in percent.
+      window: limits of "window", intensities as stored.
+      values: label value of each class in the data set; values[0] is background, as are all other values.
     """
 
     size: tuple[int, int]
@@ -30,23 +30,23 @@ class Preparation:
     values: tuple[int, ...]
 
     def normalize(self, image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
-        """float32 (..., y, x, channel): intensities as stored -> [0, 1], by the statistics of their volume."""
+        """Maps intensities as stored to [0, 1] by the statistics of their volume; float32 (..., y, x, channel)."""
         low, high = intensity.limits(self.normalization, statistics, dataclasses.asdict(self))
         return transforms.normalize(image, low, high)
 
     def collapsed(self, statistics: Statistics) -> np.ndarray:
-        """Bool (channels,): where the normalisation's range is of no use to a volume and is widened."""
+        """Bool (channels,): where the normalisation would leave almost no contrast, so another range is used."""
         return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
 
     def class_of_value(self) -> np.ndarray:
-        """int32 (256,): value in a case's label map -> class; UNLABELED stays."""
+        """int32 (256,): value in a case's label map -> class; UNLABELED is kept."""
         table = np.zeros(256, np.int32)
         table[[in_case(value) for value in self.values]] = np.arange(len(self.values))
         table[UNLABELED] = UNLABELED
         return table
 
     def reference(self, mask: np.ndarray) -> np.ndarray:
-        """The classes of a case's mask, int32 as shaped; what it leaves open is background."""
+        """The classes of a case's mask, int32 of its shape; unlabelled pixels are background."""
         classes = self.class_of_value()[mask]
         return np.where(classes == UNLABELED, 0, classes)
 

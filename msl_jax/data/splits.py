@@ -1,4 +1,4 @@
-"""Splits into train, validation and test, and the strong patients: by patient, stratified by group, from a seed."""
+"""Splits into train, validation and test, and the strong patients: per patient, stratified by group, seeded."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,16 +7,16 @@ import numpy as np
 from msl_jax.errors import InputError
 
 Split = dict[str, list[str]]
-"""The names "train", "validation" and "test" -> patients, sorted."""
+"""Part ("train", "validation" or "test") -> its patients, sorted."""
 PARTS = ("train", "validation", "test")
 
 
 def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
-    """Patients in a random, stratified order: the first n hold the groups in proportion, as nearly as possible.
+    """Patients in a random, stratified order: for every n, the first n contain the groups in nearly equal proportion.
 
     Args:
       groups: patient -> group.
-      seed: the order depends on it and on `groups` alone.
+      seed: the order depends only on it and on `groups`.
     """
     rng = np.random.default_rng(seed)
     places: list[tuple[float, int, str]] = []
@@ -29,13 +29,13 @@ def stratified_order(groups: Mapping[str, str], seed: int) -> list[str]:
 def split_patients(
     groups: Mapping[str, str], masked: Collection[str], sizes: Sequence[tuple[int | None, int, int]], seed: int
 ) -> Split:
-    """Draws the split whose sizes (train, validation, test) add up to the number of patients.
+    """Draws a random split with the sizes (train, validation, test) that add up to the number of patients.
 
     Args:
       groups: patient -> group.
-      masked: patients with full masks, among whom validation and test are drawn.
-      sizes: rows of three numbers; None for train takes whoever is left, and so adds up to any number.
-      seed: of the draw.
+      masked: patients with full masks; validation and test patients are drawn from them.
+      sizes: rows of three numbers; None for train means all remaining patients.
+      seed: seed of the draw.
 
     Raises:
       InputError: no row of `sizes` adds up to the number of patients, or too few of them have masks.
@@ -50,8 +50,8 @@ def split_patients(
     _, validation, test = row
     if validation + test >= len(masked):
         raise InputError(
-            f"config.data.split_sizes: takes {validation + test} patients for validation and test, and {len(masked)} "
-            "have masks; leave some to learn from."
+            f"config.data.split_sizes: uses {validation + test} patients for validation and test, but only "
+            f"{len(masked)} have masks; leave some for training."
         )
     order = stratified_order({patient: groups[patient] for patient in masked}, seed)
     parts = {"test": order[:test], "validation": order[test : test + validation]}
@@ -60,50 +60,50 @@ def split_patients(
 
 
 def listed_split(groups: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> Split:
-    """Takes the split from lists of patients; patients on no list are left out.
+    """The split from lists of patients; patients on no list are not used.
 
     Raises:
       InputError: a patient is unknown or on two lists, or a list is empty.
     """
-    seen: dict[str, str] = {}
+    part_of: dict[str, str] = {}
     for part in PARTS:
         if not lists[part] and part != "validation":
             raise InputError(
-                f"config.data.split.{part}: is empty; list patients to train and to test on, or none at all."
+                f"config.data.split.{part}: is empty; list training and test patients, or leave all lists empty."
             )
         for patient in lists[part]:
             if patient not in groups:
-                raise InputError(f"config.data.split.{part}: the data set has no patient '{patient}'; name others.")
-            if patient in seen:
+                raise InputError(f"config.data.split.{part}: the data set has no patient '{patient}'; correct it.")
+            if patient in part_of:
                 raise InputError(
-                    f"config.data.split.{part}: patient '{patient}' is already in {seen[patient]}; name each once."
+                    f"config.data.split.{part}: patient '{patient}' is already in {part_of[patient]}; list each once."
                 )
-            seen[patient] = part
+            part_of[patient] = part
     return {part: sorted(lists[part]) for part in PARTS}
 
 
 def fold(split: Split, strong: Sequence[str], groups: Mapping[str, str], part: str, seed: int) -> Split:
-    """The split of one part of a cross-validation: the strong patients are dealt out, one part of them is the test set.
+    """The split of one fold of a cross-validation over the strong patients.
 
     Args:
-      split: whose validation and test patients stay out of it.
-      strong: training patients with full masks.
+      split: its validation and test patients are not used.
+      strong: training patients with full masks; they are divided into the folds.
       groups: patient -> group.
-      part: "I/N": part I, counted from 0, of N.
-      seed: of the deal.
+      part: "I/N": fold I, counted from 0, of N.
+      seed: seed of the division.
 
     Returns:
-      The split: no validation, part I as test, all other training patients as train.
+      The split: fold I as test, all other training patients as train, no validation.
 
     Raises:
-      InputError: `part` does not read like that, or there are fewer strong patients than parts.
+      InputError: `part` is invalid, or there are fewer strong patients than folds.
     """
-    index, _, parts = part.partition("/")
-    if not (index.isdecimal() and parts.isdecimal() and int(index) < int(parts) and int(parts) >= 2):
-        raise InputError(f"config.data.fold: is '{part}'; give I/N, part I of N counted from 0, like 0/4.")
-    if int(parts) > len(strong):
-        raise InputError(f"config.data.fold: is {part}, and {len(strong)} patients have masks; give fewer parts.")
-    held_out = stratified_order({patient: groups[patient] for patient in strong}, seed)[int(index) :: int(parts)]
+    index, _, folds = part.partition("/")
+    if not (index.isdecimal() and folds.isdecimal() and int(index) < int(folds) and int(folds) >= 2):
+        raise InputError(f"config.data.fold: is '{part}'; give I/N, fold I of N counted from 0, like 0/4.")
+    if int(folds) > len(strong):
+        raise InputError(f"config.data.fold: is {part}, but only {len(strong)} patients are strong; give fewer folds.")
+    held_out = stratified_order({patient: groups[patient] for patient in strong}, seed)[int(index) :: int(folds)]
     return {
         "train": [patient for patient in split["train"] if patient not in held_out],
         "validation": [],
@@ -114,27 +114,28 @@ def fold(split: Split, strong: Sequence[str], groups: Mapping[str, str], part: s
 def draw_strong(
     train: Mapping[str, str], masked: Collection[str], strong: int | str | Sequence[str], seed: int
 ) -> list[str]:
-    """The training patients whose full masks are used.
+    """The strong patients: training patients whose full masks are used.
 
     Args:
       train: training patient -> group.
-      masked: those of them who have full masks.
-      strong: how many to draw across groups, which ones, or "all". Fewer are a subset of more, for one seed.
+      masked: training patients with full masks.
+      strong: a number to draw across groups, a list of patients, or "all". With one seed, smaller draws are subsets of
+        larger ones.
       seed: seed of the draw.
 
     Raises:
-      InputError: there are fewer training patients with masks than that, or one listed is not among them.
+      InputError: `strong` exceeds the number of training patients with masks, or lists another patient.
     """
     if strong == "all" and masked:
         return sorted(masked)
     if isinstance(strong, int | str):
         if isinstance(strong, str) or not 1 <= strong <= len(masked):
             raise InputError(
-                f"config.data.strong: is {strong}; {len(masked)} training patients have full masks, give at most that."
+                f"config.data.strong: is {strong}; {len(masked)} training patients have full masks; give at most that."
             )
         return sorted(stratified_order({patient: train[patient] for patient in masked}, seed)[:strong])
     unknown = sorted(set(strong) - set(masked))
     if unknown or not strong or len(set(strong)) < len(strong):
-        fault = f"{unknown} are no training patients with masks" if unknown else "the list is empty or names one twice"
-        raise InputError(f"config.data.strong: {fault}; name patients of the training part, each once.")
+        fault = f"{unknown} are not training patients with masks" if unknown else "is empty or lists a patient twice"
+        raise InputError(f"config.data.strong: {fault}; list training patients, each once.")
     return sorted(strong)

@@ -1,9 +1,9 @@
-"""Weak labels made from full masks, for experiments: the few pixels that an annotator in a hurry would mark.
+"""Weak labels simulated from full masks, for experiments.
 
-A recipe maps the label map of one slice, int (y, x) with classes 0 (background) to C - 1 and UNLABELED where the mask
-is partial, to a weak label map of the same shape: the class where the pixel is annotated, UNLABELED elsewhere. It never
-contradicts the mask; what the mask leaves UNLABELED stays so and belongs to no structure nor to the background. A
-structure is all pixels of one class in the slice, in one piece or several; what lies beyond the image is outside of it.
+A recipe maps the label map of one slice, int (y, x) with classes 0 (background) to C - 1 or UNLABELED, to a weak label
+map of the same shape: the mask's class at annotated pixels, UNLABELED elsewhere. Pixels that are UNLABELED in the mask
+stay so, and belong neither to a structure nor to background. A structure is all pixels of one class in the slice,
+connected or not; pixels beyond the image do not belong to it.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,24 +17,24 @@ from skimage.morphology import skeletonize
 from msl_jax.labels import UNLABELED
 
 DRAWN = "drawn"
-"""Instead of a recipe: the annotation that a person drew, else the mask, else nothing."""
+"""Not a recipe: the drawn annotation if there is one, else the mask, else nothing."""
 MAX_EROSIONS = 10
 MARGIN = 0.04
-"""How far the background's scribble keeps from the structures, as a share of the slice's shorter side.
+"""Distance of the background's scribble from the structures, as a share of the slice's shorter side.
 
-ACDC's expert scribbles keep 10 pixels away (median over slices; 98 % of one slice's pixels 4 to 16), where the shorter
-side has 216.
+In ACDC's expert scribbles it is 10 pixels (median over slices; 98 % of one slice's pixels 4 to 16) with a shorter side
+of 216.
 """
 
 
 @dataclasses.dataclass(frozen=True)
-class Where:
-    """Which slice is annotated.
+class SlicePosition:
+    """The position of a slice in the data set.
 
     Attributes:
       case: name of the case.
-      slice: its place in the volume, from 0.
-      slices: how many the volume has.
+      slice: index in the volume, from 0.
+      slices: number of slices in the volume.
     """
 
     case: str
@@ -42,18 +42,18 @@ class Where:
     slices: int
 
     def generator(self, recipe: str) -> np.random.Generator:
-        """Random numbers of this slice and recipe, the same on every machine and in every order of calls."""
+        """The random generator of this slice and recipe, the same on every machine and in any order of calls."""
         digest = hashlib.sha256(f"{recipe}/{self.case}/{self.slice}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How slices are annotated, the same for all of them.
+    """Settings of the recipes, the same for all slices.
 
     Attributes:
-      background: whether background is annotated too, by the recipes that leave the choice.
-      radius: of discs, in pixels; 0 is a single pixel.
+      background: whether to annotate background, too; `box`, `slices`, `none` and `full` ignore it.
+      radius: radius of discs in pixels; 0 is a single pixel.
       every: `slices` annotates every n-th slice.
     """
 
@@ -62,35 +62,35 @@ class Style:
     every: int
 
 
-Recipe = Callable[[np.ndarray, Where, Style], np.ndarray]
+Recipe = Callable[[np.ndarray, SlicePosition, Style], np.ndarray]
 Part = Callable[[np.ndarray], np.ndarray]
 """A structure, bool (y, x) -> its annotated pixels, bool (y, x)."""
 
 
-def erosion(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """The innermost pixels of every structure (LIVIAETS/SizeLoss_WSS, to which the papers' authors point).
+def erosion(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """The innermost pixels of every structure (LIVIAETS/SizeLoss_WSS, cited by the papers' authors).
 
-    Each structure, and the background on request, is eroded with the full 3 x 3 element 10 times if something is left,
-    else 9 times, and so on down to the structure itself.
+    Each structure, and background if `style.background`, is eroded with the full 3 x 3 element up to 10 times,
+    stopping before it disappears.
 
     Args:
       mask: int (y, x), classes 0 to C - 1 or UNLABELED.
-      where: the slice; unused.
-      style: whether background is annotated.
+      position: unused.
+      style: only `background` is used.
 
     Returns:
-      int32 (y, x), a class or UNLABELED. All recipes take and return the same.
+      int32 (y, x), a class or UNLABELED. All recipes have these arguments and this result.
     """
     return _annotate(mask, style, _core, _core)
 
 
-def point(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """A disc at a random pixel of every structure, and of the background on request.
+def point(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """A disc at a random pixel of every structure, and of background if `style.background`.
 
-    The pixel is drawn among those about which the square that holds the disc fits into the structure, or else among the
-    innermost ones; what of the disc sticks out is cut off (random discs as in LIVIAETS/SizeLoss_WSS).
+    The pixel is drawn from those where the disc's bounding square fits into the structure, or from the innermost ones
+    if there are none. The disc is clipped to the structure (random discs as in LIVIAETS/SizeLoss_WSS).
     """
-    generator = where.generator("point")
+    generator = position.generator("point")
 
     def at_random(structure):
         inner = np.flatnonzero(_core(structure, style.radius))
@@ -99,11 +99,11 @@ def point(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
     return _annotate(mask, style, at_random, at_random)
 
 
-def centroid(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """A disc at the pixel of every structure that is nearest its centroid, the first in reading order of equals.
+def centroid(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """A disc at the pixel of every structure nearest to its centroid, the first in row-major order if several are.
 
-    So a ring is annotated on its inner edge. What of the disc sticks out is cut off. Background, whose centroid means
-    nothing, gets a disc on request at the first of its innermost pixels.
+    So a ring is annotated at its inner edge. The disc is clipped to the structure. The centroid of background is not
+    meaningful: if `style.background`, its disc is at the first of its innermost pixels.
     """
 
     def at_centroid(structure):
@@ -117,22 +117,22 @@ def centroid(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
     return _annotate(mask, style, at_centroid, innermost)
 
 
-def scribble(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """A line one pixel wide along the middle of every structure, and on request a curve around all of them.
+def scribble(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """A line one pixel wide along the middle of every structure; if `style.background`, a curve around all of them.
 
-    The middle line is the skeleton, as in HiLab-git/WSL4MIS (scribbles_generator.py). Of a compact structure little is
-    left by that, where a person draws a loop: a skeleton shorter than twice the structure's width gives way to the
-    outline of the structure eroded to half of its depth. Background is annotated as by ACDC's experts ("approximately
-    around the heart": Valvano et al., IEEE TMI 2021): the curve MARGIN away from the structures, cut off by the slice's
-    border, or a loop in a slice without room for it.
+    The line is the skeleton, as in HiLab-git/WSL4MIS (scribbles_generator.py). The skeleton of a compact structure is
+    short, but annotators draw a loop: if it is shorter than twice the structure's width, the outline of the structure
+    eroded to half its depth is used instead. Background is annotated as by ACDC's experts ("approximately around the
+    heart": Valvano et al., IEEE TMI 2021): the curve at distance MARGIN from the structures, clipped to the slice, or a
+    loop if there is no such curve.
     """
-    return _annotate(mask, style, _stroke, _surrounding)
+    return _annotate(mask, style, _line_or_loop, _contour)
 
 
-def box(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """Background outside the union of the structures' bounding boxes, nothing inside, whatever `style.background`.
+def box(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """Background outside the structures' bounding boxes, nothing inside, whatever `style.background`.
 
-    Without a structure everything is background: drawing no box says that there is no structure.
+    Without a structure all of the mask's background is annotated.
     """
     weak = np.where(mask == 0, 0, UNLABELED).astype(np.int32)
     for _, bounds in _structures(mask):
@@ -140,19 +140,19 @@ def box(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
     return weak
 
 
-def slices(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """The mask with its background on every `style.every`-th slice, counted from the middle one; else nothing."""
-    recipe = none if (where.slice - where.slices // 2) % style.every else full
-    return recipe(mask, where, style)
+def slices(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """The mask with background on every `style.every`-th slice, counted from the middle one; nothing on the others."""
+    recipe = none if (position.slice - position.slices // 2) % style.every else full
+    return recipe(mask, position, style)
 
 
-def none(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """Nothing."""
+def none(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """No annotation."""
     return np.full(mask.shape, UNLABELED, np.int32)
 
 
-def full(mask: np.ndarray, where: Where, style: Style) -> np.ndarray:
-    """The mask with its background, whatever `style.background`."""
+def full(mask: np.ndarray, position: SlicePosition, style: Style) -> np.ndarray:
+    """The mask with background, whatever `style.background`."""
     return mask.astype(np.int32)
 
 
@@ -171,33 +171,32 @@ RECIPES: Mapping[str, Recipe] = {
 def resize(weak: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes to `size` (y, x) by nearest neighbour, without losing thin annotations.
 
-    Samples where tf.image.resize(..., "nearest") does. Then each annotated pixel also labels the new pixel that its
-    centre lies in, if that one is UNLABELED; of several classes the one with most pixels wins, of equals the lowest. So
-    a class disappears only where another class takes the same new pixel. If both axes grow, this is plain nearest
-    neighbour.
+    Starts with the result of tf.image.resize(..., "nearest"). Then each annotated pixel also labels the new pixel that
+    contains its centre, if that is UNLABELED; the class with most pixels wins, the lowest in a tie. So a class is lost
+    only if other classes label its new pixels. If no axis shrinks, this is plain nearest neighbour.
 
     Args:
-      weak: int (y, x), classes or UNLABELED, on its own grid.
+      weak: int (y, x), classes or UNLABELED.
       size: (y, x) of the result.
 
     Returns:
       int32 `size`, classes or UNLABELED.
     """
-    resized = weak[np.ix_(*map(_sampled, weak.shape, size))].astype(np.int32)
+    resized = weak[np.ix_(*map(_nearest_indices, weak.shape, size))].astype(np.int32)
     annotated = np.nonzero(weak != UNLABELED)
     y, x = ((2 * i + 1) * new // (2 * old) for i, old, new in zip(annotated, weak.shape, size, strict=True))
-    unseen = resized[y, x] == UNLABELED
-    pixels_and_classes = np.stack([y, x, weak[annotated]])[:, unseen]
+    lost = resized[y, x] == UNLABELED
+    pixels_and_classes = np.stack([y, x, weak[annotated]])[:, lost]
     (y, x, label), votes = np.unique(pixels_and_classes, axis=1, return_counts=True)
     last_wins = np.lexsort((-label, votes))
     resized[y[last_wins], x[last_wins]] = label[last_wins]
     return resized
 
 
-def _sampled(old: int, new: int) -> np.ndarray:
-    """Which of `old` pixels along an axis each of `new` shows: floor((i + 1/2) old / new) in TensorFlow's precision."""
-    place = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
-    return np.minimum(np.floor(place).astype(int), old - 1)
+def _nearest_indices(old: int, new: int) -> np.ndarray:
+    """The old index for each new one along an axis: floor((i + 1/2) old / new), in TensorFlow's precision."""
+    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
+    return np.minimum(np.floor(centres).astype(int), old - 1)
 
 
 def _annotate(mask: np.ndarray, style: Style, of_structure: Part, of_background: Part) -> np.ndarray:
@@ -217,24 +216,24 @@ def _structures(mask: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:
 
 
 def _depth(structure: np.ndarray) -> np.ndarray:
-    """Chessboard distance to the outside; what survives k erosions with the full 3 x 3 element is deeper than k."""
+    """Chessboard distance to the outside; k erosions with the full 3 x 3 element leave the pixels deeper than k."""
     return ndimage.distance_transform_cdt(np.pad(structure, 1), metric="chessboard")[1:-1, 1:-1]
 
 
 def _core(structure: np.ndarray, erosions: int = MAX_EROSIONS) -> np.ndarray:
-    """What `erosions` leave, or the most below that which leave something."""
+    """The structure after `erosions`, or after fewer if it would disappear."""
     depth = _depth(structure)
     return depth > min(erosions, depth.max() - 1)
 
 
 def _disc(structure: np.ndarray, centre: int, radius: int) -> np.ndarray:
-    """A disc about the pixel with this number in reading order, cut off where the structure ends."""
+    """A disc about the pixel with this flat index, clipped to the structure."""
     y, x = np.ogrid[: structure.shape[0], : structure.shape[1]]
     centre_y, centre_x = np.unravel_index(centre, structure.shape)
     return structure & ((y - centre_y) ** 2 + (x - centre_x) ** 2 <= radius**2)
 
 
-def _stroke(structure: np.ndarray) -> np.ndarray:
+def _line_or_loop(structure: np.ndarray) -> np.ndarray:
     skeleton, depth = skeletonize(structure), _depth(structure)
     width = 2 * depth.max()
     return skeleton if skeleton.sum() >= 2 * width else _loop(depth)
@@ -245,7 +244,7 @@ def _loop(depth: np.ndarray) -> np.ndarray:
     return region & ~ndimage.binary_erosion(region)
 
 
-def _surrounding(background: np.ndarray) -> np.ndarray:
+def _contour(background: np.ndarray) -> np.ndarray:
     margin = max(1, round(MARGIN * min(background.shape)))
     curve = ndimage.distance_transform_cdt(background, metric="chessboard") == margin
     return curve if curve.any() else _loop(_depth(background))

@@ -26,12 +26,12 @@ def _orientations(experiment: Experiment, used: Sequence[Entry]) -> Iterator[str
     """Warns of cases whose orientation differs from the others or is unknown."""
     turned = [entry for entry in used if entry.turned]
     if turned:
-        codes = ", ".join(sorted({entry.stored for entry in turned}))
+        codes = ", ".join(sorted({entry.axis_codes for entry in turned}))
         yield (
             f"{counted(len(turned), 'case')} stored in another orientation than most ({codes}) and reoriented to "
             f"match: {few([entry.name for entry in turned])}."
         )
-    unknown = [entry.name for entry in used if not entry.stored]
+    unknown = [entry.name for entry in used if not entry.axis_codes]
     if unknown and len(unknown) < len(used):
         yield (
             f"{few(unknown)}: the files have no orientation and are used as stored; check that they are oriented like "

@@ -136,7 +136,7 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
         f"size (slice, y, x)     {_range([finding.shape for finding in findings])}",
         f"spacing (slice, y, x)  {_range([entry.spacing for entry in entries])} "
         f"{', '.join(sorted({entry.units for entry in entries}))}",
-        f"orientation            {_listed(Counter(entry.stored or 'unknown' for entry in entries))}",
+        f"orientation            {_listed(Counter(entry.axis_codes or 'unknown' for entry in entries))}",
     ]
     intensities = np.stack([finding.intensities for finding in findings])
     for channel in range(data.channels):

@@ -126,7 +126,7 @@ def _unreadable_formats(folder: pathlib.Path) -> Iterator[str]:
     """A warning about volumes below a folder in formats that cannot be read."""
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
     shown = [path.as_posix() for path in below if not any(part[0] == "." for part in path.parts)]
-    unread = [name for name in shown if name.lower().endswith(volumes.UNREAD)]
+    unread = [name for name in shown if name.lower().endswith(volumes.UNSUPPORTED)]
     if unread:
         yield (
             f"{folder}: {few(unread)} are skipped, their format is not supported; convert them to "

@@ -112,9 +112,9 @@ def test_a_config_file_that_cannot_be_used(refused, tmp_path, case):
 TABLES = {
     "semicolons": ("patient;role\nphantom001;strong\n", ["columns are patient;role", "give patient"]),
     "empty": ("", ["columns are", "give patient"]),
-    "UTF-16": ("patient,role\n".encode("utf-16"), ["no text in UTF-8"]),
+    "UTF-16": ("patient,role\n".encode("utf-16"), ["not UTF-8 text"]),
     "a patient unknown": ("patient,role\nanna,strong\n", ["line 2", "no patient 'anna'", "correct the name"]),
-    "a patient twice": ("patient,role\nphantom001,test\nphantom001,weak\n", ["line 3", "a second time", "keep one"]),
+    "a patient twice": ("patient,role\nphantom001,test\nphantom001,weak\n", ["line 3", "listed twice", "keep one"]),
     "a role unknown": ("patient,role\nphantom001,full\n", ["line 2", "role is 'full'", "strong, weak"]),
     "zero bytes": ("patient,role\nphantom001,\0\n", ["line 2", "role is"]),
 }
@@ -143,7 +143,7 @@ FOLDERS = {
     "another program's": ([*SUGGEST, "--workdir=TMP/other", "--input=TMP/images"], ["other/config.json", "from a run"]),
     "a run not trained": ([*PREDICT, "--workdir=TMP/bare", "--input=TMP/images"], ["TMP/bare", "no last checkpoint"]),
     "an image that is not there": ([*PREDICT, "--input=TMP/b.nii.gz"], ["TMP/b.nii.gz", "No such file"]),
-    "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "no file of a known format"]),
+    "a folder that is not there": ([*PREDICT, "--input=TMP/nowhere"], ["TMP/nowhere", "not a file of a known format"]),
     "no folder to suggest from": ([*SUGGEST, "--input=TMP/nowhere"], ["TMP/nowhere", "No such file"]),
     "a folder without images": ([*PREDICT, "--input=TMP/bare"], ["TMP/bare", "contains no images"]),
     "an image that is a link to nothing": ([*PREDICT, "--input=TMP/linked"], ["TMP/linked/x.nii.gz", "No such file"]),
@@ -164,7 +164,7 @@ FOLDERS = {
     "results by no name": ([*EVALUATE, "--output="], ["--output", "is empty"]),
     "cases with voxel sizes and without": (
         [*EVALUATE, "--predictions=TMP/mixed", "--references=TMP/mixed", "--output=TMP/new.json"],
-        ["have voxel sizes and some have none", "evaluate them apart"],
+        ["have voxel sizes and some do not", "evaluate them separately"],
     ),
     "no predictions": ([*EVALUATE, "--predictions=TMP/no", "--output=TMP/new.json"], ["TMP/no", "no such folder"]),
     "a flag unknown": ([*PREDICT, "--input=TMP/images", "--overwrte"], ["overwrte", "overwrite"]),

@@ -95,9 +95,7 @@ def test_prepare_names_every_file_that_cannot_be_used(command, tmp_path):
     data = {"source": tmp_path / "data", "labels": "A=1,B=2,C=3", "cache": tmp_path / "cache"}
     settings = [f"--config.data.{key}={value}" for key, value in data.items()]
     code, err = command("prepare", "--config=configs/nifti.py", *settings, f"--output={tmp_path / 'look'}")
-    known = (
-        "holds the unknown label values [4]; known are [0, 1, 2, 3, 255], correct the file or the data set's labels."
-    )
+    known = "has the unknown label values [4], not among [0, 1, 2, 3, 255]; correct the file or the data set's labels."
     faults = [f"{tmp_path / 'data' / 'masks' / name}.nii.gz: {known}" for name in ("a", "c")]
     assert code == 2
     assert [line for line in err.splitlines() if "Building" not in line] == [f"msl_jax: {fault}" for fault in faults]

@@ -1,4 +1,4 @@
-"""What mutants are made of: a good file of each kind, how it is read, and what it must then be."""
+"""The basis of mutants: a valid file of each kind, a function that reads it, and the expected result."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -24,23 +24,23 @@ from msl_jax.errors import InputError
 
 COUNT = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-"""NIfTI's code of a type -> numpy's."""
+"""NIfTI datatype code -> NumPy dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What mutants are made of.
+    """A kind of file to mutate.
 
     Attributes:
-      name: of the file, below a folder.
-      good: its contents as they should be.
-      read: path -> the image, (slice, y, x, channel), and the label map, (slice, y, x), where there is one.
-      part: from where to where bytes are changed, of the good contents.
-      sealed: makes checksums right again, so that what was changed is not found by them.
-      right: contents -> what the image must be where it is read at all; None where that cannot be known.
-      beside: files that belong to it, by name.
-      room: bytes of address space that may be taken beyond those at the start; what wants more is a fault. None where a
-        library reserves what a header says and touches no more than there is.
+      name: path of the file in its folder.
+      good: valid contents.
+      read: path -> the image, (slice, y, x, channel), and the label map, (slice, y, x), or None.
+      part: range of the contents to mutate, (start, end).
+      sealed: corrects checksums, so that they do not detect the mutation.
+      right: contents -> the expected image if reading succeeds; None if unknown.
+      beside: name -> contents of other files that the reader needs.
+      room: limit in bytes for new address space; more is a failure. None if a library reserves the size in a header
+        without using it.
     """
 
     name: str
@@ -56,43 +56,43 @@ class Kind:
 # Readers
 
 
-def of_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads a volume as an image, writes it and its labels on its grid, as predict does, and reads those."""
+def read_volume(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a volume as an image; checks that the image and labels on its grid can be written and read again."""
     image = volumes.read_image(path)
     assert all(0 < size < np.inf for size in image.spacing) and np.isfinite(image.affine).all()
-    written = path.with_name(f"out_{path.name}")
+    output = path.with_name(f"out_{path.name}")
     labels = np.arange(image.voxels[..., 0].size).reshape(image.voxels.shape[:3]).astype(np.uint8)
     for voxels, read in ((image.voxels, volumes.read_image), (labels, volumes.read_labels)):
-        volumes.write(written, voxels, image)
-        again = read(written)
-        np.testing.assert_array_equal(again.voxels, voxels)
-        volumes.check_same_grid(image, again)
+        volumes.write(output, voxels, image)
+        reread = read(output)
+        np.testing.assert_array_equal(reread.voxels, voxels)
+        volumes.check_same_grid(image, reread)
     try:
         return image.voxels, volumes.read_labels(path).voxels
     except InputError:
         return image.voxels, None
 
 
-def of_segmentation(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one of 3D Slicer's segmentations onto the grid of an image."""
+def read_segmentation(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a segmentation of 3D Slicer and maps it to the grid of an image."""
     affine = np.array([[-1.5, 0, 0, -90.5], [0, -2, 0, 120], [0, 0, 8, 7], [0, 0, 0, 1.0]])
     image = volumes.Volume(path, COUNT[..., None].astype(np.float32), affine=affine, oriented=True)
     return image.voxels, volumes.labels_on_grid_of(image, volumes.read_labels(path)).voxels
 
 
-def of_layout(reader, layout: str, up: int, labels: Mapping[str, int], path: pathlib.Path):
-    """Reads the one case of a data set, whose folder lies `up` above the file."""
+def read_layout(reader, layout: str, up: int, labels: Mapping[str, int], path: pathlib.Path):
+    """Reads the only case of a data set; its folder is path.parents[up]."""
     source = at(layout, path.parents[up], labels=labels)
     assert set(reader.labels(source).values()) <= set(range(1, 256))
     (case,) = (load() for load in reader.read(source))
     return case.image, case.mask
 
 
-# Right answers
+# Expected results
 
 
-def nifti_by_hand(contents: bytes) -> np.ndarray:
-    """Reads a NIfTI-1 file by the standard's table of offsets."""
+def nifti_reference(contents: bytes) -> np.ndarray:
+    """Voxels of a NIfTI-1 file, read at the offsets of the standard."""
     (axes,) = struct.unpack_from("<h", contents, 40)
     order = "<" if 1 <= axes <= 7 else ">"
     axes, *lengths = struct.unpack_from(f"{order}8h", contents, 40)
@@ -106,7 +106,7 @@ def nifti_by_hand(contents: bytes) -> np.ndarray:
 
 
 def always(voxels: np.ndarray) -> Callable[[bytes], np.ndarray]:
-    """The right answer where no voxel was touched."""
+    """The expected result if the mutation cannot change voxels."""
     return lambda contents: voxels[..., None]
 
 
@@ -114,29 +114,29 @@ def always(voxels: np.ndarray) -> Callable[[bytes], np.ndarray]:
 
 
 def nifti(voxels: np.ndarray = COUNT, kind: type[nib.Nifti1Image] = nib.Nifti1Image) -> bytes:
-    """With an extension behind the header."""
-    made = kind(voxels.T, np.diag([-1.5, 2, 8, 1]))
-    made.header.set_xyzt_units("mm")
-    made.header["descrip"], made.header["intent_name"] = b"a heart", b"none"
-    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a word"))
-    return made.to_bytes()
+    """A NIfTI file with a header extension."""
+    image = kind(voxels.T, np.diag([-1.5, 2, 8, 1]))
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"], image.header["intent_name"] = b"a heart", b"none"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a word"))
+    return image.to_bytes()
 
 
 def itk(ending: str, deflated: bool, voxels: np.ndarray = COUNT, fields: Mapping[str, str] | None = None) -> bytes:
-    """As ITK writes it."""
-    made = sitk.GetImageFromArray(voxels, isVector=voxels.ndim == 4)
+    """A file written by ITK."""
+    image = sitk.GetImageFromArray(voxels, isVector=voxels.ndim == 4)
     for key, value in (fields or {}).items():
-        made.SetMetaData(key, value)
-    made.SetSpacing((1.5, 2, 8))
-    made.SetOrigin((90.5, -120, 7))
+        image.SetMetaData(key, value)
+    image.SetSpacing((1.5, 2, 8))
+    image.SetOrigin((90.5, -120, 7))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / f"a{ending}"
-        sitk.WriteImage(made, str(path), deflated)
+        sitk.WriteImage(image, str(path), deflated)
         return path.read_bytes()
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """With a text beside the pixels."""
+    """A PNG file with a text chunk."""
     out, text = io.BytesIO(), PngImagePlugin.PngInfo()
     text.add_text("Comment", "a heart")
     Image.fromarray(pixels).save(out, "PNG", pnginfo=text)
@@ -144,7 +144,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def png_sealed(contents: bytes) -> bytes:
-    """The same with right checksums, chunk by chunk."""
+    """The contents with correct checksums of all chunks."""
     sealed, start = bytearray(contents), 8
     while start + 12 <= len(sealed):
         end = start + 8 + struct.unpack_from(">I", sealed, start)[0]
@@ -156,7 +156,7 @@ def png_sealed(contents: bytes) -> bytes:
 
 
 def hdf5() -> bytes:
-    """As WSL4MIS has it."""
+    """An HDF5 file like those of WSL4MIS."""
     out = io.BytesIO()
     with h5py.File(out, "w") as file:
         for name, voxels in (("image", COUNT.astype(np.float32)), ("label", COUNT % 3), ("scribble", COUNT % 5)):
@@ -165,7 +165,7 @@ def hdf5() -> bytes:
 
 
 def between(contents: bytes, start: bytes, end: bytes) -> tuple[int, int]:
-    """From where one thing begins to where another does."""
+    """Range from the first byte of `start` to the first byte of `end`."""
     first = contents.index(start)
     return first, contents.index(end, first)
 
@@ -189,47 +189,49 @@ MSD = {
 NNUNET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1, "two": 2}, "file_ending": ".nii.gz"}
 INFO = b"ED: 1\nES: 1\nGroup: DCM\nHeight: 184.0\n"
 zipped = functools.partial(gzip.compress, mtime=0)
-of_png = functools.partial(of_layout, png_tree, "png_tree", 2, {"one": 85})
+read_png = functools.partial(read_layout, png_tree, "png_tree", 2, {"one": 85})
 KINDS = {
-    "nifti header": Kind("a.nii", NIFTI, of_volume, (0, 352), right=nifti_by_hand),
+    "nifti header": Kind("a.nii", NIFTI, read_volume, (0, 352), right=nifti_reference),
     "nifti header, zipped": Kind(
-        "a.nii.gz", NIFTI, of_volume, (0, 352), zipped, lambda contents: nifti_by_hand(gzip.decompress(contents))
+        "a.nii.gz", NIFTI, read_volume, (0, 352), zipped, lambda contents: nifti_reference(gzip.decompress(contents))
     ),
-    "nifti": Kind("a.nii", NIFTI, of_volume, right=nifti_by_hand),
-    "nifti.gz": Kind("a.nii.gz", ZIPPED, of_volume, right=lambda contents: nifti_by_hand(gzip.decompress(contents))),
-    "nifti-2 header": Kind("a.nii", nifti(kind=nib.Nifti2Image), of_volume, (0, 544)),
-    "mha header": Kind("a.mha", MHA, of_volume, (0, -COUNT.nbytes)),
-    "mha geometry": Kind("a.mha", MHA, of_volume, between(MHA, b"TransformMatrix", b"DimSize"), right=always(COUNT)),
-    "mha, deflated": Kind("a.mha", DEFLATED_MHA, of_volume),
+    "nifti": Kind("a.nii", NIFTI, read_volume, right=nifti_reference),
+    "nifti.gz": Kind(
+        "a.nii.gz", ZIPPED, read_volume, right=lambda contents: nifti_reference(gzip.decompress(contents))
+    ),
+    "nifti-2 header": Kind("a.nii", nifti(kind=nib.Nifti2Image), read_volume, (0, 544)),
+    "mha header": Kind("a.mha", MHA, read_volume, (0, -COUNT.nbytes)),
+    "mha geometry": Kind("a.mha", MHA, read_volume, between(MHA, b"TransformMatrix", b"DimSize"), right=always(COUNT)),
+    "mha, deflated": Kind("a.mha", DEFLATED_MHA, read_volume),
     "mha, deflated voxels": Kind(
-        "a.mha", DEFLATED_MHA, of_volume, (DEFLATED_MHA.index(b"LOCAL") + 6, None), right=always(COUNT)
+        "a.mha", DEFLATED_MHA, read_volume, (DEFLATED_MHA.index(b"LOCAL") + 6, None), right=always(COUNT)
     ),
-    "nrrd header": Kind("a.nrrd", NRRD, of_volume, (0, -COUNT.nbytes)),
-    "nrrd geometry": Kind("a.nrrd", NRRD, of_volume, between(NRRD, b"space origin", b"\n\n"), right=always(COUNT)),
-    "nrrd, deflated": Kind("a.nrrd", DEFLATED_NRRD, of_volume),
+    "nrrd header": Kind("a.nrrd", NRRD, read_volume, (0, -COUNT.nbytes)),
+    "nrrd geometry": Kind("a.nrrd", NRRD, read_volume, between(NRRD, b"space origin", b"\n\n"), right=always(COUNT)),
+    "nrrd, deflated": Kind("a.nrrd", DEFLATED_NRRD, read_volume),
     "nrrd, deflated voxels": Kind(
-        "a.nrrd", DEFLATED_NRRD, of_volume, (DEFLATED_NRRD.index(b"\n\n") + 2, None), right=always(COUNT)
+        "a.nrrd", DEFLATED_NRRD, read_volume, (DEFLATED_NRRD.index(b"\n\n") + 2, None), right=always(COUNT)
     ),
-    "seg.nrrd": Kind("a.seg.nrrd", SEGMENTATION, of_segmentation, right=always(COUNT)),
-    "png": Kind("val/Img/a_1.png", PNG, of_png, right=always(PIXELS[None])),
-    "png, checksums right": Kind("val/Img/a_1.png", PNG, of_png, sealed=png_sealed),
+    "seg.nrrd": Kind("a.seg.nrrd", SEGMENTATION, read_segmentation, right=always(COUNT)),
+    "png": Kind("val/Img/a_1.png", PNG, read_png, right=always(PIXELS[None])),
+    "png, checksums right": Kind("val/Img/a_1.png", PNG, read_png, sealed=png_sealed),
     "png mask": Kind(
-        "val/GT/a_1.png", png(PIXELS % 2 * np.uint8(85)), of_png, sealed=png_sealed, beside={"val/Img/a_1.png": PNG}
+        "val/GT/a_1.png", png(PIXELS % 2 * np.uint8(85)), read_png, sealed=png_sealed, beside={"val/Img/a_1.png": PNG}
     ),
     "hdf5": Kind(
-        "ACDC_training_volumes/a.h5", hdf5(), functools.partial(of_layout, wsl4mis, "wsl4mis", 1, {}), room=None
+        "ACDC_training_volumes/a.h5", hdf5(), functools.partial(read_layout, wsl4mis, "wsl4mis", 1, {}), room=None
     ),
     "dataset.json of msd": Kind(
         "dataset.json",
         json.dumps(MSD).encode(),
-        functools.partial(of_layout, msd, "msd", 0, {}),
+        functools.partial(read_layout, msd, "msd", 0, {}),
         right=always(COUNT),
         beside={"imagesTr/a.nii.gz": ZIPPED, "labelsTr/a.nii.gz": MASK},
     ),
     "dataset.json of nnunet": Kind(
         "dataset.json",
         json.dumps(NNUNET).encode(),
-        functools.partial(of_layout, nnunet, "nnunet", 0, {}),
+        functools.partial(read_layout, nnunet, "nnunet", 0, {}),
         right=always(COUNT),
         beside={"imagesTr/a_0000.nii.gz": ZIPPED, "labelsTr/a.nii.gz": MASK},
     ),

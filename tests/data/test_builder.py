@@ -46,41 +46,41 @@ def source(tmp_path):
 
 @pytest.fixture
 def unreadable(monkeypatch):
-    """Call it, and from then on reading a case of ACDC fails."""
+    """A function; after it is called, reading a case of ACDC fails."""
 
-    def explode(source):
+    def fail(source):
         raise AssertionError("read again")
 
     def install():
-        explode.__module__ = acdc.read.__module__
-        monkeypatch.setitem(READERS, "acdc", dataclasses.replace(acdc.READER, read=explode))
+        fail.__module__ = acdc.read.__module__
+        monkeypatch.setitem(READERS, "acdc", dataclasses.replace(acdc.READER, read=fail))
 
     return install
 
 
-def assert_gives_back(data, entries, cases):
+def assert_cases(data, entries, cases):
     for entry, case in zip(entries, cases, strict=True):
-        again = data.case(entry)
+        actual_case = data.case(entry)
         for field in dataclasses.fields(case):
-            got, expected = getattr(again, field.name), getattr(case, field.name)
-            assert type(got) is type(expected), field.name
-            np.testing.assert_array_equal(got, expected, err_msg=field.name)
-            assert getattr(got, "dtype", None) == getattr(expected, "dtype", None)
+            actual, expected = getattr(actual_case, field.name), getattr(case, field.name)
+            assert type(actual) is type(expected), field.name
+            np.testing.assert_array_equal(actual, expected, err_msg=field.name)
+            assert getattr(actual, "dtype", None) == getattr(expected, "dtype", None)
 
 
-def test_phantoms_come_back_bit_for_bit(phantoms):
+def test_phantoms_are_stored_bit_for_bit(phantoms):
     assert [len({entry.patient for entry in phantoms.entries}), len(phantoms.entries)] == [8, 16]
-    assert_gives_back(phantoms, phantoms.entries[:4], load_all(phantom.read(Source("phantom", "patients=2,seed=0"))))
+    assert_cases(phantoms, phantoms.entries[:4], load_all(phantom.read(Source("phantom", "patients=2,seed=0"))))
     assert phantoms.labels == {"RV": 1, "MYO": 2, "LV": 3}
 
 
-def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, unreadable):
+def test_acdc_is_stored_bit_for_bit_and_reopened_from_the_cache(source, tmp_path, unreadable):
     cases, cache = [load() for load in acdc.read(Source("acdc", str(source)))], str(tmp_path / "cache")
     data = builder.build(Source("acdc", str(source)), cache)
-    assert_gives_back(data, data.entries, cases)
+    assert_cases(data, data.entries, cases)
     unreadable()
     data = builder.build(Source("acdc", str(source)), cache)
-    assert_gives_back(data, data.entries, cases)
+    assert_cases(data, data.entries, cases)
     assert [entry.annotated for entry in data.entries] == [False, False, True, True]
     assert [(entry.first, entry.slices) for entry in data.entries] == [(0, 4), (4, 12), (16, 5), (21, 13)]
     assert len(data.records) == 34
@@ -88,14 +88,14 @@ def test_acdc_comes_back_bit_for_bit_also_when_opened_again(source, tmp_path, un
     assert [entry.name for entry in data.of_patients(["patient002"])] == ["patient002_frame01", "patient002_frame09"]
 
 
-def test_a_copy_elsewhere_is_not_built_again(source, tmp_path, unreadable):
+def test_a_copy_in_another_folder_is_not_built_again(source, tmp_path, unreadable):
     cache = str(tmp_path / "cache")
     builder.build(Source("acdc", str(source)), cache)
     unreadable()
     assert len(builder.build(Source("acdc", str(source / "training")), cache).entries) == 4
 
 
-def test_a_changed_source_is_built_anew(source, tmp_path):
+def test_a_changed_source_is_built_again(source, tmp_path):
     cache = str(tmp_path / "cache")
     before = builder.build(Source("acdc", str(source)), cache)
     path = source / "training" / "patient001" / "patient001_frame01.nii.gz"
@@ -108,7 +108,7 @@ def test_a_changed_source_is_built_anew(source, tmp_path):
     assert before.case(before.entries[0]).image.sum() > 77
 
 
-def test_a_changed_reader_builds_anew(source, tmp_path, monkeypatch):
+def test_a_changed_reader_builds_again(source, tmp_path, monkeypatch):
     def one_case(source):
         yield next(acdc.read(source))
 
@@ -117,7 +117,7 @@ def test_a_changed_reader_builds_anew(source, tmp_path, monkeypatch):
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 1
 
 
-def test_a_slice_carries_its_volumes_statistics(phantoms):
+def test_a_slice_contains_its_volumes_statistics(phantoms):
     entry = phantoms.entries[3]
     image = phantoms.case(entry).image
     for z in (0, entry.slices - 1):
@@ -131,8 +131,8 @@ def test_a_slice_carries_its_volumes_statistics(phantoms):
             assert quantile == pytest.approx([np.percentile(image, percent)], rel=1e-6)
 
 
-def given(cases):
-    """A reader's `read` that hands over these cases."""
+def read_of(cases):
+    """A reader's `read` function that returns these cases."""
 
     def read(source):
         return ((lambda case=case: case) for case in cases(source))
@@ -141,7 +141,7 @@ def given(cases):
 
 
 def two_channels(source):
-    """A case cut along no axis in particular, without a mask, with two channels; and one with three."""
+    """Cases of equal shape without masks or directions, the first with two channels, the second with three."""
     rng = np.random.default_rng(0)
     for channels in range(2, 2 + int(source.path)):
         image = rng.random((4, 5, 6, channels), np.float32)
@@ -151,7 +151,7 @@ def two_channels(source):
 
 @pytest.fixture
 def unmasked(monkeypatch):
-    read = given(two_channels)
+    read = read_of(two_channels)
     read.__module__ = acdc.read.__module__
     reader = Reader(lambda source: {"A": 1}, lambda source: source.path, read, dict)
     monkeypatch.setitem(READERS, "unmasked", reader)
@@ -160,33 +160,33 @@ def unmasked(monkeypatch):
 @pytest.mark.parametrize(
     "axis, shape, spacing", [(2, (4, 5, 6), (3, 2, 1)), (1, (5, 4, 6), (2, 3, 1)), (0, (6, 4, 5), (1, 3, 2))]
 )
-def test_channels_bare_cases_roles_and_other_axes_come_back(unmasked, tmp_path, axis, shape, spacing):
+def test_reading_back_channels_unmasked_cases_roles_and_axes(unmasked, tmp_path, axis, shape, spacing):
     data = builder.build(Source("unmasked", "1", axis=axis), str(tmp_path))
-    read = next(two_channels(Source("unmasked", "1")))
+    expected = next(two_channels(Source("unmasked", "1")))
     case = data.case(data.entries[0])
     assert case.image.shape == (*shape, 2) and case.mask is None and case.spacing == spacing
     assert (data.channels, data.masked(full=False), data.roles()) == (2, [], {"a": "weak"})
-    np.testing.assert_array_equal(turn_across(axis).undo(case.image), read.image)
-    np.testing.assert_array_equal(turn_across(axis).undo(case.annotation), read.annotation)
+    np.testing.assert_array_equal(turn_across(axis).undo(case.image), expected.image)
+    np.testing.assert_array_equal(turn_across(axis).undo(case.annotation), expected.annotation)
 
 
-def test_images_of_other_channels_are_refused(unmasked, tmp_path):
-    with pytest.raises(InputError, match=r"^case3: has 3 channels, case2 2; they must agree\.$"):
+def test_cases_with_different_channels_raise_input_error(unmasked, tmp_path):
+    with pytest.raises(InputError, match=r"^case3: has 3 channels, but case2 has 2; they must agree\.$"):
         builder.build(Source("unmasked", "2"), str(tmp_path))
 
 
-def test_every_case_that_cannot_be_used_is_named_once(source, tmp_path):
+def test_every_invalid_case_is_named_once(source, tmp_path):
     training = source / "training"
     (training / "patient001" / "Info.cfg").unlink()
     (training / "patient002" / "patient002_frame09_gt.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
-    first, second = str(refusal.value).splitlines()
-    assert first.startswith(f"{training / 'patient001'}: holds no Info.cfg")
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{training / 'patient001'}: contains no Info.cfg")
     assert second.startswith(f"{training / 'patient002' / 'patient002_frame09_gt.nii.gz'}: ")
 
 
-def test_what_is_built_knows_no_roles(phantoms, cache):
+def test_a_build_does_not_depend_on_roles(phantoms, cache):
     folders = {path.parent for path in pathlib.Path(cache).rglob("dataset_info.json")}
     assert folders
     for folder in folders:
@@ -196,45 +196,45 @@ def test_what_is_built_knows_no_roles(phantoms, cache):
         assert not any(role in names for role in ("train", "val", "test", "strong", "weak"))
 
 
-def test_a_source_that_is_refused_can_be_repaired(source, tmp_path):
+def test_an_invalid_source_can_be_repaired(source, tmp_path):
     path = source / "training" / "patient002" / "patient002_frame09_gt.nii.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-9])
-    with pytest.raises(InputError, match="cannot be read") as refusal:
+    with pytest.raises(InputError, match="cannot be read") as error:
         builder.build(Source("acdc", str(source)), str(tmp_path / "cache"))
-    assert str(refusal.value).startswith(str(path)) and "\n" not in str(refusal.value)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
     path.write_bytes(good)
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 4
 
 
-def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"there is no 'nifti'; there are acdc, .*phantom"):
+def test_an_unknown_layout_raises_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"layout: is 'nifti'; give one of acdc, .*phantom"):
         builder.build(Source("nifti", str(tmp_path)), str(tmp_path))
 
 
-STORED = {"a": "LPS", "b": "SPL", "c": "LPS", "d": "RAI", "e": "PSR"}
+AXIS_CODES = {"a": "LPS", "b": "SPL", "c": "LPS", "d": "RAI", "e": "PSR"}
 
 
 @pytest.fixture
 def mixed(tmp_path):
-    """The same case of a folder, stored in one way and another."""
+    """A folder with the same case in several orientations."""
     rng = np.random.default_rng(0)
     voxels = {"images": rng.integers(0, 900, (7, 6, 3), np.int16), "masks": rng.integers(0, 2, (7, 6, 3), np.uint8)}
     for folder, array in voxels.items():
         (tmp_path / folder).mkdir()
         image = nib.Nifti1Image(array, np.diag([-1.5, -1.25, 8, 1]))
         image.header.set_xyzt_units("mm")
-        for name, codes in STORED.items():
+        for name, codes in AXIS_CODES.items():
             turn = nib.orientations.ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
             nib.save(image.as_reoriented(turn), tmp_path / folder / f"{name}.nii.gz")
     return tmp_path, voxels
 
 
 @pytest.mark.parametrize("axis", [2, 0])
-def test_cases_that_are_stored_otherwise_are_turned_to_lie_like_most(mixed, axis):
+def test_cases_in_other_orientations_are_turned_to_the_most_common_one(mixed, axis):
     folder, voxels = mixed
     data = builder.build(Source("folder", str(folder), {"A": 1}, axis=axis), str(folder / "cache"))
-    assert {entry.name: entry.stored for entry in data.entries} == STORED
+    assert {entry.name: entry.axis_codes for entry in data.entries} == AXIS_CODES
     assert [entry.name for entry in data.entries if entry.turned] == ["b", "d", "e"]
     for entry in data.entries:
         case = data.case(entry)
@@ -245,15 +245,15 @@ def test_cases_that_are_stored_otherwise_are_turned_to_lie_like_most(mixed, axis
     np.testing.assert_allclose(data.directions, turn_across(axis).directions(LPS))
 
 
-def test_a_data_set_that_does_not_say_how_it_lies_has_no_directions(phantoms):
-    assert phantoms.directions is None and not any(entry.turned or entry.stored for entry in phantoms.entries)
+def test_a_data_set_without_orientation_has_no_directions(phantoms):
+    assert phantoms.directions is None and not any(entry.turned or entry.axis_codes for entry in phantoms.entries)
 
 
-def test_a_reader_may_come_from_a_module_without_a_file(monkeypatch):
-    """As one that was written in a notebook; one of a module is known by all of its source."""
+def test_the_source_code_of_a_reader_from_a_module_without_a_file(monkeypatch):
+    """A notebook, for example, is a module without a file."""
     monkeypatch.setattr(reads_nothing, "__module__", "a_notebook")
-    assert b"def reads_nothing" in builder._text_of(reads_nothing)
-    assert builder._text_of(functools.partial(acdc.READER.read)) == pathlib.Path(acdc.__file__).read_bytes()
+    assert b"def reads_nothing" in builder._source_code(reads_nothing)
+    assert builder._source_code(functools.partial(acdc.READER.read)) == pathlib.Path(acdc.__file__).read_bytes()
 
 
 def reads_nothing(source):

@@ -15,13 +15,13 @@ def normalized(name, image=RAMP):
     return preparation.normalize(image, {key: tf.constant(value) for key, value in statistics.items()}).numpy()
 
 
-def test_percentiles_are_of_each_channel():
+def test_percentiles_are_per_channel():
     low, high = normalized("percentiles")[0, 0].T
     np.testing.assert_allclose(low, np.clip((np.arange(101) - 10) / 80, 0, 1), atol=1e-6)
     np.testing.assert_allclose(high, 1 - low, atol=1e-6)
 
 
-def test_a_window_is_of_intensities_as_stored():
+def test_a_window_applies_to_intensities_as_stored():
     first, second = normalized("window")[0, 0].T
     np.testing.assert_allclose(first, np.clip((np.arange(101) + 40) / 100, 0, 1), atol=1e-6)
     np.testing.assert_allclose(second, np.clip((40 - 10 * np.arange(101)) / 100, 0, 1), atol=1e-6)
@@ -34,14 +34,14 @@ def test_a_zscore_maps_three_deviations_around_the_mean():
 
 
 @pytest.mark.parametrize("name", intensity.NORMALIZATIONS)
-def test_statistics_stand_for_the_volume(name):
+def test_a_volume_is_normalised_by_its_statistics(name):
     image = np.random.default_rng(0).normal(100, 30, (3, 5, 7, 2)).astype(np.float32)
     out = normalized(name, image)
     assert out.shape == image.shape and out.dtype == np.float32 and 0 <= out.min() <= out.max() <= 1
 
 
 SPARSE = np.concatenate([np.zeros(1990), np.linspace(300, 400, 10)]).astype(np.float32).reshape(1, 20, 100, 1)
-"""Half of a per cent holds something."""
+"""0.5 % of the voxels are not 0."""
 SETTINGS = {"percentiles": (1.0, 99.0), "window": (-160.0, 240.0)}
 
 
@@ -58,19 +58,19 @@ def limits(name, image, **settings):
     [SPARSE, SPARSE + np.random.default_rng(0).random(SPARSE.shape, np.float32), -SPARSE],
     ids=["zeros", "noise", "negative"],
 )
-def test_percentiles_that_hold_next_to_nothing_are_widened_to_all_but_the_outermost_thousandth(image):
+def test_percentiles_without_contrast_are_widened_to_those_of_one_thousandth(image):
     assert collapsed("percentiles", image) == [True]
     quantiles = np.quantile(image, (0.001, 0.999))
     np.testing.assert_allclose(np.ravel(limits("percentiles", image)), quantiles, rtol=1e-5, atol=1e-5)
 
 
-def test_where_all_but_a_thousandth_is_one_value_the_whole_range_is_taken():
+def test_percentiles_are_widened_to_the_whole_range_if_all_but_a_thousandth_is_one_value():
     image = np.zeros((1, 100, 100, 1), np.float32)
     image[0, 0, :3, 0] = 5, 6, 7
     assert limits("percentiles", image) == [[0.0], [7.0]]
 
 
-def test_a_window_beside_what_the_volume_holds_is_widened_to_that():
+def test_a_window_outside_the_volumes_range_is_replaced_by_that_range():
     ramp = np.linspace(0, 1, 1001, dtype=np.float32).reshape(1, 7, 11, 13, 1)[0]
     for image in (ramp, ramp + 500, ramp - 1000):
         assert collapsed("window", image) == [True]
@@ -78,7 +78,7 @@ def test_a_window_beside_what_the_volume_holds_is_widened_to_that():
         assert image.min() <= low < high <= image.max() and high - low == pytest.approx(0.998, abs=1e-3)
 
 
-def test_each_channel_is_asked_for_itself():
+def test_each_channel_is_widened_separately():
     both = np.concatenate([SPARSE, np.linspace(0, 1, SPARSE.size, dtype=np.float32).reshape(SPARSE.shape)], -1)
     assert collapsed("percentiles", both) == [True, False]
     low, high = limits("percentiles", both)
@@ -102,26 +102,26 @@ HOT[0, 0, 0, 0] = 1e6
     ],
     ids=["a ramp", "one hot pixel", "two values", "a narrow window", "air and an organ", "zscore", "minmax"],
 )
-def test_a_range_that_tells_apart_stays_to_the_bit(name, image, settings):
+def test_a_range_with_contrast_is_kept_bit_for_bit(name, image, settings):
     assert not any(collapsed(name, image, **settings))
     settings = SETTINGS | settings
     statistics = intensity.measure(image)
-    wanted = intensity.NORMALIZATIONS[name].limits(statistics, settings)
-    for bound, given in zip(intensity.limits(name, statistics, settings), wanted, strict=True):
-        np.testing.assert_array_equal(np.broadcast_to(bound, np.shape(bound)), np.broadcast_to(given, np.shape(bound)))
+    expected = intensity.NORMALIZATIONS[name].limits(statistics, settings)
+    for bound, kept in zip(intensity.limits(name, statistics, settings), expected, strict=True):
+        np.testing.assert_array_equal(np.broadcast_to(bound, np.shape(bound)), np.broadcast_to(kept, np.shape(bound)))
 
 
 @pytest.mark.parametrize(
     ("name", "settings"), [("zscore", {}), ("minmax", {}), ("percentiles", {"percentiles": (0.0, 100.0)})]
 )
-def test_a_voxel_of_a_million_does_not_press_the_others_together(name, settings):
-    """But for HOT's hottest, its intensities have a mean of 100 and a deviation of 30."""
+def test_a_voxel_of_a_million_does_not_remove_the_contrast_of_the_others(name, settings):
+    """Without that voxel, the intensities of HOT have mean 100 and standard deviation 30."""
     assert collapsed(name, HOT, **settings) == [True]
     (low, high) = limits(name, HOT, **settings)
     assert low[0] == pytest.approx(7, abs=10) and high[0] == pytest.approx(193, abs=10)
 
 
 @pytest.mark.parametrize("name", intensity.NORMALIZATIONS)
-def test_a_sparse_volume_is_not_made_one_value(name):
+def test_a_sparse_volume_does_not_become_constant(name):
     out = normalized(name, np.where(SPARSE > 0, SPARSE, np.float32(0)))
     assert np.ptp(out) > 0.5

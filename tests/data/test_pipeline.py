@@ -10,7 +10,7 @@ from msl_jax.data.annotator import Annotator
 from msl_jax.data.case import Case, Reader, Source
 from msl_jax.data.preparation import Preparation
 from msl_jax.data.readers import READERS
-from msl_jax.data.weak_labels import RECIPES, Style, Where
+from msl_jax.data.weak_labels import RECIPES, SlicePosition, Style
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
 
@@ -21,7 +21,7 @@ STRONG_AUGMENTATION = dict(flip=True, rotation=60.0, zoom=0.5, gamma=0.5, contra
 KEYS = {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}
 
 
-def prepared(values):
+def preparation_of(values):
     return Preparation(SIZE, "percentiles", (1.0, 99.0), (0.0, 1.0), values)
 
 
@@ -34,7 +34,7 @@ def sets(phantoms):
 
 @pytest.fixture(scope="module")
 def dataset(phantoms, sets):
-    """make(...) -> pipeline.batches of these sets."""
+    """make(...) -> pipeline.batches for these sets."""
 
     def make(
         start=0,
@@ -51,7 +51,7 @@ def dataset(phantoms, sets):
             phantoms,
             {name: sets[name] for name in names},
             {"strong": 4, "weak": 6},
-            prepared(values),
+            preparation_of(values),
             Annotator(recipe, STYLE),
             augmentation,
             seed=seed,
@@ -71,7 +71,7 @@ def batches(dataset):
 
 @pytest.fixture(scope="module")
 def augmented(batches):
-    """Six batches with everything that augmentation can do."""
+    """Six batches with all augmentations."""
     return batches(0, 6, augmentation=STRONG_AUGMENTATION)
 
 
@@ -89,7 +89,7 @@ def joined(some, name, key):
     return np.concatenate([batch[name][key] for batch in some])
 
 
-def test_shapes_are_static_and_dtypes_as_promised(dataset):
+def test_shapes_are_static_and_dtypes_as_documented(dataset):
     parts = dataset(host=1, hosts=2).element_spec
     assert {name: set(part) for name, part in parts.items()} == KEYS
     for name, share in (("strong", 2), ("weak", 3)):
@@ -98,7 +98,7 @@ def test_shapes_are_static_and_dtypes_as_promised(dataset):
             assert spec.dtype == ("float32" if key == "image" else "int32")
 
 
-def test_values_are_as_promised(augmented):
+def test_values_are_as_documented(augmented):
     for batch in augmented:
         assert {name: set(part) for name, part in batch.items()} == KEYS
         for name, number in (("strong", 4), ("weak", 6)):
@@ -109,7 +109,7 @@ def test_values_are_as_promised(augmented):
         assert set(np.unique(batch["strong"]["label"])) <= {0, 1, 2, 3}
 
 
-def test_a_run_may_start_at_any_step(batches, augmented):
+def test_a_run_can_start_at_any_step(batches, augmented):
     assert_same(batches(4, 6, augmentation=STRONG_AUGMENTATION), augmented[4:])
     assert_same(batches(1, 2, augmentation=STRONG_AUGMENTATION, ahead=5), augmented[1:2])
 
@@ -123,12 +123,12 @@ def test_hosts_share_a_batch(batches, augmented):
     assert_same(whole, augmented)
 
 
-def test_a_method_without_weak_images_sees_the_same_strong_ones(batches, augmented):
-    alone = batches(0, 6, augmentation=STRONG_AUGMENTATION, names=("strong",))
-    assert_same(alone, [{"strong": batch["strong"]} for batch in augmented])
+def test_a_method_without_weak_images_gets_the_same_strong_ones(batches, augmented):
+    strong_only = batches(0, 6, augmentation=STRONG_AUGMENTATION, names=("strong",))
+    assert_same(strong_only, [{"strong": batch["strong"]} for batch in augmented])
 
 
-def test_seeds_and_steps_differ(batches, augmented):
+def test_images_of_other_seeds_and_steps_differ(batches, augmented):
     other = batches(0, 6, augmentation=STRONG_AUGMENTATION, seed=1)
     for name in KEYS:
         images = [image.tobytes() for some in (augmented, other) for image in joined(some, name, "image")]
@@ -137,35 +137,35 @@ def test_seeds_and_steps_differ(batches, augmented):
 
 def test_the_weak_label_of_a_strong_image_agrees_with_its_mask(augmented):
     label, weak_label = (joined(augmented, "strong", key) for key in ("label", "weak_label"))
-    drawn = weak_label != UNLABELED
-    assert 0.005 < drawn.mean() < 0.9 and set(weak_label[drawn]) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(weak_label[drawn], label[drawn])
+    labelled = weak_label != UNLABELED
+    assert 0.005 < labelled.mean() < 0.9 and set(weak_label[labelled]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(weak_label[labelled], label[labelled])
 
 
-class Watcher:
-    """A network that keeps the images it is given, and gives them back as its logits."""
+class Recorder:
+    """A network that records its input images and returns them as logits."""
 
     def __init__(self):
-        self.seen = []
+        self.received = []
 
     def apply(self, variables, images, branches, train):
-        io_callback(lambda array: self.seen.append(np.array(array[0])), None, images["images"])
+        io_callback(lambda array: self.received.append(np.array(array[0])), None, images["images"])
         return {branch: images for branch in branches}
 
 
-def as_inference_sees(phantoms, entries):
-    """The images that inference hands to the network, of all slices of these cases."""
-    network = Watcher()
-    segmenter = Segmenter(network, prepared((0, 3)), ("student",), batch=1)
+def inference_inputs(phantoms, entries):
+    """The images that inference passes to the network, for all slices of these cases."""
+    network = Recorder()
+    segmenter = Segmenter(network, preparation_of((0, 3)), ("student",), batch=1)
     for entry in entries:
         segmenter.probabilities({}, phantoms.case(entry).image)
     jax.effects_barrier()
-    return np.concatenate(network.seen)
+    return np.concatenate(network.received)
 
 
 @pytest.mark.parametrize("name, size", [("strong", 4), ("weak", 6)])
-def test_an_epoch_holds_every_slice_once_as_inference_sees_it(phantoms, sets, batches, name, size):
-    expected = as_inference_sees(phantoms, sets[name])
+def test_an_epoch_contains_every_slice_once_preprocessed_as_in_inference(phantoms, sets, batches, name, size):
+    expected = inference_inputs(phantoms, sets[name])
     slices = len(expected)
     images = joined(batches(0, 3 * slices // size + 1), name, "image")[: 3 * slices]
     distance = abs(images[:, None] - expected[None]).max((2, 3, 4))
@@ -175,37 +175,37 @@ def test_an_epoch_holds_every_slice_once_as_inference_sees_it(phantoms, sets, ba
     assert all((a != b).any() for a, b in itertools.combinations([np.arange(slices), *epochs], 2))
 
 
-def test_classes_that_are_not_asked_for_are_background(batches):
-    every, lv, swapped = (batches(values=values) for values in ((0, 1, 2, 3), (0, 3), (0, 3, 1)))
-    label = joined(every, "strong", "label")
+def test_classes_that_are_not_selected_are_background(batches):
+    all_classes, lv, swapped = (batches(values=values) for values in ((0, 1, 2, 3), (0, 3), (0, 3, 1)))
+    label = joined(all_classes, "strong", "label")
     assert set(np.unique(label)) == {0, 1, 2, 3}
     np.testing.assert_array_equal(joined(lv, "strong", "label"), label == 3)
     np.testing.assert_array_equal(joined(swapped, "strong", "label"), np.array([0, 2, 0, 1])[label])
     for name in KEYS:
-        weak, weak_lv = (joined(some, name, "weak_label") for some in (every, lv))
+        weak, weak_lv = (joined(some, name, "weak_label") for some in (all_classes, lv))
         assert set(np.unique(weak_lv)) == {0, 1, UNLABELED}
         np.testing.assert_array_equal(weak_lv == 1, weak == 3)
 
 
 @pytest.mark.parametrize("recipe", ["point", "slices"])
-def test_a_slice_is_annotated_as_the_recipe_says_at_its_place_in_its_case(phantoms, sets, batches, recipe):
+def test_a_slice_gets_the_recipes_weak_label_for_its_position(phantoms, sets, batches, recipe):
     expected = set()
     for entry in sets["strong"]:
         for z, mask in enumerate(phantoms.case(entry).mask):
             label = transforms.resize_labels(mask[..., None].astype(np.int32), SIZE).numpy()[..., 0]
-            weak_label = RECIPES[recipe](label, Where(entry.name, z, entry.slices), STYLE)
+            weak_label = RECIPES[recipe](label, SlicePosition(entry.name, z, entry.slices), STYLE)
             expected.add((label.tobytes(), weak_label.tobytes()))
     two_epochs = batches(0, len(expected) // 2 + 1, recipe=recipe)
     labels, weak_labels = (joined(two_epochs, "strong", key) for key in ("label", "weak_label"))
-    seen = {(label.tobytes(), weak_label.tobytes()) for label, weak_label in zip(labels, weak_labels, strict=True)}
-    assert seen == expected
+    actual = {(label.tobytes(), weak_label.tobytes()) for label, weak_label in zip(labels, weak_labels, strict=True)}
+    assert actual == expected
 
 
 SHAPE = (2, 40, 48)
 
 
-def as_users_bring_them(source):
-    """Three cases of two channels: a scribble and no mask, a mask that leaves most open, and neither."""
+def mixed_cases(source):
+    """Three cases of two channels: with a scribble and no mask, with a partial mask, and with neither."""
     for name in ("scribble", "mask", "neither"):
         image = np.random.default_rng(0).random((*SHAPE, 2), np.float32)
         mask = np.full(SHAPE, UNLABELED, np.uint8)
@@ -215,28 +215,37 @@ def as_users_bring_them(source):
         yield lambda case=case: case
 
 
-def test_a_batch_mixes_what_was_drawn_with_open_masks_and_bare_images(monkeypatch, tmp_path):
-    """A scribble beside a partial mask and nothing, at the network's size; a recipe for one patient alone."""
-    as_users_bring_them.__module__ = "msl_jax.data.readers.phantom"
-    reader = Reader(lambda source: {"LV": 3}, lambda source: "", as_users_bring_them, dict)
+def test_a_batch_mixes_drawn_annotations_partial_masks_and_unlabelled_images(monkeypatch, tmp_path):
+    """At the network's size, with another recipe for one patient."""
+    mixed_cases.__module__ = "msl_jax.data.readers.phantom"
+    reader = Reader(lambda source: {"LV": 3}, lambda source: "", mixed_cases, dict)
     monkeypatch.setitem(READERS, "users", reader)
     data = builder.build(Source("users", ""), str(tmp_path))
-    weak_labels = Annotator("drawn", STYLE, {"neither": "none"})
-    drawn = pipeline.batches(
-        data, {"weak": data.entries}, {"weak": 6}, prepared((0, 3)), weak_labels, OFF, ahead=1, seed=0, start=0, stop=1
+    annotator = Annotator("drawn", STYLE, {"neither": "none"})
+    dataset = pipeline.batches(
+        data,
+        {"weak": data.entries},
+        {"weak": 6},
+        preparation_of((0, 3)),
+        annotator,
+        OFF,
+        ahead=1,
+        seed=0,
+        start=0,
+        stop=1,
     )
-    batch = next(drawn.as_numpy_iterator())["weak"]
+    batch = next(dataset.as_numpy_iterator())["weak"]
     assert batch["image"].shape == (6, *SIZE, 2)
-    open_everywhere = (batch["weak_label"] == UNLABELED).all((1, 2))
-    assert open_everywhere.sum() == 2
-    for weak_label in batch["weak_label"][~open_everywhere]:
+    unlabelled = (batch["weak_label"] == UNLABELED).all((1, 2))
+    assert unlabelled.sum() == 2
+    for weak_label in batch["weak_label"][~unlabelled]:
         assert set(np.unique(weak_label)) == {0, 1, UNLABELED} and 2 <= (weak_label == 1).sum() <= 8
         y, x = np.argwhere(weak_label == 1).mean(0) / SIZE
         assert abs(y - 11 / 40) < 0.02 and abs(x - 20.5 / 48) < 0.02
 
 
 def test_class_and_value_tables():
-    preparation = prepared((0, 3))
+    preparation = preparation_of((0, 3))
     table = preparation.class_of_value()
     assert table[:5].tolist() == [0, 0, 0, 1, 0] and table[UNLABELED] == UNLABELED and table.shape == (256,)
     values = preparation.value_of_class()
@@ -245,19 +254,19 @@ def test_class_and_value_tables():
 
 
 def test_the_cases_of_a_batch_are_named(phantoms, sets, batches):
-    """Each of its images is a slice of a case that is named, and each case has a slice in it."""
+    """Each image is a slice of a named case, and each named case has a slice in the batch."""
     for step, batch in enumerate(batches()):
         named = pipeline.cases_of(sets, {"strong": 4, "weak": 6}, seed=0, step=step)
         slices = {}
         for entry in phantoms.entries:
             image = phantoms.case(entry).image
-            normal = prepared((0,)).normalize(image, intensity.measure(image))
-            slices[entry.name] = transforms.resize_image(normal, SIZE).numpy()
+            normalized = preparation_of((0,)).normalize(image, intensity.measure(image))
+            slices[entry.name] = transforms.resize_image(normalized, SIZE).numpy()
         images = np.concatenate([batch[name]["image"] for name in ("strong", "weak")])
         found = {
             name
-            for name, of in slices.items()
+            for name, of_case in slices.items()
             for image in images
-            if np.isclose(of, image, atol=1e-5).all((1, 2, 3)).any()
+            if np.isclose(of_case, image, atol=1e-5).all((1, 2, 3)).any()
         }
         assert found == set(named)

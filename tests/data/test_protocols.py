@@ -18,7 +18,7 @@ ARG = "method=kl_ent,strong=2,seed=1"
 
 
 def test_the_papers_protocol_scores_every_slice_at_the_networks_size():
-    """4 x 4 -> 8 x 8: labels are repeated, a linear ramp stays one between the outermost centres of pixels."""
+    """4 x 4 -> 8 x 8: labels are repeated; a linear ramp stays linear between the outermost pixel centres."""
     mask = np.random.default_rng(0).choice([0, 3, UNLABELED], (5, 4, 4)).astype(np.uint8)
     ramp = np.broadcast_to(np.arange(4, dtype=np.float32)[None, None, :, None], (5, 4, 4, 1))
     case = papers(Case("a", "a", ramp, mask, None, (5.0, 1.4, 1.4), "mm"), (8, 8))
@@ -33,7 +33,7 @@ def run(untrained):
     return untrained(ARG)
 
 
-def test_a_run_is_scored_by_the_protocol_that_is_asked_for(tiny_config, run):
+def test_a_run_is_scored_by_the_protocol_of_the_config(tiny_config, run):
     config = tiny_config(ARG)
     config.eval.protocol = "papers"
     experiment = open_experiment(config)
@@ -47,7 +47,7 @@ def test_a_run_is_scored_by_the_protocol_that_is_asked_for(tiny_config, run):
     assert scores == next(r["scores"] for r in rows if (r["case"], r["branch"]) == (case.name, "student"))
 
 
-def test_a_run_of_other_label_values_gives_those_of_the_experiment(tiny_config, run, tmp_path):
+def test_a_run_with_other_label_values_predicts_those_of_the_experiment(tiny_config, run, tmp_path):
     other = epath.Path(tmp_path / "run")
     shutil.copytree(run, other)
     config = json.loads((other / "config.json").read_text())
@@ -59,13 +59,13 @@ def test_a_run_of_other_label_values_gives_those_of_the_experiment(tiny_config, 
         load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)
 
 
-def test_a_run_that_knows_no_directions_beside_an_experiment_that_does_is_told(tiny_config, run, recwarn):
-    """Of neither nothing is said, as phantoms have none."""
+def test_a_run_without_directions_warns_if_the_experiment_has_them(tiny_config, run, recwarn):
+    """There is no warning if neither has directions, as with phantoms."""
     experiment = open_experiment(tiny_config(ARG))
     load_for(experiment, run)
-    assert not [one for one in recwarn if issubclass(one.category, OddInput)]
+    assert not [warning for warning in recwarn if issubclass(warning.category, OddInput)]
     with experiment.config.unlocked():
         experiment.config.data.directions = np.eye(3).tolist()
     *_, turn = load_for(experiment, run)
-    (said,) = (str(one.message) for one in recwarn if issubclass(one.category, OddInput))
-    assert turn == UNTURNED and said.startswith(f"{run}: the orientation of the run's images is unknown")
+    (message,) = (str(warning.message) for warning in recwarn if issubclass(warning.category, OddInput))
+    assert turn == UNTURNED and message.startswith(f"{run}: the orientation of the run's images is unknown")

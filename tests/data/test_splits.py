@@ -13,7 +13,7 @@ ACDC_GROUPS = ("DCM", "HCM", "MINF", "NOR", "RV")
 
 
 def acdc(patients):
-    """Patients as ACDC numbers them: one group after the other, all of one size."""
+    """Patients numbered as in ACDC: one group after another, all of equal size."""
     return {f"patient{i + 1:03d}": ACDC_GROUPS[i * len(ACDC_GROUPS) // patients] for i in range(patients)}
 
 
@@ -23,7 +23,7 @@ def train_of(groups, split_seed=0):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("patients, sizes", [(80, (55, 10, 15)), (100, (75, 5, 20))])
-def test_acdc_is_divided_as_the_papers_do_and_alike_in_every_group(patients, sizes, seed):
+def test_acdc_is_split_as_in_the_papers_and_equally_in_every_group(patients, sizes, seed):
     groups = acdc(patients)
     split = splits.split_patients(groups, groups, SIZES, seed)
     assert tuple(len(split[role]) for role in ("train", "validation", "test")) == sizes
@@ -33,10 +33,10 @@ def test_acdc_is_divided_as_the_papers_do_and_alike_in_every_group(patients, siz
         assert Counter(groups[patient] for patient in split[role]) == dict.fromkeys(ACDC_GROUPS, size // 5)
 
 
-def test_the_split_is_a_function_of_its_seed_and_of_who_is_there():
+def test_the_split_depends_only_on_its_seed_and_on_the_patients():
     groups = acdc(80)
-    again = dict(sorted(groups.items(), reverse=True))
-    assert splits.split_patients(groups, groups, SIZES, 0) == splits.split_patients(again, again, SIZES, 0)
+    reordered = dict(sorted(groups.items(), reverse=True))
+    assert splits.split_patients(groups, groups, SIZES, 0) == splits.split_patients(reordered, reordered, SIZES, 0)
     assert len({tuple(splits.split_patients(groups, groups, SIZES, seed)["test"]) for seed in range(10)}) == 10
 
 
@@ -52,7 +52,7 @@ def test_strong_patients_are_nested_and_of_many_groups(seed):
     assert three == splits.draw_strong(train, train, 3, seed)
 
 
-def test_seeds_draw_other_strong_patients_and_groups():
+def test_other_seeds_draw_other_strong_patients_and_groups():
     train = train_of(acdc(80))
     draws = [splits.draw_strong(train, train, 3, seed) for seed in range(20)]
     assert len({tuple(draw) for draw in draws}) == 20
@@ -63,25 +63,25 @@ group_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 
 
 @given(group_sizes, st.integers(0, 2**32 - 1))
-def test_every_beginning_of_the_order_holds_the_groups_in_proportion(counts, seed):
-    """A group with share f of the patients is within (1 + f (G - 2)) / 2 of its part: at most 1 if G groups are equal.
+def test_every_prefix_of_the_order_contains_the_groups_in_proportion(counts, seed):
+    """Of the first k, f k are of a group with share f, to within (1 + f (G - 2)) / 2: at most 1 for G equal groups.
 
-    Where the order stands at t between 0 and 1, a group with n members has given n t of them to within 1/2.
+    For t between 0 and 1, the patients sorted before t include n t members, to within 1/2, of a group of n.
     """
     groups = {f"{group}-{i}": str(group) for group, count in enumerate(counts) for i in range(count)}
     order = splits.stratified_order(groups, seed)
     assert sorted(order) == sorted(groups)
-    seen = Counter()
+    in_prefix = Counter()
     for length, patient in enumerate(order, start=1):
-        seen[groups[patient]] += 1
+        in_prefix[groups[patient]] += 1
         for group, count in enumerate(counts):
             share = count / len(groups)
             bound = (1 + share * max(len(counts) - 2, 0)) / 2 if len(counts) > 1 else 0
-            assert abs(seen[str(group)] - length * share) <= bound + 1e-9
+            assert abs(in_prefix[str(group)] - length * share) <= bound + 1e-9
 
 
 @given(group_sizes, st.integers(0, 99), st.data())
-def test_any_row_that_adds_up_divides_the_patients(counts, seed, data):
+def test_the_row_that_adds_up_gives_the_sizes(counts, seed, data):
     groups = {f"{group}-{i}": str(group) for group, count in enumerate(counts) for i in range(count)}
     validation = data.draw(st.integers(0, len(groups) - 1))
     test = data.draw(st.integers(0, len(groups) - 1 - validation))
@@ -91,21 +91,21 @@ def test_any_row_that_adds_up_divides_the_patients(counts, seed, data):
     assert sorted(itertools.chain(*split.values())) == sorted(groups)
 
 
-def test_whoever_has_no_mask_is_there_to_learn_from():
+def test_patients_without_masks_are_for_training():
     groups = acdc(80)
     masked = [patient for patient in groups if patient < "patient041"]
     split = splits.split_patients(groups, masked, [(None, 3, 5)], 0)
     assert [len(split[role]) for role in splits.PARTS] == [72, 3, 5]
     assert set(split["validation"] + split["test"]) < set(masked)
-    able = [patient for patient in split["train"] if patient in masked]
-    assert splits.draw_strong(dict.fromkeys(split["train"], ""), able, "all", 0) == able
-    assert set(splits.draw_strong(dict.fromkeys(split["train"], ""), able, 4, 0)) < set(able)
-    with pytest.raises(InputError, match=r"split_sizes: takes 8 .* and 8 have masks"):
+    candidates = [patient for patient in split["train"] if patient in masked]
+    assert splits.draw_strong(dict.fromkeys(split["train"], ""), candidates, "all", 0) == candidates
+    assert set(splits.draw_strong(dict.fromkeys(split["train"], ""), candidates, 4, 0)) < set(candidates)
+    with pytest.raises(InputError, match=r"split_sizes: uses 8 .* but only 8 have masks"):
         splits.split_patients(groups, masked[:8], [(None, 3, 5)], 0)
 
 
 @given(st.integers(2, 12), st.integers(0, 12), st.integers(0, 99))
-def test_the_parts_of_a_cross_validation_are_all_strong_patients_once(parts, more, seed):
+def test_the_folds_of_a_cross_validation_contain_each_strong_patient_once(parts, more, seed):
     groups = acdc(80)
     split = splits.split_patients(groups, groups, SIZES, 0)
     strong = splits.draw_strong(train_of(groups), split["train"], parts + more, 0)
@@ -117,13 +117,13 @@ def test_the_parts_of_a_cross_validation_are_all_strong_patients_once(parts, mor
 
 
 @pytest.mark.parametrize("part", ["4/4", "0/1", "1", "a/4", "-1/4", "0/6", "1/2/3"])
-def test_parts_that_cannot_be_are_refused(part):
+def test_invalid_folds_raise_input_error(part):
     split = {"train": list("abcdefg"), "validation": [], "test": ["h"]}
     with pytest.raises(InputError, match=r"config\.data\.fold: is "):
         splits.fold(split, list("abcde"), dict.fromkeys("abcdefgh", ""), part, 0)
 
 
-def test_lists_are_taken_as_they_are():
+def test_listed_patients_are_the_split():
     groups = acdc(80)
     lists = {"train": ("patient009", "patient002"), "validation": ["patient001"], "test": ["patient003"]}
     split = splits.listed_split(groups, lists)
@@ -132,7 +132,7 @@ def test_lists_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "role, patients, says",
+    "role, patients, message",
     [
         ("train", [], r"split\.train: is empty"),
         ("test", [], r"split\.test: is empty"),
@@ -141,37 +141,37 @@ def test_lists_are_taken_as_they_are():
         ("train", ["patient001", "patient001"], r"split\.train: .*'patient001' is already in train"),
     ],
 )
-def test_lists_that_cannot_be_meant_are_refused(role, patients, says):
+def test_invalid_lists_raise_input_error(role, patients, message):
     lists = {"train": ["patient001"], "validation": ["patient002"], "test": ["patient003"]}
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         splits.listed_split(acdc(80), {**lists, role: patients})
 
 
-def test_sizes_that_do_not_add_up_are_refused():
+def test_sizes_that_do_not_add_up_raise_input_error():
     with pytest.raises(InputError, match=r"split_sizes: .*the 79 patients .*75\+5\+20, 55\+10\+15"):
         splits.split_patients(dict(list(acdc(80).items())[1:]), acdc(80), SIZES, 0)
 
 
 @pytest.mark.parametrize(
-    "strong, says",
+    "strong, message",
     [
         (0, "is 0; 55 training"),
         (-1, "is -1; 55 training"),
         (56, "is 56; 55 training"),
-        (["patient999"], r"\['patient999'\] are no training patients"),
+        (["patient999"], r"\['patient999'\] are not training patients"),
         ([], "empty"),
         (2 * ["first"], "twice"),
     ],
 )
-def test_strong_patients_that_are_not_there_are_refused(strong, says):
+def test_invalid_strong_patients_raise_input_error(strong, message):
     train = train_of(acdc(80))
     if strong == ["first", "first"]:
         strong = 2 * [min(train)]
-    with pytest.raises(InputError, match=r"config\.data\.strong: .*" + says):
+    with pytest.raises(InputError, match=r"config\.data\.strong: .*" + message):
         splits.draw_strong(train, train, strong, 0)
 
 
-def test_a_strong_patient_of_the_test_part_is_refused():
+def test_a_strong_patient_of_the_test_part_raises_input_error():
     groups = acdc(80)
     held_out = splits.split_patients(groups, groups, SIZES, 0)["test"][0]
     with pytest.raises(InputError, match=held_out):

@@ -11,14 +11,14 @@ import tensorflow as tf
 from msl_jax.data import weak_labels
 from msl_jax.data.case import Source, load_all
 from msl_jax.data.readers import acdc
-from msl_jax.data.weak_labels import RECIPES, Style, Where
+from msl_jax.data.weak_labels import RECIPES, SlicePosition, Style
 from msl_jax.labels import UNLABELED
 
-WHERE = Where("patient001_frame01", slice=2, slices=10)
-ALL_BACKGROUND = {"box", "slices", "full"}  # annotate it, asked for or not
-MAY_BE_EMPTY = {"box", "slices", "none"}  # although there is a structure
+POSITION = SlicePosition("patient001_frame01", slice=2, slices=10)
+ALL_BACKGROUND = {"box", "slices", "full"}  # annotate background whatever the style
+MAY_BE_EMPTY = {"box", "slices", "none"}  # may annotate no structure
 QUICK = settings(max_examples=60)
-both = pytest.mark.parametrize("background", [False, True])
+with_and_without_background = pytest.mark.parametrize("background", [False, True])
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 discs = pytest.mark.parametrize("recipe", ["point", "centroid"])
 
@@ -27,7 +27,7 @@ def style(background=False, radius=3, every=4):
     return Style(background, radius, every)
 
 
-# Pinned: what numpy's generator gives for WHERE, and so where points lie in RING.
+# Pinned: NumPy's random numbers for POSITION, and the resulting points in RING.
 POINT_NUMBERS = [0.39626559885418733, 0.4927787161588879]
 POINTS = {0: [[38, 32]], 2: [[15, 8]], 3: [[19, 26]]}
 
@@ -36,23 +36,23 @@ def classes(labels):
     return set(labels.ravel().tolist()) - {UNLABELED}
 
 
-def literal(mask, background):
-    """Erosion word by word: the most erosions, of at most 10, that leave something, or else none."""
+def eroded(mask, background):
+    """Reference for `erosion`: as many erosions as leave something, at most 10."""
     weak = np.full(mask.shape, UNLABELED)
     for label in classes(mask) - (set() if background else {0}):
-        left = mask == label
+        core = mask == label
         for iterations in range(10, 0, -1):
-            eroded = ndimage.binary_erosion(mask == label, np.ones((3, 3)), iterations=iterations)
-            if eroded.any():
-                left = eroded
+            candidate = ndimage.binary_erosion(mask == label, np.ones((3, 3)), iterations=iterations)
+            if candidate.any():
+                core = candidate
                 break
-        weak[left] = label
+        weak[core] = label
     return weak
 
 
 @st.composite
 def masks(draw, unlabeled=True):
-    """Discs, boxes, rings, lines and pixels painted over one another, some beyond the border, then some noise."""
+    """Overlapping discs, boxes, rings, lines and pixels, some beyond the border, with or without noise."""
     height, width = draw(st.integers(1, 48)), draw(st.integers(1, 48))
     mask = np.zeros((height, width), np.int32)
     y, x = np.indices(mask.shape)
@@ -73,35 +73,35 @@ def masks(draw, unlabeled=True):
 styles = st.builds(Style, st.booleans(), st.integers(0, 6), st.integers(1, 5))
 
 
-def drawn(*boxes):
+def mask_of(*boxes):
     mask = np.zeros((40, 50), np.int32)
     for label, ys, xs in boxes:
         mask[slice(*ys), slice(*xs)] = label
     return mask
 
 
-RING = drawn((2, (5, 35), (5, 35)), (3, (12, 28), (12, 28)))
+RING = mask_of((2, (5, 35), (5, 35)), (3, (12, 28), (12, 28)))
 SPECIAL = [
-    pytest.param(drawn(), id="nothing"),
-    pytest.param(drawn((1, (0, 40), (0, 50))), id="everything"),
-    pytest.param(drawn((UNLABELED, (0, 40), (0, 50))), id="unknown"),
-    pytest.param(drawn((UNLABELED, (0, 40), (0, 50)), (2, (3, 9), (0, 30))), id="nothing else known"),
-    pytest.param(drawn((2, (7, 8), (9, 10))), id="a pixel"),
-    pytest.param(drawn((2, (7, 9), (9, 11)), (1, (0, 1), (49, 50))), id="four pixels, and one in the corner"),
-    pytest.param(drawn((1, (7, 8), (3, 40)), (3, (12, 14), (0, 50))), id="lines"),
-    pytest.param(drawn((1, (0, 9), (0, 9)), (2, (30, 40), (20, 50))), id="at the border"),
-    pytest.param(drawn((1, (2, 5), (2, 5)), (1, (10, 31), (10, 31)), (1, (35, 36), (2, 3))), id="several pieces"),
+    pytest.param(mask_of(), id="empty"),
+    pytest.param(mask_of((1, (0, 40), (0, 50))), id="full"),
+    pytest.param(mask_of((UNLABELED, (0, 40), (0, 50))), id="unlabelled"),
+    pytest.param(mask_of((UNLABELED, (0, 40), (0, 50)), (2, (3, 9), (0, 30))), id="unlabelled background"),
+    pytest.param(mask_of((2, (7, 8), (9, 10))), id="one pixel"),
+    pytest.param(mask_of((2, (7, 9), (9, 11)), (1, (0, 1), (49, 50))), id="four pixels and one in the corner"),
+    pytest.param(mask_of((1, (7, 8), (3, 40)), (3, (12, 14), (0, 50))), id="lines"),
+    pytest.param(mask_of((1, (0, 9), (0, 9)), (2, (30, 40), (20, 50))), id="at the border"),
+    pytest.param(mask_of((1, (2, 5), (2, 5)), (1, (10, 31), (10, 31)), (1, (35, 36), (2, 3))), id="several components"),
     pytest.param(RING, id="a ring"),
-    pytest.param(drawn((3, (5, 9), (5, 9))), id="classes 1 and 2 missing"),
+    pytest.param(mask_of((3, (5, 9), (5, 9))), id="classes 1 and 2 missing"),
 ]
 special = pytest.mark.parametrize("mask", SPECIAL)
 
 
-def check(recipe, mask, how):
-    """What holds for every recipe, mask and style; returns the weak labels."""
-    before = mask.copy()
-    weak = RECIPES[recipe](mask, WHERE, how)
-    np.testing.assert_array_equal(mask, before)
+def check(recipe, mask, chosen):
+    """Asserts the invariants of all recipes; returns the weak labels."""
+    original = mask.copy()
+    weak = RECIPES[recipe](mask, POSITION, chosen)
+    np.testing.assert_array_equal(mask, original)
     assert weak.dtype == np.int32 and weak.shape == mask.shape
     annotated = weak != UNLABELED
     np.testing.assert_array_equal(weak[annotated], mask[annotated])
@@ -109,120 +109,120 @@ def check(recipe, mask, how):
     if recipe not in MAY_BE_EMPTY:
         assert classes(weak) - {0} == structures
     if recipe not in ALL_BACKGROUND | MAY_BE_EMPTY:
-        assert (0 in weak) == (how.background and 0 in mask)
-    np.testing.assert_array_equal(RECIPES[recipe](mask.copy(), Where(**vars(WHERE)), how), weak)
+        assert (0 in weak) == (chosen.background and 0 in mask)
+    np.testing.assert_array_equal(RECIPES[recipe](mask.copy(), SlicePosition(**vars(POSITION)), chosen), weak)
     return weak
 
 
 @every_recipe
 @QUICK
 @given(masks(), styles)
-def test_no_mask_is_contradicted_and_no_structure_left_out(recipe, mask, how):
-    check(recipe, mask, how)
+def test_weak_labels_agree_with_the_mask_and_cover_every_structure(recipe, mask, chosen):
+    check(recipe, mask, chosen)
 
 
 @every_recipe
-@both
+@with_and_without_background
 @special
-def test_special_masks_are_not_contradicted_and_no_structure_left_out(recipe, mask, background):
+def test_weak_labels_of_special_masks_agree_with_them_and_cover_every_structure(recipe, mask, background):
     check(recipe, mask, style(background))
 
 
 @every_recipe
-@both
+@with_and_without_background
 @pytest.mark.parametrize("dtype", ["int64", "uint8"])
-def test_the_mask_may_be_of_any_whole_number(recipe, dtype, background):
-    weak = RECIPES[recipe](RING.astype(dtype), WHERE, style(background))
+def test_the_mask_can_have_any_integer_dtype(recipe, dtype, background):
+    weak = RECIPES[recipe](RING.astype(dtype), POSITION, style(background))
     np.testing.assert_array_equal(weak, check(recipe, RING, style(background)))
 
 
 @every_recipe
 @QUICK
 @given(masks(unlabeled=False))
-def test_structures_are_annotated_alike_with_background_and_without(recipe, mask):
-    without, with_it = (check(recipe, mask, style(background)) for background in (False, True))
-    chosen = with_it.copy()
+def test_structures_are_annotated_equally_with_and_without_background(recipe, mask):
+    without, with_background = (check(recipe, mask, style(background)) for background in (False, True))
+    expected = with_background.copy()
     if recipe not in ALL_BACKGROUND:
-        chosen[chosen == 0] = UNLABELED
-    np.testing.assert_array_equal(without, chosen)
+        expected[expected == 0] = UNLABELED
+    np.testing.assert_array_equal(without, expected)
 
 
 def test_slices_do_not_depend_on_the_order_in_which_they_are_annotated():
-    places = [Where(case, z, 5) for case in ("a", "b") for z in range(5)]
-    once = {place: weak_labels.point(RING, place, style(True)) for place in places}
-    for place in reversed(places):
-        np.testing.assert_array_equal(weak_labels.point(RING, place, style(True)), once[place])
-    assert len({weak.tobytes() for weak in once.values()}) == len(places)
+    positions = [SlicePosition(case, z, 5) for case in ("a", "b") for z in range(5)]
+    in_order = {position: weak_labels.point(RING, position, style(True)) for position in positions}
+    for position in reversed(positions):
+        np.testing.assert_array_equal(weak_labels.point(RING, position, style(True)), in_order[position])
+    assert len({weak.tobytes() for weak in in_order.values()}) == len(positions)
 
 
 def test_random_numbers_are_the_same_on_every_machine():
-    assert WHERE.generator("point").random(2).tolist() == POINT_NUMBERS
-    assert WHERE.generator("other").random() != POINT_NUMBERS[0]
-    weak = weak_labels.point(RING, WHERE, style(True, radius=0))
+    assert POSITION.generator("point").random(2).tolist() == POINT_NUMBERS
+    assert POSITION.generator("other").random() != POINT_NUMBERS[0]
+    weak = weak_labels.point(RING, POSITION, style(True, radius=0))
     assert {label: np.argwhere(weak == label).tolist() for label in (0, 2, 3)} == POINTS
 
 
 @QUICK
 @given(masks(), st.booleans())
-def test_any_mask_is_eroded_as_the_recipe_says(mask, background):
-    np.testing.assert_array_equal(check("erosion", mask, style(background)), literal(mask, background))
+def test_erosion_equals_its_reference(mask, background):
+    np.testing.assert_array_equal(check("erosion", mask, style(background)), eroded(mask, background))
 
 
-@both
+@with_and_without_background
 @special
-def test_special_masks_are_eroded_as_the_recipe_says(mask, background):
-    np.testing.assert_array_equal(check("erosion", mask, style(background)), literal(mask, background))
+def test_erosion_of_special_masks_equals_its_reference(mask, background):
+    np.testing.assert_array_equal(check("erosion", mask, style(background)), eroded(mask, background))
 
 
-@pytest.mark.parametrize("side, left", [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1), (21, 1), (22, 2), (23, 3), (25, 5)])
-def test_a_square_keeps_its_middle(side, left):
-    weak = weak_labels.erosion(drawn((1, (3, 3 + side), (4, 4 + side))), WHERE, style())
-    margin = (side - left) // 2
-    expected = drawn((1, (3 + margin, 3 + margin + left), (4 + margin, 4 + margin + left)))
+@pytest.mark.parametrize("side, core", [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1), (21, 1), (22, 2), (23, 3), (25, 5)])
+def test_erosion_keeps_the_middle_of_a_square(side, core):
+    weak = weak_labels.erosion(mask_of((1, (3, 3 + side), (4, 4 + side))), POSITION, style())
+    margin = (side - core) // 2
+    expected = mask_of((1, (3 + margin, 3 + margin + core), (4 + margin, 4 + margin + core)))
     np.testing.assert_array_equal(weak == 1, expected == 1)
-    assert (weak != UNLABELED).sum() == left**2
+    assert (weak != UNLABELED).sum() == core**2
 
 
 @discs
 @QUICK
 @given(masks(), styles)
-def test_a_disc_is_round_and_ends_where_its_structure_does(recipe, mask, how):
-    weak = check(recipe, mask, how)
+def test_a_disc_is_round_and_clipped_to_its_structure(recipe, mask, chosen):
+    weak = check(recipe, mask, chosen)
     y, x = np.indices(mask.shape)
     for label in classes(weak):
         structure = mask == label
-        around = [structure & ((y - cy) ** 2 + (x - cx) ** 2 <= how.radius**2) for cy, cx in np.argwhere(weak == label)]
-        assert any((disc == (weak == label)).all() for disc in around)
+        centres, radius = np.argwhere(weak == label), chosen.radius
+        discs = [structure & ((y - cy) ** 2 + (x - cx) ** 2 <= radius**2) for cy, cx in centres]
+        assert any((disc == (weak == label)).all() for disc in discs)
 
 
 @pytest.mark.parametrize("radius, pixels", [(0, 1), (1, 5), (2, 13), (3, 29)])
 @discs
 def test_a_disc_is_whole_where_it_fits(recipe, radius, pixels):
-    mask = drawn((1, (10, 17), (10, 40)))
+    mask = mask_of((1, (10, 17), (10, 40)))
     for z in range(20):
-        weak = RECIPES[recipe](mask, Where("a", z, 20), style(background=True, radius=radius))
+        weak = RECIPES[recipe](mask, SlicePosition("a", z, 20), style(background=True, radius=radius))
         assert (weak == 1).sum() == pixels == (weak == 0).sum()
 
 
-def test_points_reach_all_that_the_disc_fits_into():
-    mask = drawn((1, (10, 17), (10, 18)))
-    centres = {
-        tuple(np.argwhere(weak_labels.point(mask, Where("a", z, 99), style(radius=2)) == 1).mean(0)) for z in range(99)
-    }
+def test_points_are_all_pixels_where_the_disc_fits():
+    mask = mask_of((1, (10, 17), (10, 18)))
+    points = (weak_labels.point(mask, SlicePosition("a", z, 99), style(radius=2)) for z in range(99))
+    centres = {tuple(np.argwhere(weak == 1).mean(0)) for weak in points}
     assert centres == set(itertools.product(range(12, 15), range(12, 16)))
 
 
-def test_the_centroid_of_a_square_is_its_middle_and_that_of_a_ring_moves_to_its_inner_edge():
-    weak = weak_labels.centroid(RING, WHERE, style(radius=0))
-    assert np.argwhere(weak == 3).tolist() == [[19, 19]]  # nearest 19.5, 19.5: the first of four
+def test_the_centroid_of_a_square_is_its_middle_and_that_of_a_ring_is_at_its_inner_edge():
+    weak = weak_labels.centroid(RING, POSITION, style(radius=0))
+    assert np.argwhere(weak == 3).tolist() == [[19, 19]]  # nearest to (19.5, 19.5): the first of four
     assert np.argwhere(weak == 2).tolist() == [[11, 19]]  # the first of eight
     half = RING * (np.arange(40) > 19)[:, None]
-    assert np.argwhere(weak_labels.centroid(half, WHERE, style(radius=0)) == 2).tolist() == [[28, 19]]
+    assert np.argwhere(weak_labels.centroid(half, POSITION, style(radius=0)) == 2).tolist() == [[28, 19]]
 
 
-def test_a_disc_of_background_lies_where_it_is_deepest():
-    mask = drawn((1, (0, 40), (31, 50)))
-    weak = weak_labels.centroid(mask, WHERE, style(background=True, radius=0))
+def test_a_disc_of_background_is_at_its_innermost_pixel():
+    mask = mask_of((1, (0, 40), (31, 50)))
+    weak = weak_labels.centroid(mask, POSITION, style(background=True, radius=0))
     assert np.argwhere(weak == 0).tolist() == [[15, 15]]
 
 
@@ -234,62 +234,62 @@ def test_a_scribble_is_thin(mask):
         assert not ndimage.binary_erosion(weak == label, np.ones((5, 5))).any()
 
 
-def test_a_scribble_is_the_middle_line_of_what_is_long_and_a_loop_in_what_is_compact():
-    weak = weak_labels.scribble(drawn((1, (3, 8), (4, 44)), (2, (14, 34), (10, 30))), WHERE, style())
+def test_a_scribble_is_the_middle_line_of_long_structures_and_a_loop_in_compact_ones():
+    weak = weak_labels.scribble(mask_of((1, (3, 8), (4, 44)), (2, (14, 34), (10, 30))), POSITION, style())
     rows, columns = np.nonzero(weak == 1)
     assert set(rows) <= {4, 5, 6} and len(columns) == len(set(columns)) > 30
-    expected = drawn((2, (19, 29), (15, 25))) - drawn((2, (20, 28), (16, 24)))
+    expected = mask_of((2, (19, 29), (15, 25))) - mask_of((2, (20, 28), (16, 24)))
     np.testing.assert_array_equal(weak == 2, expected == 2)
 
 
-def test_a_scribble_closes_around_a_ring_and_background_around_all():
-    weak = weak_labels.scribble(RING, WHERE, style(background=True))
+def test_scribbles_of_a_ring_and_of_background_are_closed_curves():
+    weak = weak_labels.scribble(RING, POSITION, style(background=True))
     for label in (0, 2):
         inside = ndimage.binary_fill_holes(weak == label)
         assert inside[19, 19] and not inside[0, 0] and ndimage.label(weak == label, np.ones((3, 3)))[1] == 1
     margin = round(weak_labels.MARGIN * 40)
-    expected = drawn((1, (5 - margin, 35 + margin), (5 - margin, 35 + margin))) - drawn((1, (4, 36), (4, 36)))
+    expected = mask_of((1, (5 - margin, 35 + margin), (5 - margin, 35 + margin))) - mask_of((1, (4, 36), (4, 36)))
     assert margin == 2
     np.testing.assert_array_equal(weak == 0, expected == 1)
 
 
-def test_the_curve_around_ends_at_the_border_of_the_slice():
-    weak = weak_labels.scribble(drawn((1, (0, 40), (0, 10))), WHERE, style(background=True))
-    np.testing.assert_array_equal(weak == 0, drawn((1, (0, 40), (11, 12))) == 1)
+def test_the_background_curve_ends_at_the_border_of_the_slice():
+    weak = weak_labels.scribble(mask_of((1, (0, 40), (0, 10))), POSITION, style(background=True))
+    np.testing.assert_array_equal(weak == 0, mask_of((1, (0, 40), (11, 12))) == 1)
 
 
 def test_a_slice_without_structures_has_a_loop_of_background():
-    weak = weak_labels.scribble(drawn(), WHERE, style(background=True))
-    np.testing.assert_array_equal(weak == 0, drawn((1, (10, 30), (10, 40))) - drawn((1, (11, 29), (11, 39))) == 1)
+    weak = weak_labels.scribble(mask_of(), POSITION, style(background=True))
+    np.testing.assert_array_equal(weak == 0, mask_of((1, (10, 30), (10, 40))) - mask_of((1, (11, 29), (11, 39))) == 1)
 
 
-@both
-def test_a_box_annotates_all_background_outside_of_it(background):
-    mask = drawn(
+@with_and_without_background
+def test_a_box_annotates_all_background_outside(background):
+    mask = mask_of(
         (UNLABELED, (0, 2), (0, 50)),
         (UNLABELED, (0, 40), (0, 1)),
         (1, (5, 9), (5, 30)),
         (2, (7, 20), (40, 50)),
         (2, (30, 31), (3, 4)),
     )
-    outside = drawn((1, (0, 2), (0, 50)), (1, (0, 40), (0, 1)), (1, (5, 9), (5, 30)), (1, (7, 31), (3, 50))) == 0
-    np.testing.assert_array_equal(weak_labels.box(mask, WHERE, style(background)), np.where(outside, 0, UNLABELED))
-    np.testing.assert_array_equal(weak_labels.box(drawn(), WHERE, style(background)), drawn())
+    outside = mask_of((1, (0, 2), (0, 50)), (1, (0, 40), (0, 1)), (1, (5, 9), (5, 30)), (1, (7, 31), (3, 50))) == 0
+    np.testing.assert_array_equal(weak_labels.box(mask, POSITION, style(background)), np.where(outside, 0, UNLABELED))
+    np.testing.assert_array_equal(weak_labels.box(mask_of(), POSITION, style(background)), mask_of())
 
 
 @pytest.mark.parametrize(
     "number, every, chosen", [(10, 4, [1, 5, 9]), (9, 4, [0, 4, 8]), (3, 9, [1]), (1, 2, [0]), (3, 1, [0, 1, 2])]
 )
-def test_slices_are_whole_from_the_middle_one_on(number, every, chosen):
+def test_full_slices_are_counted_from_the_middle_one(number, every, chosen):
     for z in range(number):
-        weak = weak_labels.slices(RING, Where("a", z, number), style(every=every))
+        weak = weak_labels.slices(RING, SlicePosition("a", z, number), style(every=every))
         np.testing.assert_array_equal(weak, RING if z in chosen else np.full_like(RING, UNLABELED))
 
 
 @special
-def test_none_is_nothing_and_full_is_the_mask(mask):
-    assert not classes(weak_labels.none(mask, WHERE, style(True)))
-    np.testing.assert_array_equal(weak_labels.full(mask, WHERE, style()), mask)
+def test_none_is_empty_and_full_is_the_mask(mask):
+    assert not classes(weak_labels.none(mask, POSITION, style(True)))
+    np.testing.assert_array_equal(weak_labels.full(mask, POSITION, style()), mask)
 
 
 weak_maps = arrays.arrays(
@@ -306,7 +306,7 @@ def nearest(weak, size):
 
 
 def in_pixel(weak, size):
-    """Pixel of `size` -> labels of all annotated pixels whose centre lies in it, one by one."""
+    """Pixel of `size` -> labels of all annotated pixels with their centre in it."""
     labels = {}
     for y, x in np.argwhere(weak != UNLABELED):
         place = tuple(int((k + 0.5) * new / old) for k, old, new in zip((y, x), weak.shape, size, strict=True))
@@ -316,7 +316,7 @@ def in_pixel(weak, size):
 
 @QUICK
 @given(weak_maps, sizes)
-def test_resizing_fills_what_nearest_neighbour_lost_and_nothing_else(weak, size):
+def test_resizing_adds_only_labels_that_nearest_neighbour_loses(weak, size):
     resized, expected = weak_labels.resize(weak, size), nearest(weak, size)
     for place, labels in in_pixel(weak, size).items():
         if expected[place] == UNLABELED:
@@ -327,7 +327,7 @@ def test_resizing_fills_what_nearest_neighbour_lost_and_nothing_else(weak, size)
 
 @QUICK
 @given(weak_maps, sizes)
-def test_resizing_loses_no_class_but_to_another_in_the_same_pixel(weak, size):
+def test_resizing_loses_a_class_only_to_another_in_the_same_pixel(weak, size):
     resized = weak_labels.resize(weak, size)
     assert classes(resized) <= classes(weak) and bool(classes(resized)) == bool(classes(weak))
     for label in classes(weak) - classes(resized):
@@ -336,12 +336,12 @@ def test_resizing_loses_no_class_but_to_another_in_the_same_pixel(weak, size):
 
 @QUICK
 @given(weak_maps, st.tuples(st.integers(0, 20), st.integers(0, 20)))
-def test_growing_is_nearest_neighbour(weak, more):
+def test_upsampling_is_nearest_neighbour(weak, more):
     size = tuple(np.add(weak.shape, more).tolist())
     np.testing.assert_array_equal(weak_labels.resize(weak, size), nearest(weak, size))
 
 
-def test_a_point_does_not_vanish_and_the_majority_wins():
+def test_resizing_keeps_a_point_and_the_majority_wins():
     weak = np.full((8, 8), UNLABELED)
     weak[0, 7], weak[3, 0:2], weak[2, 0] = 1, 2, 3
     weak[4, 4], weak[4, 5] = 3, 0
@@ -350,7 +350,7 @@ def test_a_point_does_not_vanish_and_the_majority_wins():
 
 
 @pytest.mark.parametrize("old, new", [(2, 41), (216, 256), (256, 96), (232, 192), (154, 96), (428, 256)])
-def test_samples_lie_where_tensorflow_takes_them(old, new):
+def test_resizing_samples_the_same_pixels_as_tensorflow(old, new):
     numbers = np.arange(old, dtype=np.int32)[:, None]
     np.testing.assert_array_equal(weak_labels.resize(numbers % 200, (new, 1)), nearest(numbers % 200, (new, 1)))
 
@@ -367,33 +367,33 @@ def real_masks(real_slices):
     return [mask for mask, _ in real_slices]
 
 
-@both
-def test_real_masks_are_eroded_as_the_recipe_says(real_masks, background):
+@with_and_without_background
+def test_erosion_of_real_masks_equals_its_reference(real_masks, background):
     for mask in real_masks:
-        np.testing.assert_array_equal(check("erosion", mask, style(background)), literal(mask, background))
+        np.testing.assert_array_equal(check("erosion", mask, style(background)), eroded(mask, background))
 
 
 @every_recipe
-@both
-def test_real_masks_are_not_contradicted_and_no_structure_left_out(real_masks, recipe, background):
+@with_and_without_background
+def test_weak_labels_of_real_masks_agree_with_them_and_cover_every_structure(real_masks, recipe, background):
     for mask in real_masks:
         check(recipe, mask, style(background))
 
 
-def test_a_real_myocardium_is_scribbled_all_around_and_its_centroid_lies_in_it(real_masks):
+def test_the_scribble_of_a_real_myocardium_is_closed_and_its_centroid_is_inside(real_masks):
     rings = [mask for mask in real_masks if ndimage.binary_fill_holes(mask == 2)[mask == 3].all() and 3 in mask]
     assert len(rings) > 5
     for mask in rings:
-        scribbled = ndimage.binary_fill_holes(weak_labels.scribble(mask, WHERE, style()) == 2)
-        assert scribbled[mask == 3].all()
-        centroid = np.argwhere(weak_labels.centroid(mask, WHERE, style(radius=0)) == 2)
-        blood = np.argwhere(mask == 3).mean(0)
-        assert len(centroid) == 1 and np.linalg.norm(centroid - blood) < np.sqrt((mask == 3).sum() / np.pi) + 6
+        enclosed = ndimage.binary_fill_holes(weak_labels.scribble(mask, POSITION, style()) == 2)
+        assert enclosed[mask == 3].all()
+        centroid = np.argwhere(weak_labels.centroid(mask, POSITION, style(radius=0)) == 2)
+        cavity = np.argwhere(mask == 3).mean(0)
+        assert len(centroid) == 1 and np.linalg.norm(centroid - cavity) < np.sqrt((mask == 3).sum() / np.pi) + 6
 
 
 @pytest.mark.parametrize("label", [0, 1, 2, 3])
-def test_scribbles_are_about_as_long_as_the_experts(real_slices, label):
-    both_drew = [(mask, expert) for mask, expert in real_slices if label in mask and label in expert]
-    ours = [(weak_labels.scribble(mask, WHERE, style(True)) == label).sum() for mask, _ in both_drew]
-    ratios = np.divide(ours, [(expert == label).sum() for _, expert in both_drew])
+def test_scribbles_have_about_the_length_of_the_experts(real_slices, label):
+    pairs = [(mask, expert) for mask, expert in real_slices if label in mask and label in expert]
+    ours = [(weak_labels.scribble(mask, POSITION, style(True)) == label).sum() for mask, _ in pairs]
+    ratios = np.divide(ours, [(expert == label).sum() for _, expert in pairs])
     assert 1 / 3 < np.median(ratios) < 3

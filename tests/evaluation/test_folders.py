@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from files import refused, save
+from files import assert_input_error, save
 from msl_jax.errors import OddInput
 from msl_jax.evaluation.folders import evaluate_folders
 
@@ -80,7 +80,7 @@ def test_predictions_may_have_another_orientation_than_references(folders):
 def test_255_may_be_a_structure(folders):
     both = folders({"x": MASK * np.uint8(255)}, {"x": MASK * np.uint8(255)})
     assert scored(both, labels={"A": 255}) == (1.0, 0.0, 1, [])
-    refused(lambda: evaluate_folders(*both, {"A": 255}, unlabeled=255), "give another value as --unlabeled")
+    assert_input_error(lambda: evaluate_folders(*both, {"A": 255}, unlabeled=255), "give another value as --unlabeled")
 
 
 def test_references_without_a_prediction_are_named(folders):

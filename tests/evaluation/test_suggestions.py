@@ -100,6 +100,6 @@ def test_one_damaged_file_does_not_stop_the_others(untrained, phantoms, tmp_path
     with pytest.raises(InputError) as error:
         suggest(untrained("method=kl_ent"), tmp_path / "images", tmp_path / "out")
     first, last = str(error.value).splitlines()
-    assert "b.nii: its header promises" in first
+    assert "b.nii: its header declares" in first
     assert last == f"{tmp_path / 'out'}: contains the ranking of the other 1 image of {tmp_path / 'images'}."
     assert [row["case"] for row in table(tmp_path / "out" / "suggest.csv")] == ["a"]

@@ -163,7 +163,7 @@ def test_one_damaged_file_does_not_stop_the_others(runs, image, tmp_path):
     with pytest.raises(InputError) as error:
         predict(runs[:1], folder, tmp_path / "out")
     first, last = str(error.value).splitlines()
-    assert "b.nii: its header promises" in first
+    assert "b.nii: its header declares" in first
     assert last.endswith(f"contains the label maps of the other 2 images of {folder}.")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "c.nii"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from files import refused
+from files import assert_input_error
 from msl_jax.system.paths import check_name, expanded, split
 from processes import forget_home
 
@@ -25,11 +25,15 @@ def test_a_tilde_expands_to_the_home_folder(home):
 
 
 def test_an_unknown_user_raises_unless_a_file_has_that_name(home, monkeypatch):
-    refused(lambda: expanded("~nobody1/run"), "no home folder ~nobody1 .*; write the path without ~", "~nobody1/run")
+    assert_input_error(
+        lambda: expanded("~nobody1/run"), "no home folder ~nobody1 .*; write the path without ~", "~nobody1/run"
+    )
     (home / "~nobody1").mkdir()
     assert expanded("~nobody1") == "~nobody1"
     forget_home(monkeypatch)
-    refused(lambda: expanded("~/run", "give a cache"), "no home folder ~ on this system; give a cache", "~/run")
+    assert_input_error(
+        lambda: expanded("~/run", "give a cache"), "no home folder ~ on this system; give a cache", "~/run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,4 +65,6 @@ def test_most_names_are_allowed_for_runs(home, name):
 
 @pytest.mark.parametrize("name", ["try[1]", "a\\b", "above[x]/run"])
 def test_glob_patterns_are_not_allowed_for_runs(home, name):
-    refused(lambda: check_name(home / name), "checkpoints cannot be read there; give another workdir", home / name)
+    assert_input_error(
+        lambda: check_name(home / name), "checkpoints cannot be read there; give another workdir", home / name
+    )

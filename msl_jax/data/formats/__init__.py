@@ -1,4 +1,4 @@
 """File formats of volumes, their grids and orientations."""
 
 DEFLATE_RATIO = 1032
-"""The most bytes that DEFLATE (gzip, zlib, PNG) unpacks from one byte; a header that promises more is wrong."""
+"""Maximum compression ratio of DEFLATE (gzip, zlib, PNG); a header that declares more data than that is wrong."""

@@ -1,4 +1,4 @@
-"""Checks of affines, and the distance between two grids.
+"""Checks of affines and distances between grids.
 
 An affine is float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1) in mm.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from msl_jax.errors import InputError
 
-SAME_SIZE = 1e-3
-"""Largest relative difference between two sizes given for the same voxel."""
-SAME_PLACE = 0.1
-"""Voxels that two grids may be apart and still count as one, since files round their origins."""
-SKEW = 1.0
-"""Degrees that axes may be off perpendicular without a remark."""
+SIZE_TOLERANCE = 1e-3
+"""Largest relative difference between the voxel sizes that a file gives twice."""
+GRID_TOLERANCE = 0.1
+"""Largest distance, in voxels, between grids that count as equal, because files round their origins."""
+MAX_SKEW = 1.0
+"""Largest deviation from perpendicular axes, in degrees, without a warning."""
 
 
 def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names: tuple[str, str]) -> tuple[str, ...]:
@@ -26,45 +26,45 @@ def check(path: pathlib.Path, affine: np.ndarray, sizes: Sequence[float], names:
     Args:
       path: the file, for the message.
       affine: its affine.
-      sizes: of a voxel along (x, y, slice), as the file gives them beside the affine.
-      names: what the file calls these sizes, and what the affine.
+      sizes: the voxel size along (x, y, slice) that the file gives in addition to the affine.
+      names: the file's names of these sizes and of the affine, for the message.
 
     Returns:
-      What looks odd, one sentence each.
+      One warning for each unusual property.
 
     Raises:
-      InputError: a number is not finite, the affine is singular, or its voxels are of other sizes.
+      InputError: a number is not finite, the affine is singular, or its voxel sizes differ from `sizes`.
     """
     if not np.isfinite(affine).all():
-        raise InputError(f"{path}: its affine holds NaN or infinite values; export it again.")
+        raise InputError(f"{path}: its affine contains NaN or infinite values; export it again.")
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         axes = affine[:3, :3] / lengths
-        volume = abs(np.linalg.det(axes))  # of a box with edges of 1: 1 where they are perpendicular
-    if not volume > 1e-3:  # NaN where an axis is none
+        volume = abs(np.linalg.det(axes))  # 1 if the axes are perpendicular
+    if not volume > 1e-3:  # or NaN, if an axis has length 0
         raise InputError(
-            f"{path}: its {names[1]} is singular, it does not span three dimensions; export the file again."
+            f"{path}: its {names[1]} is singular: its axes do not span three dimensions; export the file again."
         )
-    if not np.allclose(lengths, sizes, rtol=SAME_SIZE, atol=0):
+    if not np.allclose(lengths, sizes, rtol=SIZE_TOLERANCE, atol=0):
         given, other = ("(" + ", ".join(f"{size:.6g}" for size in three) + ")" for three in (sizes, lengths))
         raise InputError(
-            f"{path}: its header contradicts itself, voxels are of {given} mm by its {names[0]} and of {other} mm by "
-            f"its {names[1]}; correct the one that is wrong, or export the file again."
+            f"{path}: its header contradicts itself: the voxel size is {given} mm in its {names[0]}, but {other} mm in "
+            f"its {names[1]}; correct the wrong one, or export the file again."
         )
     cosine = max(abs(axes[:, i] @ axes[:, j]) for i, j in itertools.combinations(range(3), 2))
     skew = math.degrees(math.asin(min(cosine, 1)))
-    if skew <= SKEW:
+    if skew <= MAX_SKEW:
         return ()
     return (
-        f"{path}: its axes are {skew:.1f} degrees off perpendicular, and distances are measured as if they were "
-        "perpendicular; resample it where that matters.",
+        f"{path}: its axes are {skew:.1f} degrees off perpendicular, but distances are measured as if they were "
+        "perpendicular; resample the file if that matters.",
     )
 
 
-def apart(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
-    """How far apart two affines put the corners of a grid of `shape` (x, y, slice), at most, in voxels of the first.
+def corner_distance(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
+    """Largest corner distance of two grids of `shape` (x, y, slice), in voxels of the first affine.
 
-    >>> apart(np.eye(4), np.diag([1, 1, 1.5, 1]), (4, 4, 5))  # from -0.5 to 4.5, and from -0.75 to 6.75
+    >>> corner_distance(np.eye(4), np.diag([1, 1, 1.5, 1]), (4, 4, 5))  # from -0.5 to 4.5, and from -0.75 to 6.75
     2.25
     """
     corners = np.array([(*corner, 1) for corner in itertools.product(*((-0.5, n - 0.5) for n in shape))])
@@ -74,13 +74,13 @@ def apart(affine: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) ->
 
 
 def first_voxel(affine: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The voxel (x, y, slice) of the first grid, rounded to whole numbers, on which the other grid's first one lies."""
+    """The voxel (x, y, slice) of the first grid nearest to the other grid's first voxel, as float whole numbers."""
     with np.errstate(all="ignore"):
         return np.rint(np.linalg.solve(affine[:3, :3], (other - affine)[:3, 3]))
 
 
-def moved(affine: np.ndarray, voxel: np.ndarray) -> np.ndarray:
-    """The affine of a grid whose first voxel is this one, (x, y, slice), of the given grid."""
+def with_origin_at(affine: np.ndarray, voxel: np.ndarray) -> np.ndarray:
+    """The affine of the grid whose first voxel is this voxel, (x, y, slice), of the given one."""
     shifted = affine.copy()
     with np.errstate(all="ignore"):
         shifted[:3, 3] += affine[:3, :3] @ voxel

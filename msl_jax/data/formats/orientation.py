@@ -1,8 +1,8 @@
-"""Which way volumes lie: permuted and flipped, never resampled, so that the slices of all of them lie alike.
+"""Orientations: volumes are permuted and flipped, never resampled, so that all slices have the same orientation.
 
-Directions are float64 (3, 3): for each axis of an array (slice, y, x) the unit vector along which its index grows, in
-(right, anterior, superior). Volumes are compared by the angles between their axes, not by axis codes: short-axis
-stacks of two hearts may have the codes "LSP" and "PSR" and yet lie 15 degrees apart.
+Directions are float64 (3, 3): for each axis of an array (slice, y, x) the unit vector of its growing index, in (right,
+anterior, superior). Volumes are compared by the angles between their axes, not by axis codes: short-axis stacks of two
+hearts may have the codes "LSP" and "PSR" but differ by only 15 degrees.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 FAR = 30.0
-"""Degrees by which axes may differ after turning before that is worth a sentence; augmentation rotates up to 30."""
+"""Largest angle in degrees between axes after reorientation without a warning; augmentation rotates up to 30."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Turn:
     flips: tuple[bool, bool, bool] = (False, False, False)
 
     def apply(self, volume: np.ndarray) -> np.ndarray:
-        """Turns a volume of three axes, with or without channels behind them; a view of it."""
+        """Reorients a volume (slice, y, x[, channel]); returns a view."""
         return np.transpose(volume, (*self.axes, *range(3, volume.ndim)))[self._flipped()]
 
     def undo(self, volume: np.ndarray) -> np.ndarray:
@@ -37,20 +37,20 @@ class Turn:
         return np.transpose(volume[self._flipped()], (*np.argsort(self.axes).tolist(), *range(3, volume.ndim)))
 
     def spacing(self, spacing: Sequence[float]) -> tuple[float, float, float]:
-        """The voxel's size along the axes of the turned volume."""
+        """The voxel size along the axes of the reoriented volume."""
         z, y, x = (spacing[axis] for axis in self.axes)
         return z, y, x
 
     def directions(self, directions: np.ndarray) -> np.ndarray:
-        """Those of the turned volume."""
+        """The directions of the reoriented volume."""
         return directions[list(self.axes)] * np.where(self.flips, -1.0, 1.0)[:, None]
 
     def affine(self, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """That of the turned volume.
+        """The affine of the reoriented volume.
 
         Args:
           affine: float (4, 4), (x, y, slice, 1) of the volume -> RAS.
-          shape: of the volume, (slice, y, x).
+          shape: the volume's shape, (slice, y, x).
         """
         turned = affine.copy()
         for column, axis, flip in zip((2, 1, 0), self.axes, self.flips, strict=True):
@@ -67,34 +67,34 @@ UNTURNED = Turn()
 
 
 def turn_across(axis: int) -> Turn:
-    """(z, y, x) of a file with axes (x, y, z) -> (slice, row, column), slices being across `axis` of the file."""
+    """The turn of a file (z, y, x) whose slices become perpendicular to `axis` of its (x, y, z)."""
     first = 2 - axis
     second, third = (i for i in range(3) if i != first)
     return Turn((first, second, third))
 
 
 def directions_of(affine: np.ndarray) -> np.ndarray:
-    """The directions of a volume (slice, y, x) whose affine (4, 4) takes (x, y, slice, 1) to RAS."""
+    """The directions of a volume (slice, y, x) with this affine (4, 4), (x, y, slice, 1) -> RAS."""
     columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return columns.T[::-1]
 
 
 def codes(directions: np.ndarray) -> str:
-    """Where the axes (x, y, slice) of a volume point to, like "LPS"."""
+    """The axis codes of (x, y, slice), such as "LPS"."""
     affine = np.eye(4)
     affine[:3, :3] = directions[::-1].T
     return "".join(nib.aff2axcodes(affine))
 
 
 def nearest(directions: np.ndarray, target: np.ndarray) -> tuple[Turn, float]:
-    """The turn after which a volume lies as nearly as can be like another.
+    """The turn that brings a volume's orientation nearest to a target.
 
     Args:
-      directions: of the volume.
-      target: of the other.
+      directions: the volume's directions.
+      target: the target's directions.
 
     Returns:
-      The turn, and the largest angle in degrees that is left between an axis and its target.
+      The turn, and the largest angle in degrees that remains between an axis and its target.
     """
     cosines = target @ directions.T
     axes = linear_sum_assignment(-np.abs(cosines))[1]
@@ -104,15 +104,15 @@ def nearest(directions: np.ndarray, target: np.ndarray) -> tuple[Turn, float]:
 
 
 def turn_of(directions: np.ndarray | None, target: np.ndarray | None, axis: int) -> tuple[Turn, float | None]:
-    """How a file (slice, y, x) is turned for a network.
+    """How a file (slice, y, x) is reoriented for a network.
 
     Args:
-      directions: of the file; None where they are not known.
-      target: of the slices that the network was trained on.
-      axis: of the file's (x, y, z), across which slices are cut where either is not known.
+      directions: the file's directions; None if unknown.
+      target: the directions of the network's training slices; None if unknown.
+      axis: the axis of the file's (x, y, z) that slices are perpendicular to if either is unknown.
 
     Returns:
-      The turn, and the largest angle in degrees that is left between axes; None where either is not known.
+      The turn, and the largest angle in degrees that remains between axes; None if either is unknown.
     """
     if directions is None or target is None:
         return turn_across(axis), None
@@ -120,15 +120,15 @@ def turn_of(directions: np.ndarray | None, target: np.ndarray | None, axis: int)
 
 
 def commonest(directions: Iterable[np.ndarray]) -> np.ndarray | None:
-    """The directions of the first of the largest group of volumes that lie alike; None where there are none.
+    """The directions of the first volume in the largest group of similar orientations; None without volumes.
 
-    Volumes lie alike where turning would not bring one nearer to the first of its group.
+    An orientation is similar to that of a group's first volume if no turn brings it nearer.
     """
     groups: list[list[np.ndarray]] = []
-    for found in directions:
-        group = next((group for group in groups if nearest(found, group[0])[0] == UNTURNED), None)
+    for volume in directions:
+        group = next((group for group in groups if nearest(volume, group[0])[0] == UNTURNED), None)
         if group is None:
-            groups.append([found])
+            groups.append([volume])
         else:
-            group.append(found)
+            group.append(volume)
     return max(groups, key=len)[0] if groups else None

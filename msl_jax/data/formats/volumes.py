@@ -1,8 +1,8 @@
-"""Files of volumes in and out, whatever their format: (slice, y, x[, channel]) in memory.
+"""Reads and writes volumes of any supported format as arrays (slice, y, x[, channel]).
 
-A format is a module with `parse` and `save`, and a row of FORMATS. Spacing is in mm, or in voxels where a file does not
-know; affines take (x, y, slice) to RAS in the same unit, so that files of two formats can be compared. Endings of names
-are known in upper and lower case.
+A format is a module with `parse` and `save`, and a row of FORMATS. Spacing is in mm, or in voxels if the file does not
+give sizes. Affines map (x, y, slice) to RAS in the same unit for all formats. File endings may be in upper or lower
+case.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -17,18 +17,19 @@ from msl_jax.data.formats import geometry, itk, nifti, orientation, slicer
 from msl_jax.errors import InputError
 
 FORMATS = {".nii.gz": nifti, ".nii": nifti, ".mha": itk, ".nrrd": itk}
-"""Ending of a file's name -> what reads and writes it."""
+"""File ending -> the module that reads and writes it."""
 ENDINGS = tuple(FORMATS)
 LABEL_ENDINGS = (slicer.ENDING, *ENDINGS)
-"""How names of label maps end; of images, all but the first."""
-UNREAD = (".dcm", ".hdr", ".ima", ".mgh", ".mgz", ".mhd", ".mnc", ".nhdr", ".nii.bz2", ".nii.zst", ".gipl", ".gipl.gz")
-"""How names of volumes end whose formats are not read here."""
-MOST_CHANNELS = 8
-"""An image of more may be a time series."""
-LARGEST = 1e37
-"""What no intensity comes to: programs write the largest float32, 3.4e38, where they know none."""
+"""File endings of label maps; images have all except the first."""
+UNSUPPORTED: tuple[str, ...] = (".dcm", ".hdr", ".ima", ".mgh", ".mgz", ".mhd", ".mnc", ".nhdr", ".nii.bz2", ".nii.zst")
+UNSUPPORTED += (".gipl", ".gipl.gz")
+"""File endings of volumes in unsupported formats."""
+MAX_CHANNELS = 8
+"""An image with more channels may be a time series."""
+MAX_INTENSITY = 1e37
+"""Upper limit of intensities: some programs write the largest float32, 3.4e38, for unknown ones."""
 ROUNDING = 1e-3
-"""By how much a label may be off a whole number: some programs scale what they store."""
+"""Largest distance of a label from a whole number: some programs scale stored values."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,15 +37,15 @@ class Volume:
     """One file's voxels and geometry.
 
     Attributes:
-      path: where it was read.
+      path: the file.
       voxels: float32 (slice, y, x, channel) of an image, uint8 (slice, y, x) of a label map.
       spacing: size of a voxel along (slice, y, x), in `units`.
       units: "mm" or "voxel".
       affine: float (4, 4), (x, y, slice, 1) -> (right, anterior, superior, 1), in `units`.
-      oriented: whether the file says so, or the affine's directions are made up.
-      file: what the format keeps of the file to write another on its grid.
-      remarks: what looks odd about the file and does not stop it from being read, a sentence each.
-      segments: what 3D Slicer says of the segments of one of its segmentations; empty for any other file.
+      oriented: whether the file gives the affine's directions; otherwise they are defaults.
+      file: what the format needs to write another file on this grid.
+      remarks: warnings about unusual properties of the file.
+      segments: 3D Slicer's fields if the file is one of its segmentations, otherwise empty.
     """
 
     path: pathlib.Path
@@ -59,12 +60,12 @@ class Volume:
 
     @property
     def directions(self) -> np.ndarray | None:
-        """Which way it lies, as orientation.py has it; None where that is not known."""
+        """The directions of its axes, as in orientation.py; None if unknown."""
         return orientation.directions_of(self.affine) if self.oriented else None
 
 
 def ending(path: os.PathLike | str, among: Sequence[str] = LABEL_ENDINGS) -> str:
-    """How the file's name ends, one of `among`, spelled as it is there; "" where it ends otherwise."""
+    """The ending of the file's name, one of `among`, in the file's spelling; "" if it has another."""
     name = os.path.basename(path)
     return next((name[-len(end) :] for end in among if name.lower().endswith(end)), "")
 
@@ -75,30 +76,30 @@ def stem(path: os.PathLike) -> str:
 
 
 def shortened(name: str) -> str:
-    """The beginning of a name, so that a file's name has room for more: file systems take 255 bytes."""
+    """The first 200 bytes of a name, because file systems allow 255 and more is appended."""
     return name.encode()[:200].decode(errors="ignore")
 
 
 def is_image(path: os.PathLike) -> bool:
-    """Whether the file's name is one that an image may have."""
+    """Whether the file has an ending of images."""
     return ending(path).lower() in ENDINGS
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The file `name` + one of ENDINGS in `folder`, or None; raises InputError where there are several."""
-    there = sorted(folder.iterdir()) if folder.is_dir() else ()
-    found = [path for path in there if is_image(path) and stem(path) == name and path.is_file()]
+    """The file `name` + one of ENDINGS in `folder`, or None; raises InputError if there are several."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else ()
+    found = [path for path in paths if is_image(path) and stem(path) == name and path.is_file()]
     if len(found) > 1:
-        raise InputError(f"{found[1]}: lies beside {found[0].name}; keep one of them.")
+        raise InputError(f"{found[1]}: has the same name as {found[0].name}; keep one of them.")
     return found[0] if found else None
 
 
 def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Every volume's file below `folder`, through links as well, sorted by path; what is hidden is left out.
+    """All files of volumes below `folder`, sorted by path; follows links, omits hidden files.
 
     Raises:
       OSError: a folder cannot be read.
-      InputError: a name is none, as `check_name` says.
+      InputError: a name is not valid UTF-8.
     """
 
     def fail(error: OSError) -> None:
@@ -107,7 +108,7 @@ def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
     found = []
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         here = pathlib.Path(parent)
-        # A link to a folder that it lies in leads nowhere new.
+        # Do not follow links to a parent folder.
         folders[:] = [f for f in folders if f[0] != "." and not here.resolve().is_relative_to((here / f).resolve())]
         found += [here / name for name in names if ending(name) and name[0] != "."]
     for path in found:
@@ -116,48 +117,49 @@ def find_all(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def check_name(path: pathlib.Path) -> None:
-    """Raises InputError where a path is no text in UTF-8, and so could not be written into any table."""
+    """Raises InputError if a path is not valid UTF-8, because tables could not contain it."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{str(path)!a}: its name is no text in UTF-8; rename it.") from error
+        raise InputError(f"{str(path)!a}: its name is not valid UTF-8; rename it.") from error
 
 
 def single_files(
-    folder: pathlib.Path, but: tuple[str, ...] = (), outside: tuple[str, ...] = ()
+    folder: pathlib.Path, exclude: tuple[str, ...] = (), exclude_folders: tuple[str, ...] = ()
 ) -> dict[str, tuple[pathlib.Path, ...]]:
-    """What a folder holds of images that are a file each.
+    """The images below a folder in layouts with one file for each image.
 
     Args:
-      folder: where to look, and below.
-      but: how names end, without the file's ending, that are no images'.
-      outside: names of folders that hold no images.
+      folder: the folder to search, including subfolders.
+      exclude: endings of names, before the file's ending, that are not images.
+      exclude_folders: names of folders without images.
 
     Returns:
-      Name of a case, with its folder below `folder` -> its one file.
+      Path of a case relative to `folder`, without ending -> its one file.
 
     Raises:
-      InputError: two files have one name.
+      InputError: two files have the same name.
     """
     found: dict[str, tuple[pathlib.Path, ...]] = {}
     for path in find_all(folder):
-        below = path.relative_to(folder)
-        if not is_image(path) or stem(path).endswith(but or ("/",)) or not {*outside}.isdisjoint(below.parts[:-1]):
+        relative = path.relative_to(folder)
+        excluded = stem(path).endswith(exclude or ("/",)) or not {*exclude_folders}.isdisjoint(relative.parts[:-1])
+        if excluded or not is_image(path):
             continue
-        name = below.with_name(stem(path)).as_posix()
+        name = relative.with_name(stem(path)).as_posix()
         if name in found:
-            raise InputError(f"{path}: lies beside {found[name][0].name}; keep one of them.")
+            raise InputError(f"{path}: has the same name as {found[name][0].name}; keep one of them.")
         found[name] = (path,)
     return found
 
 
 def read_image(path: os.PathLike) -> Volume:
-    """Reads an image of one or more channels as float32; raises InputError unless all of it is a number."""
+    """Reads an image of one or more channels as float32; raises InputError as `as_voxels` does."""
     return as_image(_read(path))
 
 
 def read_channels(files: Sequence[os.PathLike]) -> Volume:
-    """Reads an image from one file, or from several on the grid of the first, whose channels follow one another."""
+    """Reads an image from one file, or concatenates the channels of several files on the grid of the first."""
     first, *others = map(read_image, files)
     others = [on_grid_of(first, other) for other in others]
     voxels = np.concatenate([image.voxels for image in (first, *others)], axis=-1)
@@ -170,39 +172,41 @@ def read_labels(path: os.PathLike) -> Volume:
 
 
 def as_image(volume: Volume) -> Volume:
-    """Voxels (slice, y, x[, channel]) of any number type -> an image; raises InputError as `read_image` does."""
+    """Voxels (slice, y, x[, channel]) of any number type -> an image; raises InputError as `as_voxels` does."""
     if volume.segments:
-        raise InputError(f"{volume.path}: is a segmentation by 3D Slicer and no image; give the image it was drawn on.")
+        raise InputError(f"{volume.path}: is a 3D Slicer segmentation, not an image; give the image it was drawn on.")
     voxels = as_voxels(volume.voxels, volume.path)
     channels = voxels.shape[-1]
-    odd = (f"{volume.path}: has {channels} channels{or_time_points(channels)}.",) if channels > MOST_CHANNELS else ()
-    return dataclasses.replace(volume, voxels=voxels, remarks=(*volume.remarks, *odd))
+    remarks = volume.remarks
+    if channels > MAX_CHANNELS:
+        remarks = (*remarks, f"{volume.path}: has {channels} channels{or_time_points(channels)}.")
+    return dataclasses.replace(volume, voxels=voxels, remarks=remarks)
 
 
 def as_voxels(array: np.ndarray, name: object) -> np.ndarray:
     """An array (slice, y, x[, channel]) of any number type -> an image's voxels, float32 (slice, y, x, channel).
 
     Raises:
-      InputError: begins with `name`; a value is no number, or far too large, or a channel holds one value alone.
+      InputError: begins with `name`; a value is NaN, infinite or above MAX_INTENSITY, or a channel is constant.
     """
     with np.errstate(over="ignore"):
         voxels = array.astype(np.float32)
     voxels = voxels if voxels.ndim == 4 else voxels[..., None]
     if not np.isfinite(voxels).all():
-        raise InputError(f"{name}: the image holds NaN or infinite values; repair it or leave it out.")
-    if max(voxels.max(), -voxels.min()) > LARGEST:
+        raise InputError(f"{name}: the image contains NaN or infinite values; repair it or remove it.")
+    if max(voxels.max(), -voxels.min()) > MAX_INTENSITY:
         raise InputError(
-            f"{name}: the image holds {voxels.flat[abs(voxels).argmax()]:.2g}, as programs write where they "
-            "know no intensity; put the background's there, or leave it out."
+            f"{name}: the image contains {voxels.flat[abs(voxels).argmax()]:.2g}, a placeholder for unknown "
+            "intensities; replace it by the background's intensity, or remove the image."
         )
     if np.any(voxels.min((0, 1, 2)) == voxels.max((0, 1, 2))):
-        raise InputError(f"{name}: every voxel has the same value; fetch the file again or leave it out.")
+        raise InputError(f"{name}: every voxel has the same value; download the file again or remove it.")
     return voxels
 
 
 def or_time_points(channels: int) -> str:
-    """What a sentence on an image's number of channels ends in: they may be points in time."""
-    return "" if channels == 1 else "; if they are points in time, save each as a file of its own"
+    """The end of a message about a number of channels, which may be time points."""
+    return "" if channels == 1 else "; if they are time points, save each as a separate file"
 
 
 def as_labels(volume: Volume) -> Volume:
@@ -214,89 +218,90 @@ def as_labels(volume: Volume) -> Volume:
     with np.errstate(invalid="ignore"):
         whole = np.rint(voxels) if voxels.dtype.kind == "f" else voxels
         labels = whole.astype(np.uint8, casting="unsafe")
-        right = (labels == whole) & (abs(voxels - whole) <= ROUNDING if voxels.dtype.kind == "f" else True)
-    if not right.all():
-        some = [f"{value:.6g}" for value in np.unique(voxels[~right])[:3]]
+        valid = (labels == whole) & (abs(voxels - whole) <= ROUNDING if voxels.dtype.kind == "f" else True)
+    if not valid.all():
+        examples = [f"{value:.6g}" for value in np.unique(voxels[~valid])[:3]]
         raise InputError(
-            f"{volume.path}: holds {', '.join(some)}; a label map holds whole numbers from 0 to 255 alone, give its "
-            "structures such values or export it again."
+            f"{volume.path}: contains {', '.join(examples)}; label maps have only whole numbers from 0 to 255; "
+            "change its labels or export it again."
         )
     return dataclasses.replace(volume, voxels=labels)
 
 
 def write(path: pathlib.Path, voxels: np.ndarray, like: Volume) -> None:
-    """Writes `voxels` on the grid of `like`: same affine and voxel sizes, the array's own dtype.
+    """Writes `voxels` on the grid of `like`, with its affine and voxel sizes and the array's dtype.
 
     Args:
-      path: the file to write, of the format of `like`; it appears whole or not at all.
+      path: the file to write, in the format of `like`; written atomically.
       voxels: (slice, y, x), or (slice, y, x, channel).
-      like: the volume whose grid this is, as it was read.
+      like: a volume as it was read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     end = ending(path, ENDINGS).lower()
-    beside = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{end}")
+    temporary = path.with_name(f".writing_{os.getpid()}_{shortened(stem(path))}{end}")
     try:
-        FORMATS[end].save(beside, voxels, like.file)
-        os.replace(beside, path)
+        FORMATS[end].save(temporary, voxels, like.file)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_values(labels: Volume, known: Set[int]) -> None:
-    """Raises InputError where a label map holds a value that is not known."""
+    """Raises InputError if a label map has a value that is not known."""
     unknown = sorted(set(np.unique(labels.voxels).tolist()) - known)
     if unknown:
         raise InputError(
-            f"{labels.path}: holds the unknown label values {unknown}; known are {sorted(known)}, correct the file or "
+            f"{labels.path}: has the unknown label values {unknown}, not among {sorted(known)}; correct the file or "
             "the data set's labels."
         )
 
 
 def check_same_grid(volume: Volume, other: Volume) -> None:
-    """Raises InputError unless shapes are equal and, to a tenth of a voxel, corners lie at the same places."""
+    """Raises InputError unless shapes are equal and corners are equal to a tenth of a voxel."""
     shape, other_shape = _shape(volume), _shape(other)
     if shape != other_shape:
         raise InputError(
-            f"{other.path}: its grid {other_shape} is not the {shape} of {volume.path}; resample one of them."
+            f"{other.path}: its grid {other_shape} differs from {shape} of {volume.path}; resample one of them."
         )
-    far = _apart(volume, other)
-    if far <= geometry.SAME_PLACE:
+    distance = _corner_distance(volume, other)
+    if distance <= geometry.GRID_TOLERANCE:
         return
     if volume.oriented != other.oriented:
-        blind, sees = (other, volume) if volume.oriented else (volume, other)
+        unknown, known = (other, volume) if volume.oriented else (volume, other)
         raise InputError(
-            f"{other.path}: cannot be laid on {volume.path}, since the header of {blind.path.name} does not say where "
-            f"its axes point to; copy that of {sees.path.name} if both lie alike, or export it again."
+            f"{other.path}: cannot be aligned with {volume.path}: the header of {unknown.path.name} does not give the "
+            f"directions of its axes; copy the header of {known.path.name} if the voxels of both correspond, or export "
+            "it again."
         )
     raise InputError(
-        f"{other.path}: its affine is not that of {volume.path}, their grids lie up to {far:.1f} voxels apart; copy "
-        "the header of the image if both lie alike, or resample one of them."
+        f"{other.path}: its affine differs from that of {volume.path} by up to {distance:.1f} voxels; copy the image's "
+        "header if the voxels of both correspond, or resample one of them."
     )
 
 
 def labels_on_grid_of(image: Volume, labels: Volume) -> Volume:
-    """A label map on the grid of an image: as `on_grid_of`, and where 3D Slicer cut it to its segments' extent, uncut.
+    """A label map on the grid of an image, as by `on_grid_of`; restores 3D Slicer's cropped segmentations.
 
     Raises:
-      InputError: as `check_same_grid` does, or such a cut does not lie on the image's voxels.
+      InputError: as by `check_same_grid`, or a cropped segmentation is not on the image's voxel grid.
     """
-    return _uncut(image, _turned_like(image, labels)) if labels.segments else on_grid_of(image, labels)
+    return _uncropped(image, _reoriented_like(image, labels)) if labels.segments else on_grid_of(image, labels)
 
 
 def on_grid_of(volume: Volume, other: Volume) -> Volume:
-    """The other volume, permuted and flipped where it holds the same grid in another orientation.
+    """The other volume, permuted and flipped if it has the same grid in another orientation.
 
     Raises:
-      InputError: as `check_same_grid` does.
+      InputError: as by `check_same_grid`.
     """
-    turned = _turned_like(volume, other)
-    same = _shape(turned) == _shape(volume) and _apart(volume, turned) <= geometry.SAME_PLACE
-    check_same_grid(volume, turned if same else other)
-    return turned
+    reoriented = _reoriented_like(volume, other)
+    same = _shape(reoriented) == _shape(volume) and _corner_distance(volume, reoriented) <= geometry.GRID_TOLERANCE
+    check_same_grid(volume, reoriented if same else other)
+    return reoriented
 
 
-def _turned_like(volume: Volume, other: Volume) -> Volume:
-    """The other volume, permuted and flipped to lie as nearly as can be like the first, where both say how they lie."""
+def _reoriented_like(volume: Volume, other: Volume) -> Volume:
+    """The other volume in the orientation nearest to the first's, if both have known directions."""
     if volume.directions is None or other.directions is None:
         return other
     turn, _ = orientation.nearest(other.directions, volume.directions)
@@ -308,21 +313,21 @@ def _turned_like(volume: Volume, other: Volume) -> Volume:
     )
 
 
-def _apart(volume: Volume, other: Volume) -> float:
-    return geometry.apart(volume.affine, other.affine, _shape(volume))
+def _corner_distance(volume: Volume, other: Volume) -> float:
+    return geometry.corner_distance(volume.affine, other.affine, _shape(volume))
 
 
-def _uncut(image: Volume, labels: Volume) -> Volume:
-    if labels.voxels.size == 1 and not labels.voxels.any():  # what Slicer writes where nothing is segmented
+def _uncropped(image: Volume, labels: Volume) -> Volume:
+    if labels.voxels.size == 1 and not labels.voxels.any():  # Slicer's file without segments
         affine, first = image.affine, np.zeros(3)
     else:
         first = geometry.first_voxel(image.affine, labels.affine)
-        affine = geometry.moved(labels.affine, -first)
-    fits = geometry.apart(image.affine, affine, _shape(image)) <= geometry.SAME_PLACE
-    whole = slicer.placed(labels.voxels, first[::-1], image.voxels.shape[:3]) if fits else None
+        affine = geometry.with_origin_at(labels.affine, -first)
+    on_grid = geometry.corner_distance(image.affine, affine, _shape(image)) <= geometry.GRID_TOLERANCE
+    whole = slicer.uncropped(labels.voxels, first[::-1], image.voxels.shape[:3]) if on_grid else None
     if whole is None:
         raise InputError(
-            f"{labels.path}: its segments do not lie on the voxels of {image.path}; in Slicer, make that image the "
+            f"{labels.path}: its segments are not on the voxel grid of {image.path}; in Slicer, make that image the "
             "segmentation's source geometry and export it as a label map."
         )
     return dataclasses.replace(labels, voxels=whole, affine=affine)
@@ -336,11 +341,11 @@ def _shape(volume: Volume) -> tuple[int, int, int]:
 def _read(path: os.PathLike) -> Volume:
     path = pathlib.Path(path)
     if not ending(path):
-        raise InputError(f"{path}: is no file of a known format; give one whose name ends in {', '.join(ENDINGS)}.")
+        raise InputError(f"{path}: is not a file of a known format; give one that ends in {', '.join(ENDINGS)}.")
     try:
         contents = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read, {error.strerror}; check the path or fetch the file again."
+            f"{path}: cannot be read, {error.strerror}; check the path or download the file again."
         ) from error
     return Volume(path, **FORMATS[ending(path, ENDINGS).lower()].parse(path, contents))

@@ -1,4 +1,4 @@
-"""How data sets are laid out: a module for each layout, a row of READERS for each module."""
+"""Layouts of data sets: one module and one row of READERS for each layout."""
 
 from collections.abc import Mapping
 

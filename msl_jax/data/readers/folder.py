@@ -1,12 +1,12 @@
-"""A plain folder of volumes, which pair by name.
+"""A plain folder of volumes, paired by name.
 
-    images/a.nii.gz         image, with a fourth axis where there are several channels
-    masks/a.nii.gz          mask, where there is one
-    annotations/a.nii.gz    scribble, points or any other annotation, where there is one
+    images/a.nii.gz         image, with a fourth axis for several channels
+    masks/a.nii.gz          mask, optional
+    annotations/a.nii.gz    scribble, points or any other annotation, optional
 
-Any format of volumes.FORMATS, each file its own; masks and annotations also 3D Slicer's segmentations (a.seg.nrrd).
-`config.data.labels` has the values of structures, `config.data.unlabeled` that of voxels nobody annotated, in masks and
-annotations both; `config.data.patient` maps cases to patients.
+Each file may have any format of volumes.FORMATS; masks and annotations may also be 3D Slicer segmentations
+(a.seg.nrrd). `config.data.labels` has the values of structures. `config.data.unlabeled` is the value of unlabelled
+voxels in masks and annotations. `config.data.patient` maps cases to patients.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ IMAGES, MASKS, ANNOTATIONS = FOLDERS = ("images", "masks", "annotations")
 
 
 def labels(source: Source) -> dict[str, int]:
-    """Name -> value of every structure, as config.data.labels says."""
-    found = layouts.given_labels(source)
-    layouts.check_labels("config.data.labels", found, source.unlabeled)
-    return found
+    """Name -> value of every structure, from config.data.labels."""
+    structures = layouts.configured_labels(source)
+    layouts.check_labels("config.data.labels", structures, source.unlabeled)
+    return structures
 
 
 def fingerprint(source: Source) -> str:
@@ -38,10 +38,10 @@ def fingerprint(source: Source) -> str:
 
 
 def read(source: Source) -> Iterator[Load]:
-    """Yields what reads every image with its mask and annotation, in the order of their names.
+    """Yields a loader for each image with its mask and annotation, in the order of names.
 
     Raises:
-      InputError: a mask or annotation has no image or another grid, a file is damaged, or a label has an unknown value.
+      InputError: a mask or annotation has no image or another grid, a file is damaged, or a label is unknown.
     """
     values = layouts.values(labels(source), source.unlabeled)
     images, masks, annotations = _files(source)
@@ -55,17 +55,17 @@ def read(source: Source) -> Iterator[Load]:
 
 
 def images(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
-    """Every volume's file below the folder that lies in no folder of masks or annotations."""
-    return volumes.single_files(folder, outside=(MASKS, ANNOTATIONS))
+    """All volumes below the folder, except in folders of masks or annotations."""
+    return volumes.single_files(folder, exclude_folders=(MASKS, ANNOTATIONS))
 
 
 def _files(source: Source) -> tuple[dict[str, pathlib.Path], ...]:
-    """Name -> file of the images, of the masks and of the annotations."""
+    """Name -> file, for images, masks and annotations."""
     root = layouts.folder(source, IMAGES)
     images = layouts.by_name(root / IMAGES)
     others = [layouts.by_name(root / folder, volumes.LABEL_ENDINGS) for folder in (MASKS, ANNOTATIONS)]
     if not images:
-        raise InputError(f"{root / IMAGES}: holds no images; put in files that end in {', '.join(volumes.ENDINGS)}.")
+        raise InputError(f"{root / IMAGES}: contains no images; add files that end in {', '.join(volumes.ENDINGS)}.")
     for files in others:
         layouts.check_have_images(images, files)
     return images, *others

@@ -1,14 +1,14 @@
-"""Short-axis cardiac cine phantoms made from a seed: a data set that needs no download.
+"""Synthetic short-axis cardiac cine phantoms: a data set without a download.
 
-A source is text, `patients=40,seed=0`. Every patient has an end-diastolic and an end-systolic volume, belongs to one of
-four groups of heart shape (`GROUPS`), and depends on the seed and its own number alone: the first ten of forty
-patients are the ten patients of a smaller set.
+The source is text, `patients=40,seed=0`. Every patient has an end-diastolic and an end-systolic volume, belongs to one
+of four groups of heart shape (`GROUPS`), and depends only on the seed and its number: the first ten of forty patients
+are the ten patients of a smaller set.
 
-How a volume is made: a grid of positions in mm seen from the heart (`_view`); the body around it painted tissue over
-tissue, each with a soft edge (`_paint_body`); the heart on top, averaged through each slice's thickness
-(`_paint_heart`); a scanner (`_acquire`) that adds coil shading, limited resolution and noise. In the body's own frame
-the chest is at -x, the head at -y, the apex at +z, and the left ventricle's axis is x = y = 0. Relative brightness is
-that of a balanced steady-state free precession cine: blood and fat are bright, muscle is dark, air is 0.
+Steps for a volume: sample a grid of positions in mm relative to the heart (`_view`); paint the body, tissue over tissue
+with soft edges (`_paint_body`); paint the heart on top, averaged through each slice's thickness (`_paint_heart`); add
+coil shading, limited resolution and noise of a scanner (`_acquire`). In the body's coordinates the chest is at -x, the
+head at -y, the apex at +z, and the left ventricle's axis is x = y = 0. Relative brightness is that of a balanced
+steady-state free precession cine: blood and fat are bright, muscle is dark, air is 0.
 """
 
 from collections.abc import Iterator
@@ -28,24 +28,24 @@ LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
 BASE_TO_APEX_MM = (68, 88)
 COVERED = 0.95
-"""Share of the heart's length that the slices are spread over."""
+"""Fraction of the heart's length that the slices cover."""
 SLICES = (6, 12)
 SLICE_GAP_MM = (5.5, 9.2)
 PIXEL_MM = (1.9, 2.2)
 LONG_SIDE = (140, 160)
 ASPECT = (0.78, 0.92)
 SLAB = (-1 / 3, 0, 1 / 3)
-"""Positions within a slice's thickness that are averaged, in slice gaps."""
+"""Positions within a slice's thickness to average, in slice gaps."""
 CAVITY_END, RV_END = 0.92, 0.82
-"""Relative heights, from 0 at the base to 1 at the apex, at which the left cavity and the right ventricle end."""
+"""Relative heights, 0 at the base and 1 at the apex, where the left cavity and the right ventricle end."""
 TISSUES = {"gas": 0.03, "lung": 0.09, "muscle": 0.17, "liver": 0.2, "myocardium": 0.23, "organ": 0.28, "bone": 0.3}
 TISSUES |= {"fat": 0.75, "blood": 0.85, "fluid": 1.1}
-"""Relative brightness; a patient's own is up to 15 % off."""
+"""Relative brightness; it varies by up to 15 % between patients."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A group's mean heart: radii and thicknesses at end-diastole in mm, and their ratios ES / ED."""
+    """The mean heart of a group: radii and thicknesses in mm at end-diastole, and their ratios ES / ED."""
 
     endo: float
     wall: float
@@ -95,12 +95,12 @@ ORGANS = (
 """Liver, stomach, spleen, back, spine, descending aorta, caval vein; atria and great vessels beyond the base."""
 ARM = (Organ("fat", (130, -125, 0), (45, 38, 400)), Organ("muscle", (135, -130, 0), (30, 24, 400)))
 BOWEL = ("organ", "organ", "muscle", "muscle", "liver", "fat", "blood", "blood", "fluid", "gas", "organ", "muscle") * 2
-"""Tissues of the loops that lie anywhere below the diaphragm."""
+"""Tissues of the bowel loops at random positions below the diaphragm."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Where each voxel is in the body's frame, in mm: x and y (slice, y, x), z (slice, 1, 1); `spacing` is z, y, x."""
+    """Body coordinates of each voxel in mm: x and y (slice, y, x), z (slice, 1, 1); `spacing` is (z, y, x)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -109,19 +109,19 @@ class View:
 
 
 def _view(rng, length):
-    """Draws a scan of a heart of `length` mm: its slices, field of view, position and rotation."""
+    """Samples slices, field of view, position and rotation of a scan of a heart of `length` mm."""
     covered = COVERED * length
     slices = int(np.clip(round(covered / rng.uniform(*SLICE_GAP_MM)), *SLICES))
     gap, pixel = round(covered / slices, 2), round(rng.uniform(*PIXEL_MM), 3)
-    turn = np.radians(rng.normal(0, 12) if rng.random() < 0.6 else rng.normal(65, 15))
+    rotation = np.radians(rng.normal(0, 12) if rng.random() < 0.6 else rng.normal(65, 15))
     height = int(rng.integers(*LONG_SIDE, endpoint=True))
     width = int(height * rng.uniform(*ASPECT))
-    if abs(np.sin(turn)) > abs(np.cos(turn)):
+    if abs(np.sin(rotation)) > abs(np.cos(rotation)):
         height, width = width, height
     row, column = rng.normal(0.485, 0.035, 2) * (height, width)
     down, right = np.mgrid[:height, :width] - np.array([row, column]).reshape(2, 1, 1)
-    x = pixel * (np.cos(turn) * right + np.sin(turn) * down)
-    y = pixel * (np.cos(turn) * down - np.sin(turn) * right)
+    x = pixel * (np.cos(rotation) * right + np.sin(rotation) * down)
+    y = pixel * (np.cos(rotation) * down - np.sin(rotation) * right)
     z = rng.uniform(2, 7) + gap * np.arange(slices).reshape(-1, 1, 1)
     x, y, z = (v.astype(np.float32) for v in (x, y, z))
     x, y, _ = np.broadcast_arrays(x, y, z)
@@ -138,17 +138,17 @@ def _noise(rng, shape, sigma):
 
 
 def _inside(distance, softness):
-    """Share of a voxel inside a surface, from its signed distance (negative inside) and the edge's width."""
+    """Fraction of a voxel inside a surface, from its signed distance (negative inside) and the edge's width."""
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
 def _paint(image, share, value):
-    """Covers `image` by `value` in place, as far as `share` (0 to 1) says."""
+    """Blends `value` into `image` in place, with weight `share` (0 to 1)."""
     image += share * (value - image)
 
 
 def _warped(rng, view):
-    """`view` bent by a few long waves, so that no outline is an ellipse."""
+    """`view` deformed by a few long waves, so that outlines are not ellipses."""
     x, y = view.x.copy(), view.y.copy()
     for _ in range(4):
         kx, ky, kz = (2 * np.pi * rng.uniform(-1, 1, 3) / (90, 90, 150)).tolist()
@@ -159,7 +159,7 @@ def _warped(rng, view):
 
 
 def _bowel(rng):
-    """Loops below the diaphragm, each in a coat of fat."""
+    """Bowel loops below the diaphragm, each surrounded by fat."""
     for tissue in BOWEL:
         centre = rng.uniform((-60, 70, -10), (130, 160, 110))
         radii = rng.uniform((6, 5, 15), (20, 15, 50))
@@ -168,7 +168,7 @@ def _bowel(rng):
 
 
 def _paint_organs(rng, image, view, organs, tissue, texture, within):
-    """Paints ellipsoids near where the table has them, over `image` and only `within` a share of each voxel."""
+    """Paints randomly shifted and scaled ellipsoids over `image`, with the weight `within` of each voxel."""
     grain, twigs = texture
     for organ in organs:
         centre = (organ.centre + rng.normal(0, 4, 3)).tolist()
@@ -180,7 +180,7 @@ def _paint_organs(rng, image, view, organs, tissue, texture, within):
 
 
 def _paint_trunk(rng, image, view, reach, tissue, noises):
-    """Paints chest wall (clear of a heart of `reach` mm), lungs and entrails; returns each voxel's share within it."""
+    """Paints chest wall (outside of a heart of `reach` mm), lungs and bowels; returns each voxel's fraction inside."""
     fine, medium, coarse, broad = noises
     x, y, z, pixel = view.x, view.y, view.z, view.spacing[1]
     half_width, half_height = rng.uniform(118, 135), rng.uniform(150, 175)
@@ -199,14 +199,14 @@ def _paint_trunk(rng, image, view, reach, tissue, noises):
     vessels = np.clip(1.2 * fine + 0.5 * broad - 2.9 + 1.2 * near_hilum, 0, 1)
     within = _inside(rib_depth - depth, pixel)
     _paint(image, within, tissue["lung"] * (1 + 0.15 * medium) + 0.7 * tissue["blood"] * vessels)
-    fatness = np.clip(0.8 * (0.3 * fine + medium + coarse + rng.uniform(-1, 0.6)), 0, 1)
-    entrails = tissue["organ"] + (tissue["fat"] - tissue["organ"]) * fatness
-    _paint(image, within * _inside(diaphragm - y, pixel), entrails * (0.85 + 0.08 * fine))
+    fat_share = np.clip(0.8 * (0.3 * fine + medium + coarse + rng.uniform(-1, 0.6)), 0, 1)
+    bowels = tissue["organ"] + (tissue["fat"] - tissue["organ"]) * fat_share
+    _paint(image, within * _inside(diaphragm - y, pixel), bowels * (0.85 + 0.08 * fine))
     return within
 
 
 def _paint_body(rng, view, reach, tissue):
-    """The body without its heart, relative brightness, float32 (slice, y, x)."""
+    """Relative brightness of the body without the heart, float32 (slice, y, x)."""
     fine, medium, *_ = noises = [_noise(rng, view.x.shape, sigma / view.spacing[1]) for sigma in (1.6, 4, 9, 25)]
     texture = (1 + 0.06 * fine + 0.07 * medium, 0.5 * tissue["blood"] * np.clip(fine + 0.6 * medium - 2.1, 0, 1))
     view = _warped(rng, view)
@@ -222,9 +222,9 @@ def _paint_body(rng, view, reach, tissue):
 class Heart:
     """One heart in one phase: lengths at the base in mm, angles in radians, heights z of base and apex.
 
-    `waves` are amplitudes and phases of the contours' harmonics 2, 3 and 4; the wall is thickest at `thick_at`, by
-    `thickening`; the right ventricle lies at `rv_angle`, wider by `rv_width`, sheared by `rv_skew`, its blood's
-    brightness `rv_gain` of the left one's; `papillary` are the angles of the papillary muscles.
+    `waves` are amplitudes and phases of the contours' harmonics 2, 3 and 4. The wall is thickest at `thick_at`, by the
+    fraction `thickening`. The right ventricle is at `rv_angle`, widened by `rv_width` and sheared by `rv_skew`; its
+    blood has the brightness `rv_gain` relative to the left. `papillary` are the angles of the papillary muscles.
     """
 
     endo: float
@@ -247,7 +247,7 @@ class Heart:
 
 
 def _hearts(rng, shape, length):
-    """Draws a patient's heart of `length` mm, at end-diastole and at end-systole."""
+    """Samples a patient's heart of `length` mm at end-diastole and end-systole."""
     size = rng.uniform(0.86, 1.06)
     rv_angle = np.pi + rng.normal(-0.35, 0.3)
     ed = Heart(
@@ -277,7 +277,7 @@ def _hearts(rng, shape, length):
 
 
 def _profile(height):
-    """A ventricle's radius relative to its base at a relative height, 0 from 1 on."""
+    """A ventricle's radius relative to that at its base; 0 at relative heights from 1 on."""
     return np.sqrt(1 - np.clip(height, 0, 1) ** 2.4)
 
 
@@ -301,20 +301,20 @@ def _contours(heart, view, z):
 
 
 def _largest(inside):
-    """The largest connected part of a slice's bool (y, x); the others are slivers beside the septum."""
+    """The largest connected component of a slice's bool (y, x); removes slivers next to the septum."""
     parts, count = ndimage.label(inside)
     return parts == 1 + np.argmax(np.bincount(parts.ravel(), minlength=2)[1:]) if count else inside
 
 
 def _mask(heart, view):
-    """Label map of the slices' middle planes."""
+    """Label map of the slices' central planes."""
     endo, epi, rv = _contours(heart, view, view.z)
     rv = np.stack([_largest(inside) for inside in (rv < -0.5 * view.spacing[1]) & (epi >= 0)])
     return np.select([endo < 0, epi < 0, rv], [LABELS[name] for name in ("LV", "MYO", "RV")]).astype(np.uint8)
 
 
 def _paint_heart(rng, image, view, heart, tissue):
-    """`image` with a heart over it, the mean of planes through each slice's thickness."""
+    """`image` with the heart on top, averaged over planes through each slice's thickness."""
     gap, pixel, _ = view.spacing
     trabeculae, flow = (_noise(rng, image.shape, sigma / pixel) for sigma in (2.6, 12))
     blood = tissue["blood"] * (1 + 0.1 * flow + 0.06 * trabeculae)
@@ -339,14 +339,14 @@ def _paint_heart(rng, image, view, heart, tissue):
 
 
 def _coils(rng, view):
-    """Sensitivity of a coil array on the chest and on the back, about 1 at the heart."""
+    """Sensitivity of coil arrays on chest and back, about 1 at the heart."""
     chest = np.exp(-((view.x + 90) ** 2 + (view.y - rng.uniform(-70, 50)) ** 2) / (2 * rng.uniform(55, 85) ** 2))
     back = np.exp(-((view.x - 130) ** 2 + (view.y - rng.uniform(0, 90)) ** 2) / (2 * rng.uniform(50, 80) ** 2))
     return rng.uniform(0.45, 0.75) + rng.uniform(0.7, 1.3) * chest + rng.uniform(0, 0.5) * back
 
 
 def _acquire(rng, image, shading, scale, noise):
-    """What the scanner stores: relative brightness shaded, of limited resolution, with Rician noise."""
+    """The scanner's image: relative brightness with shading, limited resolution and Rician noise."""
     n, h, w = image.shape
     real, imaginary = noise * rng.standard_normal((2, n, h, w), np.float32)
     signal = image * shading * rng.normal(1, 0.03, (n, 1, 1)).astype(np.float32) + real + 1j * imaginary
@@ -379,7 +379,7 @@ def _parse(source):
     pairs = sorted(re.split(r"\s*,\s*", source.strip()))
     match = re.fullmatch(r"patients\s*=\s*0*([1-9]\d*),seed\s*=\s*(\d+)", ",".join(pairs), re.ASCII)
     if not match:
-        raise InputError(f"config.data.source: is {source!r}; give both numbers of a phantom, patients=40,seed=0.")
+        raise InputError(f"config.data.source: is {source!r}; give both numbers, as in patients=40,seed=0.")
     return int(match[1]), int(match[2])
 
 
@@ -390,7 +390,7 @@ def fingerprint(source: Source) -> str:
 
 
 def read(source: Source) -> Iterator[Load]:
-    """Yields what makes every case that the source's path names, patient by patient, end-diastole first."""
+    """Yields a loader for each case, patient by patient, end-diastole first."""
     patients, seed = _parse(source.path)
     for number in range(1, patients + 1):
         for case in _patient(seed, number):

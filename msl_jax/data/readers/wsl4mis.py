@@ -1,12 +1,12 @@
-"""The HDF5 files of WSL4MIS (Luo et al., MICCAI 2022), a volume each.
+"""The HDF5 files of WSL4MIS (Luo et al., MICCAI 2022), one for each volume.
 
     ACDC_training_volumes/patient001_frame01.h5    image, label, scribble: (slice, y, x)
 
-Another folder of such files (MSCMR_training_volumes) may be given itself; files of single slices are not read. Without
-`label` a case has no mask, without `scribble` no annotation. config.data.labels are ACDC's unless given. A voxel nobody
-annotated has the value config.data.unlabeled and, in a scribble, also 4, unless a structure has it. Names like
-patient001_frame01 are frames of patient001; any other is a patient of its own, unless config.data.patient says whose it
-is. Voxel sizes were lost: units are voxels.
+The source may also be a folder of such files itself (MSCMR_training_volumes); files of single slices are not supported.
+Without `label` a case has no mask, without `scribble` no annotation. config.data.labels defaults to ACDC's labels. The
+value of unlabelled voxels is config.data.unlabeled and, in scribbles, also 4 if no structure has it. Names like
+patient001_frame01 are frames of patient001; any other is a separate patient, unless config.data.patient is set. The
+files do not store voxel sizes: units are voxels.
 """
 
 from collections.abc import Iterator
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 VOLUMES = "ACDC_training_volumes"
 IMAGE, MASK, SCRIBBLE = ("image", "label", "scribble")
 SCRIBBLE_UNLABELED = 4
-MOST_RATIO = 1100
-"""The most bytes of voxels a byte of the file is believed to hold; DEFLATE gets to 1032."""
+MAX_RATIO = 1100
+"""Maximum accepted compression ratio; DEFLATE reaches 1032."""
 
 
 def labels(source: Source) -> dict[str, int]:
-    """Name -> value of every structure: config.data.labels, or else ACDC's."""
-    found = dict(source.labels) or acdc.LABELS
-    layouts.check_labels("config.data.labels", found, source.unlabeled)
-    return found
+    """Name -> value of every structure: config.data.labels, or ACDC's if that is empty."""
+    structures = dict(source.labels) or acdc.LABELS
+    layouts.check_labels("config.data.labels", structures, source.unlabeled)
+    return structures
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 over names and contents of every file."""
+    """SHA-256 over names and contents of all files."""
     return hash_of((path.name, path) for path in _files(source).values())
 
 
 def read(source: Source) -> Iterator[Load]:
-    """Yields what reads every volume, in the order of their names.
+    """Yields a loader for each volume, in the order of names.
 
     Raises:
-      InputError: a file is damaged or names another file, its arrays differ in shape, a label has an unknown value, or
-        a scribble leaves no voxel open.
+      InputError: a file is damaged or refers to another file, its arrays differ in shape, a label is unknown, or a
+        scribble has no unlabelled voxel.
     """
     structures = labels(source)
     values = layouts.values(structures, source.unlabeled)
@@ -68,8 +68,8 @@ def read(source: Source) -> Iterator[Load]:
         )
         if annotation is not None and not (annotation == UNLABELED).any():
             raise InputError(
-                f"{path}: its scribble leaves no voxel open by the value {source.unlabeled}; say which value does, by "
-                "--config.data.unlabeled=VALUE."
+                f"{path}: no voxel of its scribble has the value {source.unlabeled} of unlabelled voxels; give their "
+                "value with --config.data.unlabeled=VALUE."
             )
         number = int(frame[2]) if frame else 0
         return Case(name, patient, mask=mask, annotation=annotation, frame=number, **layouts.of_image(image))
@@ -82,12 +82,12 @@ def _files(source: Source) -> dict[str, pathlib.Path]:
     root = root / VOLUMES if (root / VOLUMES).is_dir() else root
     files = layouts.by_name(root, (".h5",))
     if not files:
-        raise InputError(f"{root}: holds no files that end in .h5; give the folder of WSL4MIS that holds {VOLUMES}.")
+        raise InputError(f"{root}: contains no files that end in .h5; give the folder of WSL4MIS with {VOLUMES}.")
     return files
 
 
 def _read(path: pathlib.Path) -> dict[str, volumes.Volume]:
-    """The arrays of a file by their names."""
+    """Name -> array of a file."""
     with needed(path, "h5py", "wsl4mis"):
         import h5py
     try:
@@ -95,11 +95,11 @@ def _read(path: pathlib.Path) -> dict[str, volumes.Volume]:
             names = [name for name in (IMAGE, MASK, SCRIBBLE) if name in file or name == IMAGE]
             return {name: volumes.Volume(path, _array(path, file, name)) for name in names}
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is no readable HDF5 file ({error}); fetch it again.") from error
+        raise InputError(f"{path}: is not a readable HDF5 file ({error}); download it again.") from error
 
 
 def _array(path: pathlib.Path, file: "h5py.File", name: str) -> np.ndarray:
-    """A dataset's voxels, once it is known to lie in this file and to be no larger than that can hold."""
+    """A dataset's voxels; raises InputError unless it is stored in this file with a plausible size."""
     import h5py
 
     link = file.get(name, getlink=True)
@@ -107,18 +107,16 @@ def _array(path: pathlib.Path, file: "h5py.File", name: str) -> np.ndarray:
         raise InputError(f"{path}: has no '{name}'; give files of WSL4MIS.")
     dataset = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise InputError(
-            f"{path}: its '{name}' is no array of its own or lies in another file; copy the array into this one."
-        )
+        raise InputError(f"{path}: its '{name}' is not an array stored in this file; copy the array into it.")
     if dataset.dtype.kind not in "iuf" or dataset.ndim != 3:
         raise InputError(
-            f"{path}: its '{name}' has type {dataset.dtype} and shape {dataset.shape}; numbers with three axes "
-            "(slice, y, x) are needed."
+            f"{path}: its '{name}' has type {dataset.dtype} and shape {dataset.shape}; give numbers with three axes "
+            "(slice, y, x)."
         )
-    if not 0 < dataset.nbytes <= MOST_RATIO * path.stat().st_size:
+    if not 0 < dataset.nbytes <= MAX_RATIO * path.stat().st_size:
         raise InputError(
-            f"{path}: its '{name}' promises {dataset.nbytes} bytes, none or more than the file can hold; "
-            "fetch it again."
+            f"{path}: its '{name}' declares {dataset.nbytes} bytes, none or more than the file can contain; "
+            "download it again."
         )
     return dataset[()]
 

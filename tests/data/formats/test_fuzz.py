@@ -1,4 +1,4 @@
-"""No bytes bring another error than ours, a wrong answer, the end of the process, a hang or much memory."""
+"""Mutated files never cause another error than InputError, wrong voxels, a crash, a hang or high memory use."""
 
 import collections
 import os
@@ -16,18 +16,18 @@ import mutants
 from processes import ROOT
 
 PEAK = 32
-"""MiB of resident memory that all mutants together may add."""
-AT_LEAST = {"nifti header", "nifti header, zipped", "nifti", "mha header", "nrrd header", "hdf5"}
-"""Kinds of which even a few mutants hold some that are read."""
+"""Maximum increase in resident memory for all mutants together, in MiB."""
+SOMETIMES_READ = {"nifti header", "nifti header, zipped", "nifti", "mha header", "nrrd header", "hdf5"}
+"""Kinds with readable mutants even among a few."""
 
 
-def tried(count: int, seconds: int) -> dict[str, collections.Counter]:
-    """Tries the first `count` mutants of every kind in a process; kind -> how many were refused, and read."""
+def try_mutants(count: int, seconds: int) -> dict[str, collections.Counter]:
+    """Tries the first `count` mutants of every kind in a process; kind -> number of refused and of read mutants."""
     done = subprocess.run(
         [sys.executable, pathlib.Path(mutants.__file__), "0", str(count)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # where nibabel and ITK lament
+        stderr=subprocess.DEVNULL,  # warnings of nibabel and ITK
         text=True,
         timeout=seconds,
     )
@@ -49,15 +49,15 @@ def tried(count: int, seconds: int) -> dict[str, collections.Counter]:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_fifty_mutants_of_every_kind():
     """200 of them of NIfTI."""
-    counts = tried(50, seconds=120)
-    assert all(of["refused"] for of in counts.values()) and all(counts[kind]["read"] for kind in AT_LEAST)
+    counts = try_mutants(50, seconds=120)
+    assert all(of["refused"] for of in counts.values()) and all(counts[kind]["read"] for kind in SOMETIMES_READ)
 
 
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_thousand_mutants_of_every_kind():
-    """2,000 of them of NIfTI's header alone."""
-    assert all(of["refused"] and of["read"] for of in tried(1000, seconds=1800).values())
+    """2,000 of them change only NIfTI headers."""
+    assert all(of["refused"] and of["read"] for of in try_mutants(1000, seconds=1800).values())
 
 
 def refuse(path):
@@ -65,7 +65,7 @@ def refuse(path):
 
 
 @pytest.mark.parametrize(
-    "read, says",
+    "read, message",
     [
         (lambda path: (path / "a").read_bytes(), "raises NotADirectoryError"),
         (refuse, "is refused by 'no file'"),
@@ -75,13 +75,13 @@ def refuse(path):
         (lambda path: (np.ones((1, 2, 2, 1), np.float32), None), "is read, and is something else"),
     ],
 )
-def test_what_is_wrong_is_called_so(tmp_path, read, says):
+def test_wrong_outcomes_are_reported(tmp_path, read, message):
     kind = mutants.Kind("a", b"", read, right=always(np.zeros((1, 2, 2))))
-    assert mutants.outcome(kind, b"", tmp_path).startswith(f"wrong: {says}")
+    assert mutants.outcome(kind, b"", tmp_path).startswith(f"wrong: {message}")
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_was_not_changed_is_read(tmp_path, name):
+def test_unmodified_files_are_read(tmp_path, name):
     kind = KINDS[name]
     for beside, contents in {**kind.beside, kind.name: b""}.items():
         (tmp_path / beside).parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,9 @@ FRAMES = {"ED": 1, "ES": 12}
 
 
 def save(path, voxels, sizes=SIZES, units="mm"):
-    made = nib.Nifti1Image(voxels, np.diag([*sizes, 1]))
-    made.header.set_xyzt_units(units)
-    nib.save(made, path)
+    image = nib.Nifti1Image(voxels, np.diag([*sizes, 1]))
+    image.header.set_xyzt_units(units)
+    nib.save(image, path)
 
 
 def read(folder):
@@ -32,7 +32,7 @@ def fingerprint(folder):
 
 
 def voxels(name):
-    """Image, mask and scribble (x, y, slice) that belong to this frame's name alone."""
+    """Image, mask and scribble (x, y, slice), different for each frame's name."""
     rng = np.random.default_rng(list(name.encode()))
     image = rng.integers(0, 900, SHAPE, np.int16)
     mask = rng.integers(0, 3, SHAPE, np.uint8, endpoint=True)
@@ -40,7 +40,7 @@ def voxels(name):
 
 
 def make_patient(training, patient, group, *, scribbles):
-    """One patient's folder as the challenge's archive holds it."""
+    """One patient's folder as in the challenge's archive."""
     folder = training / patient
     folder.mkdir(parents=True)
     info = {**FRAMES, "Group": group, "Height": "184.0", "NbFrame": 30, "Weight": "95.0"}
@@ -81,13 +81,13 @@ def test_both_frames_of_every_patient_are_read_in_order(source):
         if case.patient == "patient002":
             assert case.annotation.dtype == np.uint8
             np.testing.assert_array_equal(case.annotation == UNLABELED, scribble == 4)
-            drawn = scribble != 4
-            np.testing.assert_array_equal(case.annotation[drawn], scribble[drawn])
+            labelled = scribble != 4
+            np.testing.assert_array_equal(case.annotation[labelled], scribble[labelled])
         else:
             assert case.annotation is None
 
 
-def test_the_folder_above_training_is_as_good(source):
+def test_the_source_is_training_or_the_folder_above(source):
     above, itself = read(source), read(source / "training")
     assert len(above) == len(itself) == 4
     for a, b in zip(above, itself, strict=True):
@@ -96,7 +96,7 @@ def test_the_folder_above_training_is_as_good(source):
     assert fingerprint(source) == fingerprint(str(source / "training"))
 
 
-def test_a_home_folder_may_be_written_short(source, monkeypatch):
+def test_the_source_may_begin_with_a_tilde(source, monkeypatch):
     monkeypatch.setenv("HOME", str(source.parent))
     assert fingerprint("~/acdc") == fingerprint(source)
 
@@ -105,7 +105,7 @@ def test_a_home_folder_may_be_written_short(source, monkeypatch):
     "name",
     ["Info.cfg", "patient002_frame01.nii.gz", "patient002_frame12_gt.nii.gz", "patient002_frame01_scribble.nii.gz"],
 )
-def test_the_fingerprint_sees_every_byte_and_every_file(source, name):
+def test_the_fingerprint_depends_on_every_byte_and_every_file(source, name):
     before = fingerprint(source)
     path = source / "training" / "patient002" / name
     contents = path.read_bytes()
@@ -117,7 +117,7 @@ def test_the_fingerprint_sees_every_byte_and_every_file(source, name):
     assert fingerprint(source) == before
 
 
-def test_the_fingerprint_is_blind_to_place_time_and_the_unused_series(source, tmp_path):
+def test_the_fingerprint_ignores_location_time_and_the_unused_series(source, tmp_path):
     before = fingerprint(source)
     shutil.copytree(source, tmp_path / "elsewhere")
     assert fingerprint(tmp_path / "elsewhere") == before
@@ -128,7 +128,7 @@ def test_the_fingerprint_is_blind_to_place_time_and_the_unused_series(source, tm
 
 
 @pytest.mark.parametrize("start", [b"Name: J\xfcrgen\r\n", b"\xef\xbb\xbf"])
-def test_info_may_hold_any_bytes_and_line_ends(source, start):
+def test_info_may_have_any_bytes_and_line_ends(source, start):
     path = source / "training" / "patient001" / "Info.cfg"
     path.write_bytes(start + b"ED: 1\r\nES:12\r\nGroup : DCM \r\n")
     assert [case.group for case in read(source)][:2] == ["DCM", "DCM"]
@@ -149,7 +149,7 @@ def replaced(name, array, sizes=SIZES):
 IMAGE, MASK, SCRIBBLE = (f"patient002_frame01{end}.nii.gz" for end in ("", "_gt", "_scribble"))
 ZEROS = np.zeros(SHAPE, np.uint8)
 FAULTS = {
-    "no Info.cfg": (without("Info.cfg"), r"patient002: holds no Info\.cfg"),
+    "no Info.cfg": (without("Info.cfg"), r"patient002: contains no Info\.cfg"),
     "two of them": (
         lambda folder: shutil.copy(folder / "Info.cfg", folder / "Info (1).cfg"),
         r"Info \(1\)\.cfg and Info",
@@ -158,40 +158,47 @@ FAULTS = {
     "two ES": (info("ED: 1\nES: 12\nES: 13\nGroup: NOR\n"), r"Info\.cfg: has 2 lines 'ES: "),
     "no Group": (info("ED: 1\nES: 12\nGroup:\n"), r"Info\.cfg: has no lines 'Group: "),
     "one frame": (info("ED: 1\nES: 01\nGroup: NOR\n"), r"Info\.cfg: ED and ES are both frame 1"),
-    "frame is no number": (info("ED: one\nES: 12\nGroup: NOR\n"), r"Info\.cfg: ED is 'one'"),
+    "frame is not a number": (info("ED: one\nES: 12\nGroup: NOR\n"), r"Info\.cfg: ED is 'one'"),
     "frame is negative": (info("ED: -1\nES: 12\nGroup: NOR\n"), r"Info\.cfg: ED is '-1'"),
-    "frame is not there": (info("ED: 1\nES: 13\nGroup: NOR\n"), r"patient002_frame13\.nii\.gz: is missing"),
+    "frame without an image": (info("ED: 1\nES: 13\nGroup: NOR\n"), r"patient002_frame13\.nii\.gz: is missing"),
     "no image": (without(IMAGE), rf"{IMAGE}: is missing"),
     "no mask": (without(MASK), rf"{MASK}: is missing"),
     "mask of other shape": (replaced(MASK, ZEROS[:, :, :2]), rf"{MASK}: its grid"),
     "mask of other spacing": (replaced(MASK, ZEROS, (1.5, 1.5, 10)), rf"{MASK}: its affine"),
-    "unknown label": (replaced(MASK, ZEROS + 4), rf"{MASK}: holds the unknown label values \[4\]"),
+    "unknown label": (replaced(MASK, ZEROS + 4), rf"{MASK}: has the unknown label values \[4\]"),
     "scribble of other shape": (replaced(SCRIBBLE, ZEROS[:6]), rf"{SCRIBBLE}: its grid"),
-    "unknown scribble": (replaced(SCRIBBLE, ZEROS + 5), rf"{SCRIBBLE}: holds the unknown label values \[5\]"),
-    "scribble of 255": (replaced(SCRIBBLE, ZEROS + 255), rf"{SCRIBBLE}: holds the unknown label values \[255\]"),
+    "unknown scribble": (replaced(SCRIBBLE, ZEROS + 5), rf"{SCRIBBLE}: has the unknown label values \[5\]"),
+    "scribble of 255": (replaced(SCRIBBLE, ZEROS + 255), rf"{SCRIBBLE}: has the unknown label values \[255\]"),
     "constant image": (replaced(IMAGE, ZEROS + 7), rf"{IMAGE}: every voxel has the same value"),
-    "image of channels": (replaced(IMAGE, np.moveaxis(np.indices(SHAPE, np.int16), 0, -1)), f"{IMAGE}: has 3 channels"),
+    "image with channels": (
+        replaced(IMAGE, np.moveaxis(np.indices(SHAPE, np.int16), 0, -1)),
+        f"{IMAGE}: has 3 channels",
+    ),
     "damaged image": (lambda folder: (folder / IMAGE).write_bytes(b"\x1f\x8b"), rf"{IMAGE}: cannot be read"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_patient_is_refused_and_the_file_named(source, fault):
-    spoil, says = FAULTS[fault]
+def test_an_invalid_patient_is_an_error_that_names_the_file(source, fault):
+    spoil, message = FAULTS[fault]
     spoil(source / "training" / "patient002")
-    with pytest.raises(InputError, match=says) as refusal:
+    with pytest.raises(InputError, match=message) as error:
         read(source)
-    assert str(refusal.value).startswith(str(source)) and "\n" not in str(refusal.value)
+    assert str(error.value).startswith(str(source)) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("ask", [fingerprint, read])
-def test_what_is_no_acdc_folder_is_refused(tmp_path, ask):
+@pytest.mark.parametrize("call", [fingerprint, read])
+def test_other_folders_are_errors(tmp_path, call):
     (tmp_path / "empty" / "training").mkdir(parents=True)
     (tmp_path / "patient001").touch()
-    for source, says in (("none", "no such folder"), ("patient001", "no such folder"), ("empty", "holds no folders")):
-        with pytest.raises(InputError, match=says) as refusal:
-            ask(tmp_path / source)
-        assert str(refusal.value).startswith(str(tmp_path / source))
+    for source, message in (
+        ("none", "no such folder"),
+        ("patient001", "no such folder"),
+        ("empty", "contains no folders"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            call(tmp_path / source)
+        assert str(error.value).startswith(str(tmp_path / source))
 
 
 def test_the_real_data(acdc_folder):
@@ -204,9 +211,9 @@ def test_the_real_data(acdc_folder):
     groups = {case.patient: case.group for case in cases.values()}
     assert len(groups) == 80
     assert sorted(groups.values()) == sorted(16 * ["DCM", "HCM", "MINF", "NOR", "RV"])
-    known = cases["patient001_frame12"]
-    assert (known.group, known.phase, known.frame, known.units) == ("DCM", "ES", 12, "voxel")
-    assert known.image.shape == (10, 256, 216, 1) and known.spacing == (1, 1, 1)
-    assert set(np.unique(known.mask)) == {0, 1, 2, 3}
+    case = cases["patient001_frame12"]
+    assert (case.group, case.phase, case.frame, case.units) == ("DCM", "ES", 12, "voxel")
+    assert case.image.shape == (10, 256, 216, 1) and case.spacing == (1, 1, 1)
+    assert set(np.unique(case.mask)) == {0, 1, 2, 3}
     stored = nib.load(acdc_folder / "training" / "patient001" / "patient001_frame12.nii.gz").dataobj
-    np.testing.assert_array_equal(known.image[..., 0], np.asarray(stored).transpose(2, 1, 0))
+    np.testing.assert_array_equal(case.image[..., 0], np.asarray(stored).transpose(2, 1, 0))

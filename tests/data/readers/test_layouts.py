@@ -14,8 +14,8 @@ LABELS = {"RV": 1, "MYO": 2, "LV": 3}
 PATIENTS = ("patient001", "patient022", "patient081")
 
 
-def of_acdc(patients, to, *layout):
-    """Copies the images and label maps of patients to the folders that `layout` names for them, by these names."""
+def copy_acdc(patients, to, *layout):
+    """Copies images, masks and scribbles of patients to the paths in `layout`, with {} for the case's name."""
     for patient in patients:
         for path in patient.glob("*_gt.nii.gz"):
             case = path.name.removesuffix("_gt.nii.gz")
@@ -31,18 +31,18 @@ def as_acdc(patients, to):
 
 
 def as_nnunet(patients, to):
-    """Dataset027_ACDC as nnU-Net's own conversion writes it."""
-    of_acdc(patients, to, "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")
+    """Dataset027_ACDC as written by nnU-Net's conversion."""
+    copy_acdc(patients, to, "imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")
     index = {"channel_names": {"0": "cineMRI"}, "labels": {"background": 0, **LABELS}, "file_ending": ".nii.gz"}
     (to / "dataset.json").write_text(json.dumps(index | {"numTraining": 6}))
 
 
 def as_folder(patients, to):
-    of_acdc(patients, to, "images/{}.nii.gz", "masks/{}.nii.gz", "annotations/{}.nii.gz")
+    copy_acdc(patients, to, "images/{}.nii.gz", "masks/{}.nii.gz", "annotations/{}.nii.gz")
 
 
 def as_msd(patients, to):
-    of_acdc(patients, to, "imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz")
+    copy_acdc(patients, to, "imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz")
     names = sorted(path.name for path in (to / "imagesTr").iterdir())
     entries = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
     labels = {"0": "background"} | {str(value): name for name, value in LABELS.items()}
@@ -67,7 +67,7 @@ def as_png(patients, to):
                 Image.fromarray(pixels).save(to / "val" / kind / f"{case.name}_{number}.png")
 
 
-WRITTEN = {
+CONVERSIONS = {
     "nnunet": (nnunet, as_nnunet, {"patient": r"(patient\d+)_"}),
     "folder": (folder, as_folder, {"patient": r"(patient\d+)_", "labels": LABELS, "unlabeled": 4}),
     "msd": (msd, as_msd, {"patient": r"(patient\d+)_"}),
@@ -76,13 +76,13 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("layout", WRITTEN)
-def test_the_same_patients_of_acdc_are_the_same_in_every_layout(acdc_folder, tmp_path, layout):
-    reader, write, known = WRITTEN[layout]
+@pytest.mark.parametrize("layout", CONVERSIONS)
+def test_patients_of_acdc_are_the_same_in_every_layout(acdc_folder, tmp_path, layout):
+    reader, convert, settings = CONVERSIONS[layout]
     patients = [acdc_folder / "training" / name for name in PATIENTS]
     as_acdc(patients, tmp_path / "acdc")
-    write(patients, tmp_path / layout)
-    source = at(layout, tmp_path / layout, **known)
+    convert(patients, tmp_path / layout)
+    source = at(layout, tmp_path / layout, **settings)
     assert reader.labels(source) == LABELS
     official = [load() for load in acdc.read(at("acdc", tmp_path / "acdc"))]
     assert len(official) == 6

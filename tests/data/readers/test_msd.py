@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from files import SIZES, arrays, assert_case, at, refused, save
+from files import SIZES, arrays, assert_case, assert_input_error, at, save
 from msl_jax.data.case import load_all
 from msl_jax.data.formats import volumes
 from msl_jax.data.readers import msd
@@ -27,7 +27,7 @@ def of(name):
 
 @pytest.fixture
 def root(tmp_path):
-    """Three cases and what macOS leaves beside them."""
+    """Three cases and files that macOS adds."""
     for name in NAMES:
         for folder, voxels in zip(("imagesTr", "labelsTr"), of(name), strict=True):
             save(tmp_path / folder / f"{name}.nii.gz", voxels)
@@ -36,11 +36,11 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, **known):
-    return [load() for load in msd.read(at("msd", root, **known))]
+def read(root, **settings):
+    return [load() for load in msd.read(at("msd", root, **settings))]
 
 
-def test_what_was_written_is_read_in_the_order_of_the_index(root):
+def test_written_cases_are_read_in_the_order_of_the_index(root):
     for case, name in zip(read(root), NAMES, strict=True):
         assert_case(case, name, *of(name))
         assert case.spacing == SIZES[::-1] and (case.units, case.patient, case.role) == ("mm", name, "")
@@ -49,16 +49,16 @@ def test_what_was_written_is_read_in_the_order_of_the_index(root):
 
 def test_an_entry_may_have_no_label(root):
     index(root, training=[{"image": "imagesTr/b.nii.gz"}, {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}])
-    bare, masked = read(root)
-    assert_case(bare, "b", of("b")[0])
+    unmasked, masked = read(root)
+    assert_case(unmasked, "b", of("b")[0])
     assert_case(masked, "a", *of("a"))
 
 
-def test_a_pattern_says_whose_an_image_is(root):
+def test_a_pattern_maps_cases_to_patients(root):
     save(root / "imagesTr" / "p7_scan2.nii.gz", of("a")[0])
     index(root, training=[{"image": "imagesTr/p7_scan2.nii.gz"}])
     assert [case.patient for case in read(root, patient=r"(p\d+)_")] == ["p7"]
-    refused(lambda: read(root, patient=r"(q\d+)_"), "finds nothing in 'p7_scan2'", "config.data.patient")
+    assert_input_error(lambda: read(root, patient=r"(q\d+)_"), "finds nothing in 'p7_scan2'", "config.data.patient")
 
 
 def test_modalities_are_channels(root):
@@ -68,16 +68,16 @@ def test_modalities_are_channels(root):
     assert_case(read(root)[0], "a", voxels)
 
 
-def test_masks_may_leave_voxels_open(root):
+def test_masks_may_have_unlabelled_voxels(root):
     image, mask = of("a")
     save(root / "labelsTr" / "a.nii.gz", np.where(mask == 2, np.uint8(7), mask))
     index(root, training=[{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}])
     assert_case(read(root, unlabeled=7)[0], "a", image, np.where(mask == 2, 255, mask))
 
 
-@pytest.mark.parametrize("spelled", ["imagesTr\\{}", ".\\imagesTr\\{}", "{root}/imagesTr/{}", "{root}/./imagesTr/{}"])
-def test_paths_may_be_those_of_windows_or_begin_at_the_root(root, spelled):
-    entries = [{"image": spelled.format(f"{name}.nii.gz", root=root)} for name in ("._b", *NAMES)]
+@pytest.mark.parametrize("pattern", ["imagesTr\\{}", ".\\imagesTr\\{}", "{root}/imagesTr/{}", "{root}/./imagesTr/{}"])
+def test_paths_may_be_of_windows_or_absolute(root, pattern):
+    entries = [{"image": pattern.format(f"{name}.nii.gz", root=root)} for name in ("._b", *NAMES)]
     plain = msd.fingerprint(at("msd", root))
     index(root, training=entries)
     for case, name in zip(read(root), NAMES, strict=True):
@@ -85,7 +85,7 @@ def test_paths_may_be_those_of_windows_or_begin_at_the_root(root, spelled):
     assert msd.fingerprint(at("msd", root)) != plain
 
 
-def test_a_root_may_be_a_link_or_relative(root, tmp_path, monkeypatch):
+def test_the_source_may_be_a_link_or_relative(root, tmp_path, monkeypatch):
     link = tmp_path / "link"
     link.symlink_to(root)
     index(root, training=[{"image": f"{link}/imagesTr/a.nii.gz"}, {"image": f"{root.resolve()}/imagesTr/b.nii.gz"}])
@@ -94,19 +94,19 @@ def test_a_root_may_be_a_link_or_relative(root, tmp_path, monkeypatch):
     assert [case.name for case in read(root.relative_to(root.parent))] == ["a", "b"]
 
 
-def test_a_byte_order_mark_is_passed_over(root):
+def test_a_byte_order_mark_is_ignored(root):
     (root / "dataset.json").write_bytes(b"\xef\xbb\xbf" + (root / "dataset.json").read_bytes())
     assert msd.labels(at("msd", root)) == {"Anterior": 1, "Größe": 2}
 
 
-@pytest.mark.parametrize("said, remarks", [(None, 0), (3, 0), (4, 1), ("3", 1)])
-def test_another_number_of_training_images_is_remarked_on(root, said, remarks):
-    index(root, numTraining=said)
-    sentence = f"{root / 'dataset.json'}: its numTraining is {said!r}, and it has 3 training cases."
-    assert [case.remarks for case in read(root)] == [(sentence,) * remarks] * 3
+@pytest.mark.parametrize("count, remarks", [(None, 0), (3, 0), (4, 1), ("3", 1)])
+def test_another_number_of_training_images_gives_a_remark(root, count, remarks):
+    index(root, numTraining=count)
+    remark = f"{root / 'dataset.json'}: its numTraining is {count!r}, but it has 3 training cases."
+    assert [case.remarks for case in read(root)] == [(remark,) * remarks] * 3
 
 
-def test_a_structure_may_be_255_where_open_voxels_are_not(root):
+def test_a_structure_may_be_255_if_unlabelled_voxels_are_not(root):
     image, mask = of("a")
     save(root / "labelsTr" / "a.nii.gz", np.where(mask == 2, np.uint8(255), np.where(mask == 1, np.uint8(7), mask)))
     index(root, labels={"255": "LV"}, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}])
@@ -123,36 +123,36 @@ def mask(voxels, sizes=SIZES):
 
 
 FAULTS = {
-    "no index": (lambda root: (root / "dataset.json").unlink(), "", "holds no dataset.json"),
-    "no JSON": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json", "is no readable JSON"),
+    "no index": (lambda root: (root / "dataset.json").unlink(), "", "contains no dataset.json"),
+    "no JSON": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json", "is not a readable JSON"),
     "a list": (lambda root: (root / "dataset.json").write_text("[]"), "dataset.json", "has no dict 'labels'"),
     "no labels": (lambda root: index(root, labels=None), "dataset.json", "has no dict 'labels'"),
     "no modality": (lambda root: index(root, modality=None), "dataset.json", "has no dict 'modality'"),
     "no training": (lambda root: index(root, training=None), "dataset.json", "has no list 'training'"),
     "empty training": (lambda root: index(root, training=[]), "dataset.json", "lists no training images"),
-    "entry of text": (lambda root: index(root, training=["./a.nii.gz"]), "dataset.json", "'./a.nii.gz' is no"),
+    "entry of text": (lambda root: index(root, training=["./a.nii.gz"]), "dataset.json", "'./a.nii.gz' is not"),
     "labels of nnU-Net": (lambda root: index(root, labels={"LV": 1}), "dataset.json", "layout=nnunet"),
-    "names twice": (
+    "duplicate names": (
         lambda root: index(root, labels={"1": "LV", "2": "LV"}),
         "dataset.json",
-        "two labels have one name",
+        "two labels have the same name",
     ),
     "label 255": (
         lambda root: index(root, labels={"255": "LV"}),
         "dataset.json",
-        "LV has the value 255 of pixels nobody annotated; .* --config.data.unlabeled=VALUE",
+        "LV has the value 255 of unlabelled pixels; .* --config.data.unlabeled=VALUE",
     ),
     "label 254 and 255": (
         lambda root: index(root, labels={"254": "RV", "255": "LV"}),
         "dataset.json",
-        "LV has the value 255 of pixels",
+        "LV has the value 255 of unlabelled",
     ),
-    "a path upwards by backslashes": (entry("..\\a.nii.gz"), "dataset.json", "does not lie inside"),
-    "a path on a drive": (entry("C:\\a.nii.gz"), "dataset.json", "does not lie inside"),
+    "a parent path with backslashes": (entry("..\\a.nii.gz"), "dataset.json", "is outside of this folder"),
+    "a path on a drive": (entry("C:\\a.nii.gz"), "dataset.json", "is outside of this folder"),
     "an absolute path that goes up": (
         lambda root: entry(f"{root}/../{root.name}/imagesTr/a.nii.gz")(root),
         "dataset.json",
-        "does not lie inside",
+        "is outside of this folder",
     ),
     "a series": (
         lambda root: [
@@ -160,19 +160,19 @@ FAULTS = {
             entry("imagesTr/b.nii.gz")(root),
         ],
         "imagesTr/b.nii.gz",
-        "has 2 channels .* names 1 modalities; correct one; if they are points in time, save each as a file",
+        "has 2 channels, but dataset.json lists 1 modalities; correct one; if they are time points, save",
     ),
-    "background alone": (lambda root: index(root, labels={"0": "background"}), "dataset.json", "names no structure"),
-    "a path upwards": (entry("../a.nii.gz"), "dataset.json", r"'\.\./a\.nii\.gz' does not lie inside"),
-    "an absolute path": (entry(label="/etc/a.nii.gz"), "dataset.json", "'/etc/a.nii.gz' does not lie inside"),
-    "a path that is none": (entry(label=["x"]), "dataset.json", "does not lie inside"),
-    "no image": (entry("./imagesTr/c.nii.gz"), "imagesTr/c.nii.gz", "is missing, though dataset.json names it"),
-    "no mask": (entry(label="./labelsTr/c.nii.gz"), "labelsTr/c.nii.gz", "is missing, though dataset.json names it"),
-    "image of another format": (entry("./dataset.json"), "dataset.json", "is no file of a known format"),
-    "image twice": (
+    "only background": (lambda root: index(root, labels={"0": "background"}), "dataset.json", "names no structure"),
+    "a parent path": (entry("../a.nii.gz"), "dataset.json", r"'\.\./a\.nii\.gz' is outside of this folder"),
+    "an absolute path": (entry(label="/etc/a.nii.gz"), "dataset.json", "'/etc/a.nii.gz' is outside of this folder"),
+    "a path of another type": (entry(label=["x"]), "dataset.json", "is outside of this folder"),
+    "no image": (entry("./imagesTr/c.nii.gz"), "imagesTr/c.nii.gz", "is missing, but dataset.json lists it"),
+    "no mask": (entry(label="./labelsTr/c.nii.gz"), "labelsTr/c.nii.gz", "is missing, but dataset.json lists it"),
+    "image of another format": (entry("./dataset.json"), "dataset.json", "is not a file of a known format"),
+    "duplicate image": (
         lambda root: index(root, training=[{"image": "imagesTr/a.nii.gz"}] * 2),
         "dataset.json",
-        "name 'a'",
+        "named 'a'",
     ),
     "unknown label": (mask(of("a")[1] + 3), "labelsTr/a.nii.gz", r"unknown label values \[3, 4, 5\]"),
     "mask of another shape": (mask(of("a")[1][:2]), "labelsTr/a.nii.gz", "its grid"),
@@ -180,36 +180,38 @@ FAULTS = {
     "modalities": (
         lambda root: index(root, modality={"0": "T2", "1": "ADC"}, training=[{"image": "imagesTr/b.nii.gz"}]),
         "imagesTr/b.nii.gz",
-        "has 1 channels and dataset.json names 2 modalities; correct one\\.$",
+        "has 1 channels, but dataset.json lists 2 modalities; correct one\\.$",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_data_set_is_refused_and_the_file_named(root, fault):
-    spoil, file, says = FAULTS[fault]
+def test_an_invalid_data_set_is_an_error_that_names_the_file(root, fault):
+    spoil, file, message = FAULTS[fault]
     spoil(root)
-    refused(lambda: read(root), says, root / file)
+    assert_input_error(lambda: read(root), message, root / file)
 
 
-def test_every_missing_file_is_named(root):
+def test_all_missing_files_are_listed(root):
     names = ("imagesTr/c.nii.gz", "labelsTr/d.nii.gz")
     index(root, training=[{"image": names[0]}, {"image": "imagesTr/a.nii.gz", "label": names[1]}])
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         read(root)
-    assert [line.split(": ")[0] for line in str(refusal.value).splitlines()] == [str(root / name) for name in names]
+    assert [line.split(": ")[0] for line in str(error.value).splitlines()] == [str(root / name) for name in names]
 
 
-def test_labels_may_not_have_the_value_that_leaves_voxels_open(root):
-    refused(lambda: read(root, unlabeled=2), "Größe has the value 2 of pixels nobody annotated", root / "dataset.json")
+def test_labels_may_not_have_the_value_of_unlabelled_voxels(root):
+    assert_input_error(
+        lambda: read(root, unlabeled=2), "Größe has the value 2 of unlabelled pixels", root / "dataset.json"
+    )
 
 
-@pytest.mark.parametrize("ask", [msd.labels, msd.fingerprint, lambda source: [load() for load in msd.read(source)]])
-def test_what_is_no_folder_is_refused(tmp_path, ask):
-    refused(lambda: ask(at("msd", tmp_path / "none")), "no such folder", tmp_path / "none")
+@pytest.mark.parametrize("call", [msd.labels, msd.fingerprint, lambda source: [load() for load in msd.read(source)]])
+def test_a_missing_folder_is_an_error(tmp_path, call):
+    assert_input_error(lambda: call(at("msd", tmp_path / "none")), "no such folder", tmp_path / "none")
 
 
-def test_the_fingerprint_sees_every_file_read_and_no_other(root):
+def test_the_fingerprint_depends_only_on_files_that_are_read(root):
     prints = [msd.fingerprint(at("msd", root))]
     (root / "imagesTr" / "other.nii.gz").touch()
     assert msd.fingerprint(at("msd", root)) == prints[0]
@@ -219,7 +221,7 @@ def test_the_fingerprint_sees_every_file_read_and_no_other(root):
     assert len(set(prints)) == 4
 
 
-def test_images_to_predict_are_those_outside_of_masks(root):
+def test_images_to_predict_exclude_masks(root):
     assert list(msd.images(root)) == ["imagesTr/a", "imagesTr/b", "imagesTr/ü"]
     assert list(msd.images(root / "imagesTr")) == ["a", "b", "ü"]
 
@@ -234,5 +236,5 @@ def test_the_real_data(hippocampus_folder):
         )
         assert_case(case, f"hippocampus_{name}", image.get_fdata(dtype=np.float32).T, np.asarray(labels.dataobj).T)
         assert case.spacing == (1, 1, 1) and case.units == "mm" and set(np.unique(case.mask)) == {0, 1, 2}
-        again = volumes.read_image(hippocampus_folder / "imagesTr" / f"hippocampus_{name}.nii.gz")
-        np.testing.assert_array_equal(again.affine, image.affine)
+        volume = volumes.read_image(hippocampus_folder / "imagesTr" / f"hippocampus_{name}.nii.gz")
+        np.testing.assert_array_equal(volume.affine, image.affine)

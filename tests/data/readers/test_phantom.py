@@ -22,7 +22,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True))
 
 
-def test_every_case_keeps_the_contract(cases):
+def test_every_case_is_valid(cases):
     assert len({case.name for case in cases}) == len(cases) == 2 * PATIENTS
     for case in cases:
         slices, height, width, channels = case.image.shape
@@ -36,7 +36,7 @@ def test_every_case_keeps_the_contract(cases):
         assert case.name == f"{case.patient}_frame{case.frame:02d}"
 
 
-def test_patients_come_in_order_with_both_phases_and_balanced_groups(cases):
+def test_patients_are_in_order_with_both_phases_and_balanced_groups(cases):
     assert [case.patient for case in cases[::2]] == [f"phantom{i:03d}" for i in range(1, PATIENTS + 1)]
     assert [case.phase for case in cases] == ["ED", "ES"] * PATIENTS
     assert all(case.frame == 1 for case in cases[::2]) and all(9 <= case.frame <= 12 for case in cases[1::2])
@@ -46,9 +46,9 @@ def test_patients_come_in_order_with_both_phases_and_balanced_groups(cases):
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one_bit_for_bit(cases):
-    again = [load() for load in phantom.read(Source("phantom", "patients=2,seed=0"))]
-    assert len(again) == 4
-    assert all(same(a, b) for a, b in zip(again, cases, strict=False))
+    smaller = [load() for load in phantom.read(Source("phantom", "patients=2,seed=0"))]
+    assert len(smaller) == 4
+    assert all(same(a, b) for a, b in zip(smaller, cases, strict=False))
 
 
 def test_the_seed_matters(cases):
@@ -56,24 +56,24 @@ def test_the_seed_matters(cases):
     assert other.image.shape != cases[0].image.shape or not np.array_equal(other.image, cases[0].image)
 
 
-def test_the_cavity_meets_nothing_but_myocardium(cases):
+def test_the_cavity_touches_only_myocardium(cases):
     for mask in itertools.chain.from_iterable(case.mask for case in cases):
         assert set(np.unique(mask[ndimage.binary_dilation(mask == LV)])) <= {MYO, LV}
 
 
-def test_the_right_ventricle_lies_against_the_myocardium(cases):
+def test_the_right_ventricle_touches_the_myocardium(cases):
     for mask in itertools.chain.from_iterable(case.mask for case in cases):
         if (mask == RV).any():
             assert (mask[ndimage.binary_dilation(mask == RV)] == MYO).any()
 
 
-def test_each_structure_is_one_piece_inside_the_field_of_view(cases):
+def test_each_structure_is_one_component_inside_the_field_of_view(cases):
     for mask in itertools.chain.from_iterable(case.mask for case in cases):
         assert all(ndimage.label(mask == label, np.ones((3, 3)))[1] <= 1 for label in (RV, MYO, LV))
         assert not mask[[0, -1]].any() and not mask[:, [0, -1]].any()
 
 
-def test_the_cavity_shrinks_towards_the_apex_and_outlasts_the_right_ventricle(cases):
+def test_the_cavity_shrinks_towards_the_apex_and_is_longer_than_the_right_ventricle(cases):
     for case in cases:
         lv, rv = ((case.mask == label).sum((1, 2)) for label in (LV, RV))
         assert (np.diff(lv[np.argmax(lv) :]) <= 0).all() and np.argmax(lv) <= 1
@@ -88,7 +88,7 @@ def test_the_heart_contracts_and_its_wall_thickens(cases):
         assert wall[0] < wall[1]
 
 
-def test_groups_differ_as_their_diseases_do(cases):
+def test_groups_differ_like_their_diseases(cases):
     def volumes(group):
         counts = [[(c.mask == label).sum() * np.prod(c.spacing) for label in (RV, MYO, LV)] for c in cases[::2]]
         return np.mean([count for count, c in zip(counts, cases[::2], strict=True) if c.group == group], axis=0)
@@ -97,7 +97,7 @@ def test_groups_differ_as_their_diseases_do(cases):
     assert lv.argmax() == 1 and (myo / lv).argmax() == 2 and (rv / lv).argmax() == 3
 
 
-def test_brightness_alone_does_not_find_the_cavity(cases):
+def test_a_threshold_does_not_segment_the_cavity(cases):
     for case in cases:
         cavity = case.mask == LV
         brighter = [case.image[..., 0] > level for level in np.percentile(case.image, np.arange(50, 100))]
@@ -125,13 +125,13 @@ def test_blood_is_brighter_than_myocardium(cases):
         "/data/acdc",
     ],
 )
-@pytest.mark.parametrize("ask", [phantom.fingerprint, lambda source: [load() for load in phantom.read(source)]])
-def test_other_sources_are_refused_in_one_sentence(ask, source):
-    with pytest.raises(InputError, match="patients=40,seed=0") as refusal:
-        ask(Source("phantom", source))
-    assert "\n" not in str(refusal.value)
+@pytest.mark.parametrize("call", [phantom.fingerprint, lambda source: [load() for load in phantom.read(source)]])
+def test_other_sources_are_errors_of_one_line(call, source):
+    with pytest.raises(InputError, match="patients=40,seed=0") as error:
+        call(Source("phantom", source))
+    assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_is_the_source_in_one_spelling():
+def test_the_fingerprint_is_the_normalized_source():
     spellings = ["patients=12,seed=3", "seed=3,patients=12", " patients = 12 , seed = 03 "]
     assert {phantom.fingerprint(Source("phantom", source)) for source in spellings} == {"patients=12,seed=3"}

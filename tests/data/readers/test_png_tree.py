@@ -5,12 +5,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from files import arrays, assert_case, at, refused
+from files import arrays, assert_case, assert_input_error, at
 from msl_jax.data.readers import png_tree
 
 LABELS = {"LV": 255, "RV": 85, "MYO": 170}
 GREYS = np.array([0, 85, 170, 255], np.uint8)
-"""Of background and of the structures that a case counts 1, 2, 3."""
+"""Grey values of background and of the structures 1, 2, 3 of a case."""
 VOLUMES = {
     "trainFull": ("patient0001_01", "patient0001_02"),
     "trainSemi": ("patient0002_01",),
@@ -22,7 +22,7 @@ PATIENTS = {"patient0001_01": "patient0001", "patient0001_02": "patient0001", "p
 
 
 def of(name):
-    """Image (uint8), mask and annotation of a volume; 0 is open in the annotation."""
+    """Image (uint8), mask and annotation of a volume; unlabelled pixels of the annotation are 0."""
     image, mask, annotation = arrays(name, (11, 6, 7), unlabeled=0)
     return (image % 256).astype(np.uint8), mask, annotation
 
@@ -41,7 +41,7 @@ def write(folder, name, first=1, **kinds):
 
 @pytest.fixture
 def root(tmp_path):
-    """The authors' tree: eleven slices a volume, so that 10 and 11 would sort between 1 and 2."""
+    """The authors' folders, with eleven slices for each volume: as text, 10 and 11 sort between 1 and 2."""
     for folder, names in VOLUMES.items():
         for name in names:
             image, mask, annotation = of(name)
@@ -50,11 +50,11 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, labels=LABELS, **known):
-    return [load() for load in png_tree.read(at("png_tree", root, labels=labels, **known))]
+def read(root, labels=LABELS, **settings):
+    return [load() for load in png_tree.read(at("png_tree", root, labels=labels, **settings))]
 
 
-def test_what_was_written_is_read_folder_by_folder(root):
+def test_written_volumes_are_read_folder_by_folder(root):
     cases = iter(read(root))
     for folder, names in VOLUMES.items():
         for name in names:
@@ -66,7 +66,7 @@ def test_what_was_written_is_read_folder_by_folder(root):
     assert png_tree.labels(at("png_tree", root, labels=LABELS)) == {"RV": 1, "MYO": 2, "LV": 3}
 
 
-def test_one_structure_is_white(tmp_path):
+def test_a_single_white_structure(tmp_path):
     image, mask, _ = of("a")
     write(tmp_path / "val", "a", Img=image, GT=np.where(mask == 3, np.uint8(255), np.uint8(0)))
     assert_case(read(tmp_path, {"LV": 255})[0], "a", image, mask == 3)
@@ -79,28 +79,28 @@ def test_black_and_white_is_0_and_255(tmp_path):
     assert_case(read(tmp_path, {"LV": 255})[0], "a", image, mask == 3)
 
 
-def test_an_open_value_makes_0_background(tmp_path):
+def test_with_an_unlabelled_value_0_is_background(tmp_path):
     image, mask, _ = of("a")
-    drawn = np.where(mask == 2, np.uint8(9), mask)
-    write(tmp_path / "val", "a", Img=image, GT=drawn, WeaklyAnnotations=drawn)
+    stored = np.where(mask == 2, np.uint8(9), mask)
+    write(tmp_path / "val", "a", Img=image, GT=stored, WeaklyAnnotations=stored)
     expected = np.where(mask == 2, 255, np.where(mask == 3, 2, mask))
     assert_case(read(tmp_path, {"RV": 1, "LV": 3}, unlabeled=9)[0], "a", image, expected, expected)
 
 
-def test_slices_without_a_mask_or_annotation_are_open(root):
+def test_slices_without_a_mask_or_annotation_are_unlabelled(root):
     for kind, number in (("GT", 3), ("WeaklyAnnotations", 10)):
         (root / "trainFull" / kind / f"patient0001_01_{number}.png").unlink()
     for path in root.glob("trainSemi/[GW]*/*"):
         path.unlink()
-    strong, _, bare, *_ = read(root)
+    strong, _, unlabelled, *_ = read(root)
     image, mask, annotation = of("patient0001_01")
     annotation = np.where(annotation == 0, 255, annotation)
     mask[2] = annotation[9] = 255
     assert_case(strong, "patient0001_01", image, mask, annotation)
-    assert_case(bare, "patient0002_01", of("patient0002_01")[0])
+    assert_case(unlabelled, "patient0002_01", of("patient0002_01")[0])
 
 
-def test_colours_are_channels_and_16_bits_are_kept(tmp_path):
+def test_colours_are_channels_and_16_bits_are_read(tmp_path):
     colours = np.stack([of("a")[0], of("b")[0], of("c")[0]], -1)
     write(tmp_path / "val", "a", Img=colours)
     deep = arrays("d")[0].astype(np.uint16) * 70
@@ -115,50 +115,50 @@ def test_a_file_without_a_number_is_a_volume_of_one_slice(tmp_path):
     assert_case(read(tmp_path)[0], "scan", of("a")[0][:1])
 
 
-def test_a_pattern_says_whose_an_image_is(root):
+def test_a_pattern_maps_cases_to_patients(root):
     cases = read(root, patient=r"(?:patient0*)?([^_]+)")
     assert [case.patient for case in cases] == ["1", "1", "2", "ü", "scan"]
 
 
 FULL = "trainFull/Img/patient0001_01_3.png"
 MASK = "trainFull/GT/patient0001_01_3.png"
-DRAWN = "trainFull/WeaklyAnnotations/patient0001_01_3.png"
+ANNOTATION = "trainFull/WeaklyAnnotations/patient0001_01_3.png"
 SLICE = np.arange(42, dtype=np.uint8).reshape(6, 7)
 
 
 def picture(file, pixels=SLICE, mode=None):
-    def make(root):
+    def change(root):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        made = Image.fromarray(pixels)
-        (made.convert(mode) if mode else made).save(root / file)
+        image = Image.fromarray(pixels)
+        (image.convert(mode) if mode else image).save(root / file)
 
-    return make
+    return change
 
 
-def moved(file, to):
+def renamed(file, to):
     return lambda root: (root / file).rename(root / to)
 
 
-def again(root):
+def in_two_folders(root):
     """The second frame of the strong patient is a test image."""
     write(root / "test", "patient0001_02", Img=of("patient0001_02")[0])
     for path in root.glob("trainFull/*/patient0001_02_*"):
         path.unlink()
 
 
-def spoiled(offset, value):
-    """A byte of a PNG, from its end where `offset` is negative."""
+def with_byte(offset, value):
+    """Replaces a byte of a PNG."""
 
-    def make(root):
+    def change(root):
         contents = bytearray((root / FULL).read_bytes())
         contents[offset] = value
         (root / FULL).write_bytes(contents)
 
-    return make
+    return change
 
 
-def vast(root):
-    """A good header of 9000 x 9000 pixels, and nothing behind it that could fill them."""
+def too_large(root):
+    """A valid header of 9000 x 9000 pixels, without enough data."""
     contents = bytearray((root / FULL).read_bytes())
     contents[16:24] = struct.pack(">2I", 9000, 9000)
     contents[29:33] = struct.pack(">I", zlib.crc32(contents[12:29]))
@@ -166,77 +166,93 @@ def vast(root):
 
 
 FAULTS = {
-    "mask without image": (picture("val/GT/new_1.png"), "val/GT/new_1.png", "has no image of that name"),
-    "drawing without image": (picture("val/WeaklyAnnotations/n.png"), "val/WeaklyAnnotations/n.png", "has no image of"),
-    "another format": (moved(FULL, "trainFull/Img/a.jpg"), "trainFull/Img/a.jpg", "is no file that ends in .png"),
+    "mask without image": (picture("val/GT/new_1.png"), "val/GT/new_1.png", "has no image of the same name"),
+    "annotation without image": (
+        picture("val/WeaklyAnnotations/n.png"),
+        "val/WeaklyAnnotations/n.png",
+        "has no image of",
+    ),
+    "another format": (renamed(FULL, "trainFull/Img/a.jpg"), "trainFull/Img/a.jpg", "is not a file that ends in .png"),
     "slice missing": (
         lambda root: [path.unlink() for path in root.glob("trainFull/*/patient0001_01_3.png")],
         "trainFull/Img/patient0001_01_4.png",
         "patient0001_01 has no slice 3",
     ),
-    "slice twice": (picture("trainFull/Img/patient0001_01_03.png"), FULL, "is slice 3 of patient0001_01, as"),
-    "two sizes": (picture(FULL, SLICE[:5]), FULL, "its size or colours are not those of .*patient0001_01_1.png"),
-    "one slice in colours": (picture(FULL, np.stack([SLICE] * 3, -1)), FULL, "its size or colours are not those"),
-    "mask of another size": (picture(MASK, SLICE[:5]), MASK, r"its grid \(7, 5, 1\) is not the \(7, 6, 1\)"),
-    "unknown grey": (picture(MASK, SLICE), MASK, r"unknown label values \[1, 2, 3, .*known are \[0, 85, 170, 255\]"),
-    "unknown drawing": (picture(DRAWN, SLICE), DRAWN, r"unknown label values \[1, 2, 3, "),
+    "duplicate slice": (picture("trainFull/Img/patient0001_01_03.png"), FULL, "is slice 3 of patient0001_01, like"),
+    "two sizes": (picture(FULL, SLICE[:5]), FULL, "its size or colours differ from those of .*patient0001_01_1.png"),
+    "one slice in colours": (picture(FULL, np.stack([SLICE] * 3, -1)), FULL, "its size or colours differ from those"),
+    "mask of another size": (picture(MASK, SLICE[:5]), MASK, r"its grid \(7, 5, 1\) differs from \(7, 6, 1\)"),
+    "unknown grey": (picture(MASK, SLICE), MASK, r"unknown label values \[1, 2, 3, .*not among \[0, 85, 170, 255\]"),
+    "unknown annotation label": (picture(ANNOTATION, SLICE), ANNOTATION, r"unknown label values \[1, 2, 3, "),
     "mask in colours": (picture(MASK, SLICE, "RGB"), MASK, "mode RGB; save it as grey or black and white"),
     "mask of a palette": (picture(MASK, SLICE, "P"), MASK, "mode P; save it as grey or black and white"),
     "transparent image": (picture(FULL, SLICE, "RGBA"), FULL, "mode RGBA; save it as grey or grey of 16 bits or RGB"),
     "image of a palette": (picture(FULL, SLICE, "P"), FULL, "mode P; save it as"),
-    "truncated": (lambda root: (root / FULL).write_bytes((root / FULL).read_bytes()[:60]), FULL, "is no readable PNG"),
-    "checksum": (spoiled(-20, 1), FULL, "is no readable PNG"),
-    "more than a file can hold": (vast, FULL, "is no readable PNG .*promises 81000000 pixels"),
-    "no PNG": (lambda root: (root / FULL).write_bytes(b"GIF89a"), FULL, "is no readable PNG"),
-    "patient in two folders": (again, "test/Img/patient0001_02_1.png", "patient0001 lies in trainFull as well"),
-    "volume in two folders": (picture("trainFull/Img/ü_1.png"), "val/Img/ü_1.png", "ü lies in trainFull as well"),
+    "truncated": (
+        lambda root: (root / FULL).write_bytes((root / FULL).read_bytes()[:60]),
+        FULL,
+        "is not a readable PNG",
+    ),
+    "checksum": (with_byte(-20, 1), FULL, "is not a readable PNG"),
+    "more than a file can contain": (too_large, FULL, "is not a readable PNG .*declares 81000000 pixels"),
+    "not a PNG": (lambda root: (root / FULL).write_bytes(b"GIF89a"), FULL, "is not a readable PNG"),
+    "patient in two folders": (in_two_folders, "test/Img/patient0001_02_1.png", "patient0001 is also in trainFull"),
+    "volume in two folders": (picture("trainFull/Img/ü_1.png"), "val/Img/ü_1.png", "ü is also in trainFull"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_tree_is_refused_and_the_file_named(root, fault):
-    spoil, file, says = FAULTS[fault]
+def test_an_invalid_data_set_is_an_error_that_names_the_file(root, fault):
+    spoil, file, message = FAULTS[fault]
     spoil(root)
-    refused(lambda: read(root), says, root / file)
+    assert_input_error(lambda: read(root), message, root / file)
 
 
-def test_a_bomb_is_refused(root, monkeypatch):
+def test_a_decompression_bomb_is_an_error(root, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 41)
-    refused(lambda: read(root), "is no readable PNG .*exceeds limit", root / "trainFull/Img/patient0001_01_1.png")
+    assert_input_error(
+        lambda: read(root), "is not a readable PNG .*exceeds limit", root / "trainFull/Img/patient0001_01_1.png"
+    )
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    refused(lambda: read(root), "is no readable PNG .*exceeds limit", root / "trainFull/Img/patient0001_01_1.png")
+    assert_input_error(
+        lambda: read(root), "is not a readable PNG .*exceeds limit", root / "trainFull/Img/patient0001_01_1.png"
+    )
 
 
-def test_a_black_volume_is_refused(tmp_path):
+def test_a_black_volume_is_an_error(tmp_path):
     write(tmp_path / "val", "a", Img=np.zeros((2, 6, 7), np.uint8))
-    refused(lambda: read(tmp_path), "every voxel has the same value", tmp_path / "val/Img/a_1.png")
+    assert_input_error(lambda: read(tmp_path), "every voxel has the same value", tmp_path / "val/Img/a_1.png")
 
 
 @pytest.mark.parametrize(
-    "labels, known, says",
+    "labels, settings, message",
     [
         ({}, {}, "is empty, and layout 'png_tree' .* --config.data.labels=LV=3,MYO=2"),
         ({"LV": 256}, {}, "LV is 256; give a whole number from 1 to 255"),
         ({"LV": 0}, {}, "LV is 0; give a whole number"),
-        ({"LV": 1, "RV": 1}, {}, "two structures have one value"),
-        ({"LV": 4}, {"unlabeled": 4}, "LV has the value 4 of pixels nobody annotated"),
+        ({"LV": 1, "RV": 1}, {}, "two structures have the same value"),
+        ({"LV": 4}, {"unlabeled": 4}, "LV has the value 4 of unlabelled pixels"),
     ],
 )
-def test_labels_must_be_told_and_make_sense(root, labels, known, says):
-    for ask in (png_tree.labels, lambda source: [load() for load in png_tree.read(source)]):
-        refused(lambda ask=ask: ask(at("png_tree", root, labels=labels, **known)), says, "config.data.labels: ")
+def test_missing_or_invalid_labels_are_errors(root, labels, settings, message):
+    for call in (png_tree.labels, lambda source: [load() for load in png_tree.read(source)]):
+        assert_input_error(
+            lambda call=call: call(at("png_tree", root, labels=labels, **settings)), message, "config.data.labels: "
+        )
 
 
 @pytest.mark.parametrize("folder", ["none", "empty", "trainFull"])
-def test_what_is_no_tree_is_refused(root, folder):
+def test_other_folders_are_errors(root, folder):
     (root / "empty").mkdir()
-    says = "no such folder" if folder == "none" else "holds no trainFull/Img, trainSemi/Img, val/Img, test/Img with PNG"
-    refused(lambda: png_tree.fingerprint(at("png_tree", root / folder)), says, root / folder)
+    message = (
+        "no such folder" if folder == "none" else "contains no trainFull/Img, trainSemi/Img, val/Img, test/Img with PNG"
+    )
+    assert_input_error(lambda: png_tree.fingerprint(at("png_tree", root / folder)), message, root / folder)
 
 
-def test_the_fingerprint_sees_every_file(root):
+def test_the_fingerprint_depends_on_every_file(root):
     prints = [png_tree.fingerprint(at("png_tree", root))]
-    for file in (FULL, MASK, DRAWN):
+    for file in (FULL, MASK, ANNOTATION):
         (root / file).write_bytes((root / file).read_bytes() + b" ")
         prints.append(png_tree.fingerprint(at("png_tree", root)))
     (root / MASK).unlink()
@@ -244,7 +260,7 @@ def test_the_fingerprint_sees_every_file(root):
     assert len({*prints, png_tree.fingerprint(at("png_tree", root))}) == 5
 
 
-def test_images_to_predict_are_volumes_and_slices_of_one_stem(tmp_path):
+def test_images_to_predict_are_volumes_and_stacks_of_slices(tmp_path):
     (tmp_path / "a.nii.gz").touch()
     for name in ("Img/b_10.png", "Img/b_9.png", "Img/c.png", "GT/b_9.png", "WeaklyAnnotations/b_9.png"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
