@@ -11,10 +11,10 @@ that of the one begun when save returns; and "mb", what one checkpoint takes on 
 from msl_jax.methods.table import Method
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.runs import checkpoints
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 import contextlib

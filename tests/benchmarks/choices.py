@@ -8,10 +8,10 @@ and that as a multiple of kl_ent's as it is.
 
 from msl_jax.methods.table import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 import dataclasses

@@ -16,13 +16,13 @@ from msl_jax import settings
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.settings.objects import model_of
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 from msl_jax.training.batches import batches
 from msl_jax.training.state import init_state, make_mesh, make_schedule
 from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 import itertools

@@ -11,11 +11,11 @@ from msl_jax import settings
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.files import predict
 from msl_jax.runs import checkpoints
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 from msl_jax.training.state import init_state
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 import contextlib

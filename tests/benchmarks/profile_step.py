@@ -11,10 +11,10 @@ one JSON line; --trace keeps the trace for TensorBoard or Perfetto.
 
 from msl_jax.methods.table import Method
 from msl_jax.models.dual_branch import DualBranchUNet
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 import collections

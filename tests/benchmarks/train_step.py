@@ -12,12 +12,12 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.table import Method
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import init_variables
-from msl_jax.system import machine
+from msl_jax.system import machine, restart
 from msl_jax.training.state import TrainState
 from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
-    machine.restart_on_huge_pages()
+    restart.restart_on_huge_pages()
 
 import argparse
 from collections.abc import Callable
