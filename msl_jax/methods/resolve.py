@@ -31,53 +31,64 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
     if name not in METHODS:
         raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
-    overrides = {key: value for key, value in settings.items() if value is not None}
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
+    rampup = _merged(row.rampup, settings["rampup"], "rampup")
     terms = {term: weight for term, weight in weights.items() if weight}
-    rampup = {
-        term: min(int(length), steps) for term, length in _merged(row.rampup, settings["rampup"], "rampup").items()
-    }
-    if "s" not in terms:
-        raise InputError("config.method.terms.s: is 0, but every method needs this term; give a weight above 0.")
     for term, length in rampup.items():
         if length and term not in weights:
             raise InputError(f"config.method.rampup.{term}: the term has no weight; terms are {', '.join(terms)}.")
-    for term in terms:
-        if not set(TERMS[term].guide_targets) <= set(row.guide.target_names if row.guide else ()):
+    overrides = {key: settings[key] for key in (*CHOICES, *LIMITS) if settings.get(key) is not None}
+    _check_limits(name, overrides)
+    changes: dict[str, Any] = {
+        "terms": terms,
+        "rampup": {term: min(int(length), steps) for term, length in rampup.items() if length and term in terms},
+        "dropout": row.dropout if dropout is None else dropout,
+        **overrides,
+    }
+    method = dataclasses.replace(row, **changes)
+    _check_choices(name, method, overrides)
+    _check_terms(name, method)
+    if not method.guided_terms():
+        unused: dict[str, Any] = {"guide": None, "previous": None, **dict.fromkeys(LIMITS)}
+        return dataclasses.replace(method, **unused)
+    return method
+
+
+def _check_limits(name: str, overrides: Mapping[str, Any]) -> None:
+    """Raises InputError if a number is out of range, or does not apply to the method of this name."""
+    for key, (least, most) in LIMITS.items():
+        if key in overrides and getattr(METHODS[name], key) is None:
+            others = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
+            raise InputError(f"config.method.{key}: does not apply to '{name}', only to {others}; leave it out.")
+        if not least <= overrides.get(key, least) < most:
+            raise InputError(f"config.method.{key}: is {overrides[key]}; give a number from {least} to below {most}.")
+
+
+def _check_terms(name: str, method: Method) -> None:
+    """Raises InputError if the term "s" is missing, or a term needs a guide or a branch that the method lacks."""
+    if "s" not in method.terms:
+        raise InputError("config.method.terms.s: is 0, but every method needs this term; give a weight above 0.")
+    for term in method.terms:
+        if not set(TERMS[term].guide_targets) <= set(method.guide.target_names if method.guide else ()):
             guided = [key for key, other in METHODS.items() if other.guide and term in other.terms]
             advice = f"use one of {', '.join(guided)}, or give 0" if guided else "give 0"
             raise InputError(f"config.method.terms.{term}: '{name}' has no guide for its targets; {advice}.")
-    for key in LIMITS:
-        if key in overrides and getattr(row, key) is None:
-            others = ", ".join(other for other in METHODS if getattr(METHODS[other], key) is not None)
-            raise InputError(f"config.method.{key}: does not apply to '{name}', only to {others}; leave it out.")
-        least, most = LIMITS[key]
-        if not least <= overrides.get(key, least) < most:
-            raise InputError(f"config.method.{key}: is {overrides[key]}; give a number from {least} to below {most}.")
-    changes: dict[str, Any] = {
-        "terms": terms,
-        "rampup": {term: length for term, length in rampup.items() if length and term in terms},
-        "dropout": row.dropout if dropout is None else dropout,
-        **{key: overrides[key] for key in (*CHOICES, *LIMITS) if key in overrides},
-    }
-    method = dataclasses.replace(row, **changes)
-    for key, choices in CHOICES.items():
-        if key in overrides and overrides[key] not in choices:
-            raise InputError(f"config.method.{key}: '{overrides[key]}' is unknown; give one of {', '.join(choices)}.")
-        if key in overrides and not method.reads(key):
-            raise InputError(
-                f"config.method.{key}: no term of '{name}' uses it (its terms are {', '.join(terms)}); leave it out."
-            )
-    for term in terms:
         for branch in set(TERMS[term].watches) - set(method.branches()):
             raise InputError(
                 f"config.method.terms.{term}: follows the {branch}, which no term of '{name}' trains; give 0, or give "
                 f"a weight to a term that trains the {branch}."
             )
-    if not method.guided_terms():
-        unused: dict[str, Any] = {"guide": None, "previous": None, **dict.fromkeys(LIMITS)}
-        return dataclasses.replace(method, **unused)
-    return method
+
+
+def _check_choices(name: str, method: Method, overrides: Mapping[str, Any]) -> None:
+    """Raises InputError if a choice is unknown, or no term of the method uses it."""
+    for key, choices in CHOICES.items():
+        if key in overrides and overrides[key] not in choices:
+            raise InputError(f"config.method.{key}: '{overrides[key]}' is unknown; give one of {', '.join(choices)}.")
+    for key in CHOICES:
+        if key in overrides and not method.reads(key):
+            terms = ", ".join(method.terms)
+            raise InputError(f"config.method.{key}: no term of '{name}' uses it (its terms are {terms}); leave it out.")
 
 
 def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str, float]:
