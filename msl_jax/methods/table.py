@@ -33,7 +33,7 @@ class Method:
       w_mean: what the cross-entropy with these labels averages over, a key of MEANS.
       batch_norm: whether batch norm computes the statistics of strong and weak images "together" or "apart". Together,
         the network learns to tell the sets apart, and transfers less from strong images to others, or nothing if
-        neither full labels nor a teacher constrain the weak images.
+        neither full labels nor a teacher constrain the weak images. None for a network without batch norm.
       all_strong: use every training patient's full mask and ignore config.data.strong.
       dropout: rate at the coarsest level.
       guide: how a second network makes further targets; None for no guide.
@@ -48,7 +48,7 @@ class Method:
     kd_on: str = "both"
     w_on: str = "both"
     w_mean: str = "labelled"
-    batch_norm: str = "apart"
+    batch_norm: str | None = "apart"
     all_strong: bool = False
     dropout: float = 0.0
     guide: Guide | None = None
@@ -73,12 +73,12 @@ class Method:
 
     def forward_passes(self) -> tuple[tuple[str, ...], ...]:
         """The sets of images in each forward pass of a step."""
-        return (self.sets(),) if self.batch_norm == "together" else tuple((name,) for name in self.sets())
+        return tuple((name,) for name in self.sets()) if self.batch_norm == "apart" else (self.sets(),)
 
     def reads(self, setting: str) -> bool:
         """Whether a setting has an effect: a term uses "kd_on", "w_on" or "w_mean"; "batch_norm" needs two sets."""
         if setting == "batch_norm":
-            return len(self.sets()) > 1
+            return self.batch_norm is not None and len(self.sets()) > 1
         return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)
 
     def guided_terms(self) -> tuple[str, ...]:

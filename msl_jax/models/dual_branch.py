@@ -30,16 +30,19 @@ class Network:
       decoder: (classes, remat, dtype) -> module: feature maps -> logits of any size.
       wrong_size: (image side, depth) -> which side to use instead; "" if the side is valid.
       dropout: default rate at the coarsest level, used if neither config.model nor the method sets one.
+      norms: normalisation layers to choose from, the argument `norm` of encoder and decoder; empty if the network has
+        only its own, batch norm.
     """
 
     encoder: type[nn.Module]
     decoder: type[nn.Module]
     wrong_size: Callable[[int, int], str]
     dropout: float = 0.0
+    norms: tuple[str, ...] = ()
 
 
 NETWORKS: Mapping[str, Network] = {
-    "unet": Network(unet.Encoder, unet.Decoder, unet.wrong_size),
+    "unet": Network(unet.Encoder, unet.Decoder, unet.wrong_size, norms=tuple(unet.NORMS)),
     "released": Network(released.Encoder, released.Decoder, released.wrong_size, dropout=0.5),
 }
 
@@ -55,6 +58,7 @@ class DualBranchUNet(nn.Module):
       remat: keep only the blocks' inputs for the backward pass: less memory, a second forward pass.
       dtype: dtype of the computation; parameters, statistics and logits are float32.
       network: a key of NETWORKS.
+      norm: one of the network's `norms`, or "batch".
     """
 
     width: int = 64
@@ -64,6 +68,7 @@ class DualBranchUNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     network: str = "unet"
+    norm: str = "batch"
 
     @nn.compact
     def __call__(
@@ -88,7 +93,8 @@ class DualBranchUNet(nn.Module):
         joined = jnp.concatenate(list(images.values()), axis=1)
         groups, n, y, x, channels = joined.shape
         network = NETWORKS[self.network]
-        encoder = network.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, name="encoder")
+        norm = {"norm": self.norm} if network.norms else {}
+        encoder = network.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, **norm, name="encoder")
         levels = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
         grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
 
@@ -100,7 +106,7 @@ class DualBranchUNet(nn.Module):
 
         logits: dict[str, dict[str, jax.Array]] = {}
         for branch in BRANCHES:
-            decoder = network.decoder(self.classes, self.remat, self.dtype, name=branch)
+            decoder = network.decoder(self.classes, self.remat, self.dtype, **norm, name=branch)
             if trained.get(branch):
                 logits[branch] = decode(decoder, trained[branch], train)
             if watched and watched.get(branch):

@@ -15,9 +15,13 @@ Variables = Mapping[str, Any]
 def initializer(
     model: DualBranchUNet, size: tuple[int, int], branches: tuple[str, ...], channels: int = 1
 ) -> Callable[[jax.Array], Variables]:
-    """A function of a PRNG key that returns initial parameters and batch statistics of a model with these branches."""
+    """A function of a PRNG key that returns initial parameters and batch statistics of a model with these branches.
+
+    Without batch norm, "batch_stats" is {}.
+    """
     images = {"images": jnp.zeros((1, 1, *size, channels), jnp.float32)}
-    return lambda key: model.init(key, images, dict.fromkeys(branches, tuple(images)), train=False)
+    sets = dict.fromkeys(branches, tuple(images))
+    return lambda key: {"batch_stats": {}, **model.init(key, images, sets, train=False)}
 
 
 def init_variables(

@@ -3,7 +3,7 @@
 Parameters and batch statistics are float32; `dtype` is that of the computation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -11,20 +11,28 @@ import jax
 import jax.numpy as jnp
 
 from msl_jax.models.batch_norm import BatchNorm
+from msl_jax.models.instance_norm import InstanceNorm
+
+NORMS: Mapping[str, Callable[[Any], Callable[[jax.Array, bool], jax.Array]]] = {
+    "batch": lambda dtype: BatchNorm(dtype=dtype),
+    "instance": lambda dtype: InstanceNorm(dtype=dtype),
+}
+"""Value of config.model.norm -> (dtype) -> layer: (x, train) -> normalised x."""
 
 
 class Block(nn.Module):
-    """(3x3 convolution, batch norm, ReLU) twice: (n, y, x, c) -> (n, y, x, features)."""
+    """(3x3 convolution, normalisation, ReLU) twice: (n, y, x, c) -> (n, y, x, features)."""
 
     features: int
     dtype: Any = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Applies the block; `train` uses the batch's statistics and updates the running ones."""
         for _ in range(2):
             x = nn.Conv(self.features, (3, 3), use_bias=False, dtype=self.dtype)(x)
-            x = BatchNorm(dtype=self.dtype)(x, train)
+            x = NORMS[self.norm](self.dtype)(x, train)
             x = nn.relu(x)
         return x
 
@@ -77,6 +85,7 @@ class Encoder(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
@@ -84,7 +93,8 @@ class Encoder(nn.Module):
         levels = []
         for level in range(self.depth):
             x = max_pool(x) if level else x
-            x = remat_if(self.remat, Block)(self.width * 2**level, self.dtype, name=f"Block_{level}")(x, train)
+            block = remat_if(self.remat, Block)
+            x = block(self.width * 2**level, self.dtype, self.norm, name=f"Block_{level}")(x, train)
             levels.append(x)
         levels[-1] = nn.Dropout(self.dropout, deterministic=not train)(x)
         return levels
@@ -100,6 +110,7 @@ class Decoder(nn.Module):
     classes: int
     remat: bool = False
     dtype: Any = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
@@ -108,7 +119,7 @@ class Decoder(nn.Module):
         for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
-            x = remat_if(self.remat, Block)(features, self.dtype, name=f"Block_{i}")(x, train)
+            x = remat_if(self.remat, Block)(features, self.dtype, self.norm, name=f"Block_{i}")(x, train)
         return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=HEAD)(x).astype(jnp.float32)
 
 

@@ -54,6 +54,7 @@ def defaults() -> ConfigDict:
         ),
         model=dict(
             name="unet",  # or released, by the papers' authors (msl_jax/models/)
+            norm="batch",  # or instance: each image by itself, without running statistics
             width=64,
             depth=5,
             dropout=config_dict.placeholder(float),  # at the coarsest level; default: the method's or network's

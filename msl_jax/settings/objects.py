@@ -31,6 +31,8 @@ def method_of(config: ConfigDict) -> Method:
     method = resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
     if config.model.dropout is None and not method.dropout:
         method = dataclasses.replace(method, dropout=NETWORKS[config.model.name].dropout)
+    if config.model.norm != "batch":
+        method = dataclasses.replace(method, batch_norm=None)
     return method
 
 
@@ -54,6 +56,7 @@ def model_of(filled: ConfigDict) -> DualBranchUNet:
     """The network of a filled-in config."""
     return DualBranchUNet(
         network=filled.model.name,
+        norm=filled.model.norm,
         width=filled.model.width,
         depth=filled.model.depth,
         classes=1 + len(filled.data.classes),

@@ -21,6 +21,7 @@ MISSING_DEFAULTS = {
     "data.directions": None,
     "method.weak_weight": None,
     "model.name": "unet",
+    "model.norm": "batch",
     "eval.protocol": "native",
 }
 """Setting missing from older runs -> the value they were trained with."""

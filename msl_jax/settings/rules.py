@@ -163,6 +163,17 @@ def _size_fits(config: ConfigDict) -> str:
     return f"is {size}; {cure}" if cure else ""
 
 
+def _norm_fits(config: ConfigDict) -> str:
+    name, norm = config.model.name, config.model.norm
+    norms = NETWORKS[name].norms or ("batch",)
+    return "" if norm in norms else f"is {norm}; with model.name={name} give {' or '.join(norms)}"
+
+
+def _batch_norm_is_used(config: ConfigDict) -> str:
+    unused = config.method.batch_norm is not None and config.model.norm != "batch"
+    return f"does not apply to model.norm={config.model.norm}; leave it out" if unused else ""
+
+
 def _split_sizes(config: ConfigDict) -> str:
     def is_valid(row: Any) -> bool:
         return (
@@ -196,6 +207,8 @@ def _validated_steps_have_checkpoints(config: ConfigDict) -> str:
 CROSS_RULES: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
     ("data.size", _size_fits),
     ("data.split_sizes", _split_sizes),
+    ("model.norm", _norm_fits),
+    ("method.batch_norm", _batch_norm_is_used),
     ("optimizer.warmup_steps", _warmup_ends),
     ("train.validate_every", _validated_steps_have_checkpoints),
 )

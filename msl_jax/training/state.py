@@ -22,7 +22,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps done in this stage.
       params: float32 parameters.
-      batch_stats: float32 running means and variances.
+      batch_stats: float32 running means and variances; {} without batch norm.
       opt_state: state of the optax optimizer.
       sums: sums of "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
       guide: variables of the guide network; None for a method without a guide.

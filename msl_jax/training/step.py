@@ -97,7 +97,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            batch_stats = updates["batch_stats"]
+            batch_stats = updates.get("batch_stats", {})
             logits = {branch: by_set | outputs.get(branch, {}) for branch, by_set in logits.items()}
         labels = _by_name(part)
         terms = {}

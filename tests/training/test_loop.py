@@ -174,6 +174,14 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole, resumed):
     assert resumed.table() == whole.table()
 
 
+def test_a_run_without_running_statistics_resumes_bit_for_bit(loop):
+    settings = {"model.norm": "instance"}
+    whole = loop("instance", settings=settings)
+    resumed = broken_off(loop, 3, "instance_resumed", settings=settings)
+    assert whole.state.batch_stats == {} and whole.experiment.config.method.batch_norm is None
+    assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
+
+
 def test_validation_names_every_structure_where_there_are_several(tiny_config):
     experiment = open_experiment(tiny_config("method=kl_ent,classes=RV+LV"))
     state = init_state(experiment.config, experiment.method, optax.adam(1e-3))

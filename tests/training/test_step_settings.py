@@ -21,6 +21,7 @@ from msl_jax.system import machine
 from msl_jax.training.loop import train
 from msl_jax.training.state import TrainState
 from msl_jax.training.step import make_train_step
+from trees import paths, unequal
 
 BRANCHES = ("teacher", "student")
 SIZE = (32, 32)
@@ -106,6 +107,26 @@ def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts
         np.testing.assert_allclose(divided.sums[name], value, rtol=2e-5, err_msg=name)
     for branch, value in whole.params.items():
         np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
+
+
+def test_with_instance_norm_parts_give_the_update_of_the_whole_batch(batch):
+    """And the images of both sets are encoded in one pass, which changes none of them."""
+    model = DualBranchUNet(width=2, depth=2, norm="instance")
+    method, optimizer = dataclasses.replace(METHODS["kl_ent"], batch_norm=None), optax.sgd(1.0)
+    before = start(init_variables(model, SIZE, BRANCHES, seed=0)["params"], {}, optimizer, method)
+
+    def after(method, parts):
+        step = make_train_step(
+            apply_fn=model.apply, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0), parts=parts
+        )
+        return jax.jit(step)(before, batch)
+
+    assert method.forward_passes() == (("strong", "weak"),)
+    whole = after(method, 1)
+    assert unequal(before.params, whole.params) == paths(whole.params)
+    for other in (after(method, 2), after(METHODS["kl_ent"], 1)):
+        for a, b in zip(jax.tree.leaves(other.params), jax.tree.leaves(whole.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.soak
