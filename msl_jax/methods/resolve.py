@@ -7,7 +7,7 @@ from typing import Any
 from msl_jax.errors import InputError
 from msl_jax.methods.losses import MEANS
 from msl_jax.methods.table import METHODS, Method
-from msl_jax.methods.terms import SETS, TERMS
+from msl_jax.methods.terms import DICE_OF, SETS, TERMS
 
 CHOICES = {"kd_on": SETS, "w_on": SETS, "w_mean": MEANS, "batch_norm": ("together", "apart")}
 LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
@@ -18,7 +18,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
 
     Args:
       settings: config.method as a dictionary: "name", a key of METHODS; "weak_weight", the weight of the cross-entropy
-        with weak labels, in either branch; "terms", term -> weight, 0 to remove it; "rampup", term -> steps; "kd_on",
+        with weak labels, in either branch; "dice", the weight of the Dice loss beside each cross-entropy with labels,
+        relative to its weight; "terms", term -> weight, 0 to remove it; "rampup", term -> steps; "kd_on",
         "w_on", "w_mean", "batch_norm", "ema_decay", "noise", "passes". None keeps the table's value.
       dropout: config.model.dropout; None keeps the method's value.
       steps: number of steps of a stage, an upper limit of each ramp-up.
@@ -32,6 +33,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
         raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
+    weights = {**_dice_weights(weights, settings["dice"]), **weights}
     rampup = _merged(row.rampup, settings["rampup"], "rampup")
     terms = {term: weight for term, weight in weights.items() if weight}
     for term, length in rampup.items():
@@ -95,6 +97,12 @@ def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str,
     if weight is not None and not 0 < weight < float("inf"):
         raise InputError(f"config.method.weak_weight: is {weight}; give a number above 0.")
     return {} if weight is None else {term: weight for term in terms if TERMS[term].label_map == "weak_label"}
+
+
+def _dice_weights(weights: Mapping[str, float], dice: float | None) -> dict[str, float]:
+    if dice is not None and not 0 <= dice < float("inf"):
+        raise InputError(f"config.method.dice: is {dice}; give a number, at least 0.")
+    return {DICE_OF[term]: dice * weights[term] for term in DICE_OF if dice and weights.get(term)}
 
 
 def _merged(row: Mapping[str, float], overrides: Mapping[str, float | None], key: str) -> dict[str, float]:

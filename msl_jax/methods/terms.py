@@ -53,6 +53,18 @@ def _cross_entropy(
     return Term((branch,), images, loss, label_map=label_map, divisor=divisor, mean=mean, guide_targets=guide_targets)
 
 
+def _dice(branch: str, images: str, label_map: str, guide_targets: tuple[str, ...] = ()) -> Term:
+    """Soft Dice loss with the same labels as a cross-entropy."""
+    return Term(
+        (branch,),
+        images,
+        lambda logits, maps, *_: losses.dice(logits[branch], maps[label_map]),
+        label_map=label_map,
+        divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
+        guide_targets=guide_targets,
+    )
+
+
 def _entropy(branch: str) -> Term:
     return Term((branch,), "weak", lambda logits, *_: losses.entropy(logits[branch]))
 
@@ -96,11 +108,17 @@ TERMS: Mapping[str, Term] = {
         guide_targets=("target", "certain"),
     ),
     "proposal": _cross_entropy("teacher", "weak", "proposal", guide_targets=("proposal",)),
-    "dice": Term(
-        ("teacher",),
-        "strong",
-        lambda logits, maps, *_: losses.dice(logits["teacher"], maps["label"]),
-        label_map="label",
-        divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
-    ),
+    "dice": _dice("teacher", "strong", "label"),
+    "w_dice": _dice("student", "w_on", "weak_label"),
+    "student_s_dice": _dice("student", "strong", "label"),
+    "teacher_w_dice": _dice("teacher", "weak", "weak_label"),
+    "proposal_dice": _dice("teacher", "weak", "proposal", guide_targets=("proposal",)),
 }
+DICE_OF: Mapping[str, str] = {
+    "s": "dice",
+    "w": "w_dice",
+    "student_s": "student_s_dice",
+    "teacher_w": "teacher_w_dice",
+    "proposal": "proposal_dice",
+}
+"""Cross-entropy term -> the Dice term with the same labels, which config.method.dice adds."""

@@ -41,6 +41,7 @@ def defaults() -> ConfigDict:
             name="kl_ent",
             # The settings below replace the method's values (msl_jax/methods/table.py).
             weak_weight=config_dict.placeholder(float),  # of the cross-entropy with weak labels, in any method
+            dice=config_dict.placeholder(float),  # of soft Dice beside each cross-entropy, relative to its weight
             terms={term: config_dict.placeholder(float) for term in TERMS},  # weights
             rampup={term: config_dict.placeholder(int) for term in TERMS},  # steps until the full weight
             kd_on=config_dict.placeholder(str),  # strong, weak or both: images where the student follows the teacher

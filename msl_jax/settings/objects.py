@@ -97,7 +97,8 @@ def filled_in(
     filled["data"] |= {"channels": channels, "contents": contents}
     filled["data"]["directions"] = None if directions is None else directions.tolist()
     filled["method"] |= {
-        "weak_weight": None,  # now part of the terms' weights
+        "weak_weight": None,  # now part of the terms' weights, as is "dice"
+        "dice": None,
         "terms": {term: method.terms.get(term, 0.0) for term in TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in TERMS},
         **{key: getattr(method, key) if method.reads(key) else None for key in CHOICES},

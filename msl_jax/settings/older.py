@@ -20,6 +20,7 @@ MISSING_DEFAULTS = {
     "data.channels": 1,
     "data.directions": None,
     "method.weak_weight": None,
+    "method.dice": None,
     "model.name": "unet",
     "model.norm": "batch",
     "eval.protocol": "native",

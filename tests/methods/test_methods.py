@@ -13,7 +13,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.losses import MEANS
 from msl_jax.methods.resolve import CHOICES, LIMITS, class_weights, resolve
 from msl_jax.methods.table import METHODS, ramp
-from msl_jax.methods.terms import SETS, TERMS
+from msl_jax.methods.terms import DICE_OF, SETS, TERMS
 
 STRONG, WEAK, BOTH = ("strong",), ("weak",), ("strong", "weak")
 
@@ -23,7 +23,7 @@ STEPS = 100
 
 def resolved(name, terms=None, dropout=None, **settings):
     """The method of a config with 100 steps and these settings."""
-    defaults = {"name": name, "weak_weight": None, "terms": terms or {}, "rampup": {}}
+    defaults = {"name": name, "weak_weight": None, "dice": None, "terms": terms or {}, "rampup": {}}
     return resolve(defaults | settings, dropout, STEPS)
 
 
@@ -97,6 +97,16 @@ def test_dice_is_optional_and_changes_no_branch(name):
     assert method.branches() == METHODS[name].branches() and method.sets() == METHODS[name].sets()
 
 
+def test_dice_goes_beside_each_cross_entropy_with_labels():
+    assert resolved("kl", dice=2.0).terms == {"s": 1.0, "w": 0.05, "kd": 1.0, "dice": 2.0, "w_dice": 0.1}
+    assert resolved("single", weak_weight=1.0, dice=0.5).terms["teacher_w_dice"] == 0.5
+    assert resolved("kl", {"w_dice": 0.0}, dice=1.0).terms == {"s": 1.0, "w": 0.05, "kd": 1.0, "dice": 1.0}
+    for name, method in METHODS.items():
+        added = resolved(name, dice=1.0)
+        assert added.terms.keys() - method.terms.keys() == {DICE_OF[term] for term in DICE_OF if term in method.terms}
+        assert added.branches() == method.branches() and added.sets() == method.sets()
+
+
 def test_stages():
     assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
     for name in set(METHODS) - {"proposals"}:
@@ -112,6 +122,7 @@ def test_stages():
         ("kl", {"kd": math.nan}, {}, ["config.method.terms.kd", "nan"]),
         ("kl", {"kd": math.inf}, {}, ["config.method.terms.kd", "inf"]),
         ("kl", {"s": 0.0}, {}, ["config.method.terms.s"]),
+        ("kl", {}, {"dice": -1.0}, ["config.method.dice", "-1.0", "at least 0"]),
         ("lower_bound", {}, {"weak_weight": 0.0}, ["config.method.weak_weight", "0.0", "above 0"]),
         ("kl", {"consistency": 1.0}, {}, ["config.method.terms.consistency", "'kl'", "mean_teacher", "ua_mt"]),
         ("single", {"teacher_cross": 1.0}, {}, ["config.method.terms.teacher_cross", "student", "'single'"]),
@@ -211,7 +222,7 @@ def test_w_on_sets_the_images_whose_weak_labels_train_the_student(w_on):
 
 
 UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.guide_targets)
-OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross"}
+OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross", "w_dice", "student_s_dice"}
 
 
 @given(
@@ -245,7 +256,19 @@ def test_each_term_trains_its_branch():
     maps["target"] = jax.nn.softmax(logits["student"])
     reads = {name: set() for name in TERMS}
     reads |= {"s": {"label"}, "student_s": {"label"}, "w": {"weak_label"}, "teacher_w": {"weak_label"}}
-    reads |= {"consistency": {"target", "certain"}, "proposal": {"proposal"}, "dice": {"label"}}
+    reads |= {
+        "consistency": {"target", "certain"},
+        "proposal": {"proposal"},
+        "dice": {"label"},
+        "w_dice": {"weak_label"},
+    }
+    reads |= {
+        "dice": {"label"},
+        "w_dice": {"weak_label"},
+        "student_s_dice": {"label"},
+        "teacher_w_dice": {"weak_label"},
+        "proposal_dice": {"proposal"},
+    }
     weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
     for name, term in TERMS.items():
         value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled", ())
