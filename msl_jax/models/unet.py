@@ -11,13 +11,22 @@ import jax
 import jax.numpy as jnp
 
 from msl_jax.models.batch_norm import BatchNorm
-from msl_jax.models.instance_norm import InstanceNorm
 
-NORMS: Mapping[str, Callable[[Any], Callable[[jax.Array, bool], jax.Array]]] = {
+Norm = Callable[[jax.Array, bool], jax.Array]
+"""(x, train) -> normalised x."""
+
+
+def _instance_norm(dtype: Any) -> Norm:
+    """Each channel of each image over its pixels (Ulyanov et al., arXiv 1607.08022), with nnU-Net's epsilon."""
+    layer = nn.InstanceNorm(epsilon=1e-5, dtype=dtype)
+    return lambda x, train: layer(x)
+
+
+NORMS: Mapping[str, Callable[[Any], Norm]] = {
     "batch": lambda dtype: BatchNorm(dtype=dtype),
-    "instance": lambda dtype: InstanceNorm(dtype=dtype),
+    "instance": _instance_norm,
 }
-"""Value of config.model.norm -> (dtype) -> layer: (x, train) -> normalised x."""
+"""Value of config.model.norm -> (dtype) -> its layer."""
 
 
 class Block(nn.Module):

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msl_jax.models.unet import Block, Decoder, Encoder, Upsample, max_pool
+from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.initial import init_variables
+from msl_jax.models.unet import NORMS, Block, Decoder, Encoder, Upsample, max_pool
 
 KEY = jax.random.key(0)
 
@@ -59,6 +61,36 @@ def test_block_uses_batch_statistics_in_training_only():
     np.testing.assert_allclose(first["var"], 1 - share + share * var, rtol=1e-3)
     alone = Block(3).apply(variables, x[:1], False)
     np.testing.assert_allclose(Block(3).apply(variables, x, False)[:1], alone, atol=1e-5)
+
+
+class Instance(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return NORMS["instance"](jnp.float32)(x, train)
+
+
+def test_instance_norm_closed_form():
+    """Two images of one channel: values 1 and 3, and 10 and 30; each becomes -1 and 1, here times 2 plus 5."""
+    x = jnp.array([1.0, 3.0, 10.0, 30.0]).reshape(2, 2, 1, 1)
+    params = {"InstanceNorm_0": {"scale": jnp.array([2.0]), "bias": jnp.array([5.0])}}
+    for train in (True, False):
+        y = Instance().apply({"params": params}, x, train)
+        np.testing.assert_allclose(y.ravel(), [3, 7, 3, 7], rtol=1e-4)
+
+
+def test_with_instance_norm_no_image_changes_the_logits_of_another():
+    model = DualBranchUNet(width=2, depth=2, norm="instance")
+    variables = init_variables(model, (16, 16), ("teacher",), seed=0)
+    assert variables["batch_stats"] == {}
+
+    def logits(images):
+        outputs = model.apply(variables, {"all": images}, {"teacher": ("all",)}, train=True, mutable=["batch_stats"])
+        return outputs[0]["teacher"]["all"]
+
+    images = normal((1, 3, 16, 16, 1))
+    changed = logits(images.at[:, 1].multiply(-5.0))
+    np.testing.assert_allclose(changed[:, ::2], logits(images)[:, ::2], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(changed[:, 1], logits(images)[:, 1])
 
 
 def test_decoder_depends_on_every_level():
