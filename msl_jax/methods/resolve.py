@@ -33,7 +33,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> M
         raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
-    weights = {**_dice_weights(weights, settings["dice"]), **weights}
+    weights |= {term: w for term, w in _dice_weights(weights, settings["dice"]).items() if term not in weights}
     rampup = _merged(row.rampup, settings["rampup"], "rampup")
     terms = {term: weight for term, weight in weights.items() if weight}
     for term, length in rampup.items():

@@ -19,7 +19,7 @@ from msl_jax.system.paths import expanded
 
 Arrays = Mapping[tuple[str, ...], np.ndarray]
 """Path of an array in a model's variables, like ("params", "teacher", "Conv_0", "bias") -> the array."""
-SAME = (("model", "name"), ("model", "width"), ("model", "depth"), ("data", "channels"))
+SAME = (("model", "name"), ("model", "norm"), ("model", "width"), ("model", "depth"), ("data", "channels"))
 """Settings that determine the arrays' shapes; both runs must have the same."""
 
 
