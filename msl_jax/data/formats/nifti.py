@@ -13,6 +13,7 @@ from typing import Any
 import zlib
 
 import nibabel as nib
+from nibabel.spatialimages import HeaderDataError
 import numpy as np
 
 from msl_jax.data.formats import DEFLATE_RATIO, geometry, orientation
@@ -152,7 +153,7 @@ def _form_remarks(path: pathlib.Path, header: nib.Nifti1Header) -> tuple[str, ..
         return ()
     try:
         qform = orientation.directions_of(header.get_qform())
-    except Exception:  # an invalid quaternion, unused because there is an sform
+    except (ValueError, HeaderDataError):  # an invalid quaternion, unused because there is an sform
         return ()
     sform = orientation.directions_of(header.get_sform())
     if not np.isfinite(qform).all() or orientation.nearest(qform, sform)[0] == orientation.UNTURNED:
