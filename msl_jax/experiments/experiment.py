@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 from msl_jax.data import builder, splits
 from msl_jax.data.annotator import Annotator
 from msl_jax.data.weak_labels import Style
-from msl_jax.errors import InputError
 from msl_jax.methods.table import Method
 from msl_jax.settings.objects import preparation_of
 
@@ -55,12 +54,7 @@ class Experiment:
         return Annotator(data.weak, Style(data.weak_background, data.weak_radius, data.weak_every), self.recipes)
 
     def training_sets(self, method: Method) -> dict[str, list[builder.Entry]]:
-        """The sets that a method uses: "strong", "weak" -> cases; raises InputError if its weak set is empty."""
-        if "weak" in method.sets() and not self.weak():
-            setting, cure = "config.data.strong", "give fewer"
-            if method.all_strong:
-                setting, cure = f"method '{self.config.method.name}'", "remove its terms on weak images"
-            raise InputError(f"{setting}: makes all training patients strong, but weak ones are needed; {cure}.")
+        """The sets that a method uses: "strong", "weak" -> cases."""
         return {name: self.entries(self.roles()[name]) for name in method.sets()}
 
     def batch_sizes(self, method: Method) -> dict[str, int]:

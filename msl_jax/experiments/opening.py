@@ -46,7 +46,7 @@ def open_experiment(config: ConfigDict) -> Experiment:
     experiment = Experiment(filled, data, split, strong, recipes, method)
     _check_masks(experiment)
     _check_test_and_validation(experiment)
-    _check_batches(experiment)
+    _check_sets(experiment)
     return experiment
 
 
@@ -96,11 +96,15 @@ def _check_test_and_validation(experiment: Experiment) -> None:
         raise InputError("config.eval.checkpoint: is best, but no validation case has a trained structure; give last.")
 
 
-def _check_batches(experiment: Experiment) -> None:
-    """Raises InputError if a set of the method is empty, or if a batch cannot be shared by devices and parts."""
-    experiment.training_sets(experiment.method)
-    accumulate = experiment.config.train.accumulate
-    for name, size in experiment.batch_sizes(experiment.method).items():
+def _check_sets(experiment: Experiment) -> None:
+    """Raises InputError if the method's weak set is empty, or if a batch cannot be shared by devices and parts."""
+    method, accumulate = experiment.method, experiment.config.train.accumulate
+    if "weak" in method.sets() and not experiment.weak():
+        setting, cure = "config.data.strong", "give fewer"
+        if method.all_strong:
+            setting, cure = f"method '{experiment.config.method.name}'", "remove its terms on weak images"
+        raise InputError(f"{setting}: makes all training patients strong, but weak ones are needed; {cure}.")
+    for name, size in experiment.batch_sizes(method).items():
         if size % (jax.device_count() * accumulate):
             raise InputError(
                 f"config.train.{name}_batch: is {size}; give a multiple of the {jax.device_count()} devices times "
