@@ -55,14 +55,19 @@ def test_the_list_of_commands(monkeypatch, capsys, argv):
 def test_the_three_entry_points_are_the_same_and_find_a_plugin_in_the_folder(script, tmp_path):
     (tmp_path / "my_plugin.py").write_text("print('mine', flush=True)\n")
     argv = ["--workdir=nowhere", "--input=x", "--output=y", "--plugins=my_plugin"]
-    for way in (
-        [sys.executable, "-m", "msl_jax.predict"],
-        [sys.executable, "-m", "msl_jax", "predict"],
-        [script, "predict"],
-    ):
+    python, errors = [sys.executable, "-m"], set()
+    for way in ([*python, "msl_jax.predict"], [*python, "msl_jax", "predict"], [script, "predict"]):
         done = run(tmp_path, *way, *argv)
         assert done.stdout.split() == (["started", "mine"] if script in way else ["mine"])
         one_sentence(done.returncode, done.stderr, ["nowhere/config.json: is missing"])
+        errors.add((done.returncode, done.stderr))
+    assert len(errors) == 1
+
+
+def test_help_lists_the_flags(command, capsys):
+    code, err = command("predict", "--help")
+    text = capsys.readouterr().out
+    assert code == 1 and not err and "--[no]save_probabilities" in text and "--workdir" in text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are glibc's")
