@@ -79,6 +79,12 @@ NORMALIZATIONS: Mapping[str, Normalization] = {
 units of CT), "zscore" uses mean and standard deviation, "minmax" the whole range, as in the papers' 8-bit PNGs."""
 
 
+def normalize(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Clips intensities (..., channel) to [low, high] and maps that range to [0, 1], float32; a constant becomes 0."""
+    span = tf.math.subtract(high, low)
+    return tf.math.divide_no_nan(tf.clip_by_value(image, low, high) - low, span).numpy()
+
+
 def limits(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """The intensities of a volume that become 0 and 1.
 

@@ -1,5 +1,6 @@
 """Segments whole volumes with the network of a run folder or of a run in training."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 import numpy as np
 
-from msl_jax.data import intensity, transforms
+from msl_jax.data import intensity, resampling
 from msl_jax.data.preparation import Preparation
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
@@ -33,18 +34,20 @@ class Segmenter:
     branches: tuple[str, ...]
     batch: int
 
-    def probabilities(self, variables: Variables, volume: np.ndarray) -> dict[str, np.ndarray]:
+    def probabilities(
+        self, variables: Variables, volume: np.ndarray, spacing: Sequence[float]
+    ) -> dict[str, np.ndarray]:
         """Softmax outputs on the volume's own grid.
 
         Args:
           variables: {"params", "batch_stats"} of the model.
           volume: float32 (slice, y, x, channel), intensities as stored.
+          spacing: size of its voxels along (slice, y, x).
 
         Returns:
           Branch -> float32 (slice, y, x, classes), background first.
         """
-        images = self.preparation.normalize(volume, intensity.measure(volume))
-        images = transforms.resize_image(images, self.preparation.size).numpy()
+        images = self.preparation.images(volume, intensity.measure(volume), spacing)
         slices = len(images)
         images = np.pad(images, ((0, -slices % self.batch), (0, 0), (0, 0), (0, 0)))
         outputs = [
@@ -52,9 +55,9 @@ class Segmenter:
         ]
         fetched: list[dict[str, np.ndarray]] = jax.device_get(outputs)
         return {
-            branch: transforms.resize_image(
-                np.concatenate([output[branch] for output in fetched])[:slices], volume.shape[1:3]
-            ).numpy()
+            branch: resampling.resize_image(
+                np.concatenate([output[branch] for output in fetched])[:slices], volume.shape[1:3], antialias=False
+            )
             for branch in self.branches
         }
 

@@ -167,7 +167,7 @@ def import_weights(
     config = settings.defaults()
     config.model.name, config.model.depth = "released", DEPTH
     config.data.size, config.data.normalization, config.data.classes = size, normalize, "+".join(labels)
-    config.data.layout = layout
+    config.data.layout, config.data.spacing = layout, STRETCH
     check_config(config)
     method = method_of(config)
     config = filled_in(config, method, labels, channels=1, contents="", directions=None)

@@ -36,10 +36,18 @@ def method_of(config: ConfigDict) -> Method:
     return method
 
 
+def pair(setting: Any) -> tuple[Any, Any]:
+    """(y, x) of a setting that is one number for both or a pair."""
+    y, x = setting if isinstance(setting, list | tuple) else (setting, setting)
+    return y, x
+
+
 def preparation_of(filled: ConfigDict) -> Preparation:
     """The preprocessing of a filled-in config."""
+    spacing = filled.data.spacing
     return Preparation(
-        size=(filled.data.size, filled.data.size),
+        size=pair(filled.data.size),
+        spacing=spacing if isinstance(spacing, str) else pair(spacing),
         normalization=filled.data.normalization,
         percentiles=tuple(filled.data.percentiles),
         window=tuple(filled.data.window),

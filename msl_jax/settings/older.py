@@ -15,6 +15,8 @@ MISSING_DEFAULTS = {
     "data.fold": "",
     "data.weak_radius": 3,
     "data.weak_every": 4,
+    "data.spacing": "stretch",
+    "data.foreground": 0.0,
     "data.normalization": "percentiles",
     "data.window": (-160.0, 240.0),
     "data.channels": 1,

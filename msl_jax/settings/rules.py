@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msl_jax.data.intensity import NORMALIZATIONS
+from msl_jax.data.preparation import SPACINGS
 from msl_jax.data.protocols import PROTOCOLS
 from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
@@ -107,6 +108,18 @@ def _is_choice_of_strong(value: Any) -> bool:
     return value == "all" or (isinstance(value, int) and not isinstance(value, bool))
 
 
+def _is_one_or_pair(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is valid, or a pair (y, x) of valid values."""
+
+    def check(value: Any) -> bool:
+        values = value if isinstance(value, list | tuple) else (value, value)
+        return len(values) == 2 and all(isinstance(v, int | float) and is_valid(v) for v in values)
+
+    return check
+
+
+_is_size = _is_one_or_pair(lambda side: isinstance(side, int) and side >= 1)
+_is_spacing = _is_one_or_pair(lambda size: 0 < size < math.inf)
 INCREASING_PAIR = such_that(_is_increasing_pair, "give two numbers, the smaller one first")
 STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give a finite number, at least 0 (0 turns it off)")
 SEED = between(0, 2**32 - 1)
@@ -122,7 +135,9 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("data.weak", one_of(RECIPES, (DRAWN,))),
     ("data.weak_radius", at_least(0, "a whole number of pixels")),
     ("data.weak_every", at_least(1)),
-    ("data.size", at_least(1)),
+    ("data.spacing", such_that(lambda value: value in SPACINGS or _is_spacing(value), f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)")),
+    ("data.size", such_that(_is_size, "give a whole number of pixels, at least 1, or a pair (y, x)")),
+    ("data.foreground", such_that(lambda share: 0 <= share <= 1, "give a share from 0 to 1")),
     ("data.normalization", one_of(NORMALIZATIONS)),
     ("data.percentiles", INCREASING_PAIR),
     ("data.percentiles", such_that(lambda p: 0 <= p[0] and p[1] <= 100, "give numbers from 0 to 100")),
@@ -159,8 +174,9 @@ RULES: tuple[tuple[str, Check], ...] = (
 
 def _size_fits(config: ConfigDict) -> str:
     size = config.data.size
-    cure = NETWORKS[config.model.name].wrong_size(size, config.model.depth)
-    return f"is {size}; {cure}" if cure else ""
+    sides = size if isinstance(size, list | tuple) else (size,)
+    cures = (NETWORKS[config.model.name].wrong_size(side, config.model.depth) for side in sides)
+    return next((f"is {size}; {cure}" for cure in cures if cure), "")
 
 
 def _norm_fits(config: ConfigDict) -> str:
