@@ -15,6 +15,7 @@ from msl_jax.data.weak_labels import DRAWN
 from msl_jax.errors import InputError, raise_all
 from msl_jax.experiments.assignment import assign_roles
 from msl_jax.experiments.experiment import Experiment, structures_of
+from msl_jax.experiments.planning import planned
 from msl_jax.labels import UNLABELED
 from msl_jax.settings.objects import filled_in, method_of, source_of
 from msl_jax.settings.rules import check_config
@@ -39,7 +40,9 @@ def open_experiment(config: ConfigDict) -> Experiment:
     method = method_of(config)
     data = _build(config)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
-    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
+    filled = filled_in(
+        planned(config, data), method, data.labels, data.channels, data.contents, data.directions
+    )
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     split, strong = assign_roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}

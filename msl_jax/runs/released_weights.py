@@ -13,6 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from msl_jax import plugins, settings
+from msl_jax.data.preparation import STRETCH
 from msl_jax.errors import InputError, raise_all
 from msl_jax.models.dual_branch import DualBranchUNet
 from msl_jax.models.initial import Variables, initializer
