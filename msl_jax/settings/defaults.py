@@ -30,7 +30,9 @@ def defaults() -> ConfigDict:
             weak_background=False,
             weak_radius=3,  # radius of points in pixels
             weak_every=4,  # for slices: full masks on every 4th slice
-            spacing=config_dict.FieldReference("auto", field_type=object),  # of resampled pixels (experiments/planning.py)
+            spacing=config_dict.FieldReference(
+                "auto", field_type=object
+            ),  # of resampled pixels (experiments/planning.py)
             size=config_dict.FieldReference(256, field_type=object),  # of patches: one side, or (y, x)
             foreground=0.33,  # share of patches around a labelled structure
             normalization="percentiles",  # or window, zscore, minmax (msl_jax/data/intensity.py)

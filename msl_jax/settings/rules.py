@@ -135,7 +135,13 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("data.weak", one_of(RECIPES, (DRAWN,))),
     ("data.weak_radius", at_least(0, "a whole number of pixels")),
     ("data.weak_every", at_least(1)),
-    ("data.spacing", such_that(lambda value: value in SPACINGS or _is_spacing(value), f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)")),
+    (
+        "data.spacing",
+        such_that(
+            lambda value: value in SPACINGS or _is_spacing(value),
+            f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)",
+        ),
+    ),
     ("data.size", such_that(_is_size, "give a whole number of pixels, at least 1, or a pair (y, x)")),
     ("data.foreground", such_that(lambda share: 0 <= share <= 1, "give a share from 0 to 1")),
     ("data.normalization", one_of(NORMALIZATIONS)),

@@ -12,6 +12,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from msl_jax.data.case import ROLES
+from msl_jax.data.pipeline import FILL_VALUES
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
@@ -20,6 +21,7 @@ from msl_jax.runs import checkpoints, journal
 from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import signals
 from msl_jax.training import transfer
+from msl_jax.training.augmentation import make_augment
 from msl_jax.training.batches import batches
 from msl_jax.training.recorder import Recorder
 from msl_jax.training.state import TrainState, init_state, make_mesh, make_schedule, state_of
@@ -87,6 +89,7 @@ def train_stage(
             method=method,
             devices=mesh.size,
             key=jax.random.fold_in(jax.random.key(config.seed), index),
+            augment=make_augment(config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES),
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
         ),

@@ -1,7 +1,7 @@
 """One pure train step for every method: forward pass, terms, gradient, update.
 
-A batch comes from pipeline.batches: {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}} with
-float32 images (n, y, x, channels) and int32 label maps (n, y, x).
+A batch comes from pipeline.batches: {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}.
+Augmented, its images are float32 (n, y, x, channels), its label maps int32 (n, y, x).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,8 @@ from msl_jax.system import machine
 from msl_jax.training.state import TrainState
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
+Augment = Callable[[Batch, jax.Array], Batch]
+"""(batch of patches, PRNG key) -> batch to train on."""
 
 
 def make_train_step(
@@ -28,6 +30,7 @@ def make_train_step(
     method: Method,
     devices: int,
     key: jax.Array,
+    augment: Augment = lambda batch, key: batch,
     parts: int = 1,
     class_weights: Sequence[float] = (),
 ) -> Callable[[TrainState, Batch], TrainState]:
@@ -39,7 +42,8 @@ def make_train_step(
       method: the terms, their images and their weights.
       devices: number of devices the batch is sharded over. Arrays have an axis of this length, so that sets are joined
         on their device; only gradients and batch norm statistics are exchanged.
-      key: PRNG key of the stage; dropout depends on it, the step number and the part number.
+      key: PRNG key of the stage; augmentation and dropout depend on it, the step number and the part number.
+      augment: augmentation, run inside the step.
       parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
         the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
         the update differs from that of the whole batch.
@@ -109,7 +113,8 @@ def make_train_step(
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        parts_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
+        parts_key, guide_key, augment_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        batch = augment(batch, augment_key)
         if guide := method.guide:
             arrays = batch[guide.images]
             batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
