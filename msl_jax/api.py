@@ -94,14 +94,14 @@ class Run:
     def predict(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = None, branch: str | None = None
     ) -> np.ndarray:
-        """The label map of a volume.
+        """The label map of a volume, with only the largest component of the structures for which the runs selected it.
 
         Args:
           image: (slice, y, x) or (slice, y, x, channel), intensities as stored, in the orientation of the run's
             training slices.
           spacing: voxel size along (slice, y, x). It is checked but not used yet: slices are resized to the network's
             size, whatever their voxel size.
-          branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
+          branch: "teacher" or "student"; None for the one that each run selected, or the student without validation.
 
         Returns:
           uint8 (slice, y, x), the data set's own label values.
@@ -109,7 +109,8 @@ class Run:
         Raises:
           InputError: an argument is wrong, or a network cannot be read.
         """
-        return self._ensemble.label_map(self.probabilities(image, spacing=spacing, branch=branch))
+        label_map = self._ensemble.label_map(self.probabilities(image, spacing=spacing, branch=branch))
+        return self._ensemble.keep_largest(label_map, self._ensemble.selected_structures(branch))
 
     def probabilities(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = None, branch: str | None = None

@@ -40,13 +40,16 @@ if __name__ == "__main__":
     )
     OUTPUT = command.define_path("output", None, "Folder for the label maps, which have the images' names.")
     BRANCH = flags.DEFINE_enum(
-        "branch", None, ["student", "teacher"], "Branch to use; by default the student, if there is one."
+        "branch", None, ["student", "teacher"], "Branch to use; by default the one with the better validation Dice."
     )
     SAVE_PROBABILITIES = flags.DEFINE_bool(
         "save_probabilities", False, "Also write NAME_prob: a probability for each class, background first."
     )
     LARGEST_COMPONENT = flags.DEFINE_bool(
-        "largest_component", False, "Keep only the largest connected component of each structure."
+        "largest_component",
+        None,
+        "Keep only the largest connected component of every structure, or with --nolargest_component of none; by "
+        "default of those where it raised validation Dice (config.eval.postprocess).",
     )
     OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing label maps.")
     SKIP_EXISTING = flags.DEFINE_bool("skip_existing", False, "Skip images that already have label maps.")

@@ -1,8 +1,9 @@
 """Evaluates a network on a test split: Dice, HD95 and ASSD in 3-D, calibration, tables and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
@@ -20,11 +21,12 @@ from msl_jax.evaluation import calibration, metrics
 from msl_jax.evaluation.results import Row, markdown, results, score, write_csv
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.inference.components import largest_components
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
 from msl_jax.pictures import charts, plots
-from msl_jax.runs import journal
+from msl_jax.runs import journal, selection
 from msl_jax.runs.config import read_config
 from msl_jax.system import atomic
 
@@ -71,7 +73,11 @@ def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int], t
 
 
 def score_test(
-    experiment: Experiment, segmenter: Segmenter, variables: Variables, turn: Turn = UNTURNED
+    experiment: Experiment,
+    segmenter: Segmenter,
+    variables: Variables,
+    turn: Turn = UNTURNED,
+    largest: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], list[Row]]:
     """Scores a network on the test split, over labelled voxels and the structures that the test cases have.
 
@@ -80,10 +86,12 @@ def score_test(
       segmenter: the network.
       variables: its variables.
       turn: how to reorient the experiment's volumes for the network.
+      largest: branch -> structures of which only the largest component is scored.
 
     Returns:
-      The content of test.json (the result of `results`, "protocol" from config.eval.protocol, and "calibration" with
-      branch -> `calibration.summarise`), and a row per case and branch.
+      The content of test.json (the result of `results`, "protocol" and "postprocess" from config.eval,
+      "largest_component" with `largest`, and "calibration" with branch -> `calibration.summarise`), and a row per
+      case and branch.
 
     Raises:
       InputError: the network's probabilities are not finite.
@@ -102,12 +110,14 @@ def score_test(
                     f"config.optimizer.learning_rate: the {branch}'s probabilities for {case.name} are not finite, "
                     "training has diverged; train again with a lower rate."
                 )
-            prediction = np.where(known, probabilities.argmax(-1), 0)
+            classes = _keep_largest(probabilities.argmax(-1).astype(np.uint8), structures, largest.get(branch, ()))
+            prediction = np.where(known, classes, 0)
             scores = score(prediction, reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
             sums[branch].append(calibration.measure(probabilities[known], reference[known]))
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
-    summary["protocol"] = experiment.config.eval.protocol
+    summary |= {key: experiment.config.eval[key] for key in ("protocol", "postprocess")}
+    summary["largest_component"] = {branch: list(largest.get(branch, ())) for branch in segmenter.branches}
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(case_sums)) for branch, case_sums in sums.items()
     }
@@ -121,7 +131,10 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any
       InputError: as `open_experiment`, `load_for` and `score_test`.
     """
     experiment = open_experiment(config)
-    return score_test(experiment, *load_for(experiment, workdir))
+    segmenter, variables, turn = load_for(experiment, workdir)
+    run_config = read_config(workdir)
+    run_config.eval = experiment.config.eval
+    return score_test(experiment, segmenter, variables, turn, selection.read(workdir, run_config).largest_component)
 
 
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
@@ -137,7 +150,8 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
       InputError: the network's probabilities are not finite.
     """
     segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
-    summary, rows = score_test(experiment, segmenter, variables)
+    largest = selection.read(workdir, experiment.config).largest_component
+    summary, rows = score_test(experiment, segmenter, variables, largest=largest)
     if jax.process_index() == 0:
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
@@ -149,7 +163,8 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         entries = experiment.entries(experiment.split["test"])
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = case_to_score(experiment, entries[index], segmenter.preparation.size)
-            picture = _overlay(segmenter, variables, case, experiment.structures(experiment.split["test"]), rank)
+            structures = experiment.structures(experiment.split["test"])
+            picture = _overlay(segmenter, variables, case, structures, largest, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
@@ -163,9 +178,17 @@ def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
     return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
 
 
-def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], rank: str):
+def _keep_largest(label_map: np.ndarray, structures: Mapping[str, int], largest: Collection[str]) -> np.ndarray:
+    """Classes, uint8 (slice, y, x), with only the largest component of those of `structures` that are in `largest`."""
+    return largest_components(label_map, [c for name, c in structures.items() if name in largest])
+
+
+def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], largest, rank: str):
     probabilities = segmenter.probabilities(variables, case.image)
-    predictions = {branch: p.argmax(-1) for branch, p in probabilities.items()}
+    predictions = {
+        branch: _keep_largest(p.argmax(-1).astype(np.uint8), structures, largest[branch])
+        for branch, p in probabilities.items()
+    }
     foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
     reference = segmenter.preparation.reference(case.mask)
     dice = ", ".join(

@@ -9,8 +9,10 @@ import numpy as np
 from msl_jax.data.formats import orientation
 from msl_jax.data.formats.orientation import UNTURNED, Turn
 from msl_jax.errors import InputError
+from msl_jax.inference.components import largest_components
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.models.initial import Variables
+from msl_jax.runs import selection
 from msl_jax.runs.config import read_config
 from msl_jax.settings.objects import directions_of, method_of, preparation_of
 
@@ -24,6 +26,7 @@ class Ensemble:
     Attributes:
       workdirs: the runs' folders.
       configs: their filled-in configs.
+      selections: how each of them predicts.
     """
 
     def __init__(self, workdirs: Sequence[epath.Path]):
@@ -33,10 +36,14 @@ class Ensemble:
           workdirs: the runs' folders, at least one.
 
         Raises:
-          InputError: a folder contains no run, or the runs have different structures or kinds of images.
+          InputError: a folder contains no run or a damaged selection.json, or the runs have different structures or
+            kinds of images.
         """
         self.workdirs = tuple(workdirs)
         self.configs = tuple(read_config(workdir) for workdir in workdirs)
+        self.selections = tuple(
+            selection.read(workdir, config) for workdir, config in zip(self.workdirs, self.configs, strict=True)
+        )
         self._networks: dict[int, tuple[Segmenter, Variables]] = {}
         first, *others = self.configs
         for workdir, other in zip(self.workdirs[1:], others, strict=True):
@@ -48,8 +55,17 @@ class Ensemble:
                     )
 
     def branches(self, branch: str | None = None) -> list[str]:
-        """Each run's branch: `branch`, or by default the student, or the teacher if there is no student."""
-        return [branch or list(method_of(config).branches())[-1] for config in self.configs]
+        """Each run's branch: `branch`, or by default the one that the run selected."""
+        return [branch or selected.branch for selected in self.selections]
+
+    def selected_structures(self, branch: str | None = None) -> list[str]:
+        """The structures of which all runs selected to keep only the largest component."""
+        kept = [s.largest_component[name] for s, name in zip(self.selections, self.branches(branch), strict=True)]
+        return [name for name in kept[0] if all(name in names for names in kept)]
+
+    def keep_largest(self, label_map: np.ndarray, structures: Sequence[str]) -> np.ndarray:
+        """A label map, uint8 (slice, y, x), with only the largest component of these structures."""
+        return largest_components(label_map, [self.configs[0].data.classes[name] for name in structures])
 
     def load(self, branch: str | None = None) -> None:
         """Reads the networks that are not loaded yet.
@@ -77,7 +93,7 @@ class Ensemble:
         Args:
           voxels: float32 (slice, y, x, channel), intensities as stored.
           turns: how to reorient the volume, one for each run.
-          branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
+          branch: "teacher" or "student"; None for the one that each run selected.
 
         Returns:
           float32 (slice, y, x, classes), background first.

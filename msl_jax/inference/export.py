@@ -20,7 +20,9 @@ import safetensors.numpy
 from msl_jax.errors import InputError
 from msl_jax.inference.segmenter import load_network
 from msl_jax.models.initial import Variables
+from msl_jax.runs import selection
 from msl_jax.runs.config import read_config
+from msl_jax.runs.selection import Selection
 from msl_jax.system import atomic
 from msl_jax.system.optional import needed
 
@@ -30,7 +32,7 @@ Function = Callable[[jax.Array], Mapping[str, jax.Array]]
 """Images (batch, y, x, channel) -> branch -> probabilities (batch, y, x, class)."""
 
 
-def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[str, Any]:
+def describe(config: ConfigDict, branches: tuple[str, ...], step: int, selected: Selection) -> dict[str, Any]:
     """What a user of the exported network needs to know about the run, for JSON."""
     data = config.data.to_dict()
     preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "size")
@@ -40,6 +42,8 @@ def describe(config: ConfigDict, branches: tuple[str, ...], step: int) -> dict[s
         "method": config.method.name,
         "network": config.model.name,
         "branches": branches,
+        "branch": selected.branch,
+        "largest_component": selected.largest_component,
         "classes": {"background": 0, **data["classes"]},
         "channels": data["channels"],
         "preprocessing": {key: data[key] for key in preprocessing} | {"resize": "linear, half-pixel centres"},
@@ -96,15 +100,17 @@ def export(workdir: epath.Path, form: str, output: epath.Path, overwrite: bool =
       overwrite: replace existing files.
 
     Raises:
-      InputError: there is no run, an output exists, or a package that the format needs is not installed.
+      InputError: there is no run, its selection.json is damaged, an output exists, or a package that the format needs
+        is not installed.
     """
     config = read_config(workdir)
+    selected = selection.read(workdir, config)
     beside = [] if form in HAVE_METADATA else [output.with_name(output.name + ".json")]
     for path in (output, *beside):
         if path.exists() and not overwrite:
             raise InputError(f"{path}: exists; give another --output, or --overwrite.")
     segmenter, variables, step = load_network(workdir, config.eval.checkpoint)
-    metadata = json.dumps(describe(config, segmenter.branches, step), indent=2)
+    metadata = json.dumps(describe(config, segmenter.branches, step, selected), indent=2)
     shape = (*segmenter.preparation.size, config.data.channels)
     contents = FORMATS[form](lambda images: segmenter.softmax(variables, images), variables, shape, metadata)
     output.parent.mkdir(parents=True, exist_ok=True)

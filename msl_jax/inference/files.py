@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
 
 from etils import epath
-import numpy as np
-from scipy import ndimage
 
 from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.readers import READERS
@@ -28,7 +26,7 @@ def predict(
     *,
     branch: str | None = None,
     save_probabilities: bool = False,
-    largest_component: bool = False,
+    largest_component: bool | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
 ) -> list[pathlib.Path]:
@@ -40,10 +38,11 @@ def predict(
       workdirs: the folders of runs (seeds, folds); their probabilities are averaged.
       source: an image, or a folder in which images are found as in the data set's layout.
       output: the output folder; names and sub-folders are those of the input.
-      branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
+      branch: "teacher" or "student"; None for the one that each run selected.
       save_probabilities: also write NAME_prob with the input's extension or .nii.gz, float32 (x, y, slice, class),
         background first.
-      largest_component: keep only the largest connected component of each structure.
+      largest_component: keep only the largest connected component of every structure, or of none; None for those
+        that all runs selected.
       overwrite: replace existing files.
       skip_existing: skip images that already have label maps.
 
@@ -63,6 +62,12 @@ def predict(
     _check_outputs(targets, save_probabilities, overwrite or skip_existing)
     if skip_existing:
         targets = _missing(targets, save_probabilities)
+    largest = list(config.data.classes) if largest_component else []
+    if largest_component is None:
+        largest = ensemble.selected_structures(branch)
+    if branch is None:
+        for workdir, selection in zip(ensemble.workdirs, ensemble.selections, strict=True):
+            print(f"{workdir}: {selection}")
     structures = ", ".join(f"{name}={value}" for name, value in config.data.classes.items())
     written: list[pathlib.Path] = []
     problems: list[str] = []
@@ -71,8 +76,7 @@ def predict(
         turns = ensemble.turns(image.directions)
         probabilities = ensemble.probabilities(image.voxels, turns, branch)
         label_map = ensemble.label_map(probabilities)
-        if largest_component:
-            label_map = largest_components(label_map)
+        label_map = ensemble.keep_largest(label_map, largest)
         volumes.write(label_file, label_map, image)
         if save_probabilities:
             volumes.write(_probability_file(label_file), probabilities, image)
@@ -80,6 +84,7 @@ def predict(
         notes = [
             *dict.fromkeys(ensemble.branches(branch)),
             structures,
+            *([f"largest component of {', '.join(largest)}"] if largest else []),
             *(["reoriented as in training"] if turned else []),
         ]
         print(f"{label_file}  {', '.join(notes)}", flush=True)
@@ -88,17 +93,6 @@ def predict(
         problems.append(f"{output}: contains the label maps of the other {counted(len(written), 'image')} of {source}.")
     raise_all(problems)
     return written
-
-
-def largest_components(label_map: np.ndarray) -> np.ndarray:
-    """(slice, y, x) with only the largest component of each label (26-connected); all other voxels are 0."""
-    kept = np.zeros_like(label_map)
-    for label in np.unique(label_map[label_map > 0]):
-        components, _ = ndimage.label(label_map == label, np.ones((3, 3, 3)))
-        sizes = np.bincount(components.ravel())
-        sizes[0] = 0
-        kept[components == sizes.argmax()] = label
-    return kept
 
 
 def _targets(

@@ -77,5 +77,10 @@ def defaults() -> ConfigDict:
             validate_every=1_000,
             keep=2,
         ),
-        eval=dict(checkpoint="last", batch=8, protocol="native"),
+        eval=dict(
+            checkpoint="last",
+            postprocess="auto",  # largest component where it raised validation Dice; or none, largest (everywhere)
+            batch=8,
+            protocol="native",
+        ),
     )

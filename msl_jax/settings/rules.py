@@ -21,6 +21,7 @@ from msl_jax.models.dual_branch import NETWORKS
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
+POSTPROCESSINGS = ("auto", "none", "largest")
 Check = Callable[[Any], str]
 """A value -> the problem and the fix; "" if the value is valid."""
 
@@ -172,6 +173,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("train.validate_every", at_least(1)),
     ("train.keep", at_least(1)),
     ("eval.checkpoint", such_that(lambda which: which in CHECKPOINTS, f"give one of {CHECKPOINTS}")),
+    ("eval.postprocess", one_of(POSTPROCESSINGS)),
     ("eval.batch", at_least(1)),
     ("eval.protocol", one_of(PROTOCOLS)),
 )

@@ -1,10 +1,11 @@
-"""A whole run: open the experiment, train or resume it, evaluate the test split."""
+"""A whole run: open the experiment, train or resume it, choose a branch, evaluate the test split."""
 
 from etils import epath
 import jax
 from ml_collections import ConfigDict
 
 from msl_jax.errors import warn_all
+from msl_jax.evaluation.selection import select
 from msl_jax.evaluation.test_split import evaluate_test
 from msl_jax.experiments.cautions import cautions
 from msl_jax.experiments.opening import open_experiment
@@ -16,6 +17,8 @@ from msl_jax.training.loop import train
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: bool = False) -> None:
     """Trains the experiment of a config, or resumes the run in `workdir`, then evaluates the test split.
+
+    In between, the validation cases decide how the run predicts (selection.json).
 
     Args:
       config: as returned by `settings.load`.
@@ -34,4 +37,8 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: 
         claim(opened, workdir)
         warn_all(cautions(opened))
         train(opened, workdir)
+        selection, remarks = select(opened, workdir)
         evaluate_test(opened, workdir)
+        if jax.process_index() == 0:
+            print(f"{workdir}: {selection}", flush=True)
+        warn_all(remarks)

@@ -17,7 +17,7 @@ from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.models.initial import initializer
-from msl_jax.runs import checkpoints, journal
+from msl_jax.runs import checkpoints, journal, selection
 from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import signals
 from msl_jax.training import transfer
@@ -47,6 +47,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
     if jax.process_index() == 0:
         if done < recorder.total:  # a run that is extended: its old results no longer apply
             (workdir / "results" / "test.json").unlink(missing_ok=True)
+            (workdir / selection.FILE).unlink(missing_ok=True)
         print(_first_line(experiment, done, recorder.total), flush=True)
     for index, method in enumerate(stages):
         begin, end = index * config.train.steps, (index + 1) * config.train.steps

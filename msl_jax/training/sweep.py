@@ -139,7 +139,7 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict
 
 
 def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
-    """Whether a run has results, of the checkpoint that the filled-in config selects.
+    """Whether a run has results, of the checkpoint and with the postprocessing that the filled-in config selects.
 
     Raises:
       InputError: the folder contains a run with other settings.
@@ -147,7 +147,10 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
     if (folder / "config.json").exists():
         check_resumable(read(folder), json.loads(wanted.to_json()), folder)
     results = folder / "results" / "test.json"
-    return results.exists() and json.loads(results.read_text(encoding="utf-8"))["checkpoint"] == wanted.eval.checkpoint
+    if not results.exists():
+        return False
+    found = {"postprocess": "none", **json.loads(results.read_text(encoding="utf-8"))}
+    return all(found[key] == wanted.eval[key] for key in ("checkpoint", "postprocess"))
 
 
 def shares(parallel: int) -> list[Share]:

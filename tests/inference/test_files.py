@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from msl_jax.data.formats import volumes
 from msl_jax.errors import InputError, OddInput
-from msl_jax.inference.files import largest_components, predict
+from msl_jax.inference.components import largest_components
+from msl_jax.inference.files import predict
 from msl_jax.inference.segmenter import load_network
 
 
