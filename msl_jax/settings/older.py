@@ -26,6 +26,7 @@ MISSING_DEFAULTS = {
     "model.name": "unet",
     "model.norm": "batch",
     "eval.protocol": "native",
+    "eval.mirror": False,
 }
 """Setting missing from older runs -> the value they were trained with."""
 
