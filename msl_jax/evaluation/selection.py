@@ -58,8 +58,8 @@ def select(experiment: Experiment, workdir: epath.Path) -> tuple[Selection, list
     scores: dict[str, list[np.ndarray]] = {branch: [] for branch in segmenter.branches if structures}
     for case in map(experiment.data.case, experiment.entries(patients) if structures else ()):
         reference = segmenter.preparation.class_of_value()[case.mask]
-        for branch, probabilities in segmenter.probabilities(variables, case.image, case.spacing).items():
-            scores[branch].append(score(probabilities.argmax(-1).astype(np.uint8), reference, structures))
+        for branch, classes in segmenter.classes(variables, case.image, case.spacing).items():
+            scores[branch].append(score(classes, reference, structures))
     validation = {
         branch: {name: Scores(*row) for name, row in zip(structures, np.mean(cases, axis=0).tolist(), strict=True)}
         for branch, cases in scores.items()

@@ -30,6 +30,9 @@ from msl_jax.runs import journal, selection
 from msl_jax.runs.config import read_config
 from msl_jax.system import atomic
 
+Largest = Mapping[str, Collection[str]]
+"""Branch -> names of the structures of which only the largest component is kept; missing branches keep all."""
+
 
 def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Variables, Turn]:
     """Loads a run's network for an experiment, which may differ from the run's own.
@@ -77,7 +80,7 @@ def score_test(
     segmenter: Segmenter,
     variables: Variables,
     turn: Turn = UNTURNED,
-    largest: Mapping[str, Collection[str]] = MappingProxyType({}),
+    largest: Largest = MappingProxyType({}),
 ) -> tuple[dict[str, Any], list[Row]]:
     """Scores a network on the test split, over labelled voxels and the structures that the test cases have.
 
@@ -86,7 +89,7 @@ def score_test(
       segmenter: the network.
       variables: its variables.
       turn: how to reorient the experiment's volumes for the network.
-      largest: branch -> structures of which only the largest component is scored.
+      largest: the structures of which only the largest component is scored.
 
     Returns:
       The content of test.json (the result of `results`, "protocol" and "postprocess" from config.eval,
@@ -104,24 +107,31 @@ def score_test(
         units.add(case.units)
         assert case.mask is not None, "every test case has a mask"
         reference, known = segmenter.preparation.reference(case.mask), case.mask != UNLABELED
-        for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-            if not np.isfinite(probabilities).all():
-                raise InputError(
-                    f"config.optimizer.learning_rate: the {branch}'s probabilities for {case.name} are not finite, "
-                    "training has diverged; train again with a lower rate."
-                )
-            classes = _keep_largest(probabilities.argmax(-1).astype(np.uint8), structures, largest.get(branch, ()))
-            prediction = np.where(known, classes, 0)
-            scores = score(prediction, reference, structures, case.spacing)
+        classes = {branch: np.empty(reference.shape, np.uint8) for branch in segmenter.branches}
+        for slices, slab in segmenter.slabs(variables, case.image, case.spacing):
+            for branch, probabilities in slab.items():
+                _check_finite(probabilities, branch, case.name)
+                classes[branch][slices] = probabilities.argmax(-1)
+                labelled = known[slices]
+                sums[branch].append(calibration.measure(probabilities[labelled], reference[slices][labelled]))
+        for branch, predicted in _keep_largest(classes, structures, largest).items():
+            scores = score(np.where(known, predicted, 0), reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
-            sums[branch].append(calibration.measure(probabilities[known], reference[known]))
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
     summary |= {key: experiment.config.eval[key] for key in ("protocol", "postprocess")}
     summary["largest_component"] = {branch: list(largest.get(branch, ())) for branch in segmenter.branches}
     summary["calibration"] = {
-        branch: calibration.summarise(calibration.total(case_sums)) for branch, case_sums in sums.items()
+        branch: calibration.summarise(calibration.total(slab_sums)) for branch, slab_sums in sums.items()
     }
     return summary, rows
+
+
+def _check_finite(probabilities: np.ndarray, branch: str, case: str) -> None:
+    if not np.isfinite(probabilities).all():
+        raise InputError(
+            f"config.optimizer.learning_rate: the {branch}'s probabilities for {case} are not finite, training has "
+            "diverged; train again with a lower rate."
+        )
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any], list[Row]]:
@@ -178,18 +188,19 @@ def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
     return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
 
 
-def _keep_largest(label_map: np.ndarray, structures: Mapping[str, int], largest: Collection[str]) -> np.ndarray:
-    """Classes, uint8 (slice, y, x), with only the largest component of those of `structures` that are in `largest`."""
-    return largest_components(label_map, [c for name, c in structures.items() if name in largest])
-
-
-def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], largest, rank: str):
-    probabilities = segmenter.probabilities(variables, case.image)
-    predictions = {
-        branch: _keep_largest(p.argmax(-1).astype(np.uint8), structures, largest[branch])
-        for branch, p in probabilities.items()
+def _keep_largest(
+    classes: Mapping[str, np.ndarray], structures: Mapping[str, int], largest: Largest
+) -> dict[str, np.ndarray]:
+    """Branch -> classes, uint8 (slice, y, x), with only the largest component of the structures in `largest`."""
+    return {
+        branch: largest_components(labels, [c for name, c in structures.items() if name in largest.get(branch, ())])
+        for branch, labels in classes.items()
     }
-    foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
+
+
+def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], largest: Largest, rank: str):
+    classes, foreground = segmenter.classes_and_foreground(variables, case.image, case.spacing)
+    predictions = _keep_largest(classes, structures, largest)
     reference = segmenter.preparation.reference(case.mask)
     dice = ", ".join(
         f"{branch} {np.mean([metrics.dice(p == c, reference == c) for c in structures.values()]):.3f}"

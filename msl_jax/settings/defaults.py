@@ -81,6 +81,7 @@ def defaults() -> ConfigDict:
             checkpoint="last",
             postprocess="auto",  # largest component where it raised validation Dice; or none, largest (everywhere)
             batch=8,
+            mirror=False,  # average over flips of y, x and both: four times the work
             protocol="native",
         ),
     )

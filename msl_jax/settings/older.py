@@ -27,6 +27,7 @@ MISSING_DEFAULTS = {
     "model.norm": "batch",
     "eval.protocol": "native",
     "eval.postprocess": "none",
+    "eval.mirror": False,
 }
 """Setting missing from older runs -> the value they were trained with."""
 
