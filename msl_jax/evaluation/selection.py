@@ -4,7 +4,7 @@ All-but-largest-component suppression is chosen as by nnU-Net (Isensee et al., N
 whose validation Dice it raises. Here it is decided for every structure and branch on its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
 
 Validation = Mapping[str, Mapping[str, Scores]]
-"""Branch, the student last -> structure that validation cases have -> scores. Empty without such cases."""
+"""Branch -> structure that validation cases have -> scores. Empty without such cases."""
 
 
 def select(experiment: Experiment, workdir: epath.Path) -> tuple[Selection, list[str]]:
@@ -53,44 +53,46 @@ def select(experiment: Experiment, workdir: epath.Path) -> tuple[Selection, list
       InputError: the run has no readable checkpoint.
     """
     config, patients = experiment.config, experiment.split["validation"]
-    structures = experiment.structures(patients)
     segmenter, variables, step = load_network(workdir, config.eval.checkpoint)
-    scores: dict[str, list[np.ndarray]] = {branch: [] for branch in segmenter.branches if structures}
-    for case in map(experiment.data.case, experiment.entries(patients) if structures else ()):
-        reference = segmenter.preparation.class_of_value()[case.mask]
-        for branch, classes in segmenter.classes(variables, case.image, case.spacing).items():
-            scores[branch].append(score(classes, reference, structures))
-    validation = {
-        branch: {name: Scores(*row) for name, row in zip(structures, np.mean(cases, axis=0).tolist(), strict=True)}
-        for branch, cases in scores.items()
-    }
+    class_of_value = segmenter.preparation.class_of_value()
+    cases = (
+        (class_of_value[case.mask], segmenter.classes(variables, case.image, case.spacing))
+        for case in map(experiment.data.case, experiment.entries(patients))
+    )
+    structures = experiment.structures(patients)
+    validation = validate(cases, structures) if structures else {}
     selection = decide(config, step, validation)
     write(selection, workdir)
     return selection, list(shortcomings(config, selection, validation))
 
 
-def score(prediction: np.ndarray, reference: np.ndarray, structures: Mapping[str, int]) -> np.ndarray:
-    """Scores one case, over labelled voxels.
+def validate(
+    cases: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]], structures: Mapping[str, int]
+) -> dict[str, dict[str, Scores]]:
+    """Scores the branches on one or more cases, over labelled voxels.
 
     Args:
-      prediction: uint8 (slice, y, x), classes.
-      reference: int (slice, y, x), classes or UNLABELED.
+      cases: the reference, int (slice, y, x), classes or UNLABELED, and branch -> prediction, uint8 (slice, y, x).
       structures: name -> class.
 
     Returns:
-      The fields of Scores for this case, float64 (structures, 3).
+      Branch -> structure -> scores.
     """
-    known, largest = reference != UNLABELED, largest_components(prediction)
-    return np.array(
-        [
-            [
-                *(metrics.dice((labels == c) & known, reference == c) for labels in (prediction, largest)),
-                c in prediction,
-            ]
-            for c in structures.values()
-        ],
-        np.float64,
-    )
+    rows: dict[str, list[list[list[float]]]] = {}
+    for reference, predictions in cases:
+        known = reference != UNLABELED
+        for branch, prediction in predictions.items():
+            maps = (prediction, largest_components(prediction))
+            rows.setdefault(branch, []).append(
+                [
+                    [*(metrics.dice((labels == c) & known, reference == c) for labels in maps), c in prediction]
+                    for c in structures.values()
+                ]
+            )
+    return {
+        branch: {name: Scores(*means) for name, means in zip(structures, np.mean(of_cases, axis=0), strict=True)}
+        for branch, of_cases in rows.items()
+    }
 
 
 def decide(config: ConfigDict, step: int, validation: Validation) -> Selection:
@@ -98,16 +100,14 @@ def decide(config: ConfigDict, step: int, validation: Validation) -> Selection:
     default = undecided(config, step)
     if not validation:
         return default
-    largest = default.largest_component
-    if config.eval.postprocess == "auto":
-        largest = {
-            branch: tuple(name for name, scores in of_branch.items() if scores.largest_dice > scores.dice)
-            for branch, of_branch in validation.items()
-        }
-    dice = {
-        branch: float(np.mean([s.largest_dice if name in largest[branch] else s.dice for name, s in of_branch.items()]))
-        for branch, of_branch in validation.items()
-    }
+    largest = dict(default.largest_component)
+    dice = {}
+    for branch in largest:  # the student is last
+        scores = validation[branch]
+        if config.eval.postprocess == "auto":
+            largest[branch] = tuple(name for name, s in scores.items() if s.largest_dice > s.dice)
+        used = [s.largest_dice if name in largest[branch] else s.dice for name, s in scores.items()]
+        dice[branch] = float(np.mean(used))
     best = max(reversed(dice), key=dice.__getitem__)
     return dataclasses.replace(default, branch=best, validation_dice=dice, largest_component=largest)
 
@@ -115,9 +115,9 @@ def decide(config: ConfigDict, step: int, validation: Validation) -> Selection:
 def shortcomings(config: ConfigDict, selection: Selection, validation: Validation) -> Iterator[str]:
     """Warnings about branches that miss a structure in all validation cases, or are far worse than the other."""
     used, dice = selection.branch, selection.validation_dice
-    for branch, of_branch in validation.items():
-        missed = [name for name, scores in of_branch.items() if not scores.predicted]
-        others = [other for other in validation if all(validation[other][name].predicted for name in missed)]
+    for branch in dice:
+        missed = [name for name, scores in validation[branch].items() if not scores.predicted]
+        others = [other for other in dice if all(validation[other][name].predicted for name in missed)]
         if missed:
             problem = f"predicts {', '.join(missed)} in no validation case, although reference masks do"
         elif dice[used] - dice[branch] > FAR:
@@ -131,8 +131,7 @@ def _cure(config: ConfigDict, branch: str, used: str, others: list[str]) -> str:
     """What to do about a branch; `used` predicts by default, `others` predict the structures that it misses."""
     term = ENTROPY_OF[branch]
     entropy = config.method.terms[term]
-    cures = [f"lower config.method.terms.{term}, which is {entropy:g}"] if entropy else []
-    cures.append("train for more steps")
-    if branch == used:
-        return " or ".join([*cures, *(f"predict with --branch={other}" for other in others)])
-    return f"{' or '.join(cures)}; predictions use the {used} unless --branch={branch} is given"
+    cure = f"lower config.method.terms.{term} (now {entropy:g}) or train longer" if entropy else "train longer"
+    if branch != used:
+        return f"{cure}; predictions use the {used} unless --branch={branch} is given"
+    return " or ".join([cure, *(f"predict with --branch={other}" for other in others)])
