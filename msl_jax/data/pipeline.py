@@ -65,7 +65,7 @@ class Stream:
 
     @functools.cached_property
     def slices(self) -> np.ndarray:
-        """int (slices of all cases, 2): index of the case, index in the volume."""
+        """Int (slices of all cases, 2): index of the case, index in the volume."""
         return np.array([(c, z) for c, case in enumerate(self.cases) for z in range(case.shape[0])])
 
     @functools.cached_property

@@ -75,7 +75,7 @@ class Preparation:
 
     def collapsed(self, statistics: Statistics) -> np.ndarray:
         """Bool (channels,): where the normalisation would leave almost no contrast, so another range is used."""
-        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
+        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self))
 
     def class_of_value(self) -> np.ndarray:
         """int32 (256,): value in a case's label map -> class; UNLABELED is kept."""
