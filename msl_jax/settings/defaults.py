@@ -62,7 +62,13 @@ def defaults() -> ConfigDict:
             dtype="float32",
             remat=False,  # less memory, more time
         ),
-        optimizer=dict(learning_rate=2e-3, warmup_steps=0),
+        optimizer=dict(
+            learning_rate=2e-3,
+            warmup_steps=0,
+            schedule="cosine",  # or polynomial, as nnU-Net (msl_jax/settings/optimizer.py)
+            weight_decay=0.0,  # decoupled, of kernels only
+            clip_norm=0.0,  # largest norm of the gradient; 0 for no limit
+        ),
         train=dict(
             steps=20_000,
             strong_batch=4,

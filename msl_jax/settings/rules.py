@@ -17,6 +17,7 @@ from msl_jax.data.protocols import PROTOCOLS
 from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
 from msl_jax.models.dual_branch import NETWORKS
+from msl_jax.settings.optimizer import SCHEDULES
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
@@ -142,6 +143,9 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
     ("model.dtype", one_of(DTYPES)),
     ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give a finite number above 0")),
+    ("optimizer.schedule", one_of(SCHEDULES)),
+    ("optimizer.weight_decay", STRENGTH),
+    ("optimizer.clip_norm", STRENGTH),
     ("train.steps", at_least(1)),
     ("train.strong_batch", at_least(1)),
     ("train.weak_batch", at_least(1)),

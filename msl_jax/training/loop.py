@@ -18,11 +18,12 @@ from msl_jax.methods.table import Method
 from msl_jax.models.initial import initializer
 from msl_jax.runs import checkpoints, journal
 from msl_jax.settings.objects import model_of, preparation_of
+from msl_jax.settings.optimizer import make_optimizer, make_schedule
 from msl_jax.system import signals
 from msl_jax.training import transfer
 from msl_jax.training.batches import batches
 from msl_jax.training.recorder import Recorder
-from msl_jax.training.state import TrainState, init_state, make_mesh, make_schedule, state_of
+from msl_jax.training.state import TrainState, init_state, make_mesh, state_of
 from msl_jax.training.step import make_train_step
 
 
@@ -37,11 +38,10 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     config, stages = experiment.config, experiment.method.stages()  # one stage, except for "proposals"
-    mesh, schedule = make_mesh(), make_schedule(config)
-    optimizer = optax.adam(schedule)
+    mesh, optimizer = make_mesh(), make_optimizer(config)
     manager = checkpoints.open_manager(workdir, config.train.keep)
     done, state = _initial_or_restored(config, stages, optimizer, manager, workdir, mesh)
-    recorder = Recorder(experiment, workdir, manager, schedule, done)
+    recorder = Recorder(experiment, workdir, manager, make_schedule(config), done)
     if jax.process_index() == 0:
         if done < recorder.total:  # a run that is extended: its old results no longer apply
             (workdir / "results" / "test.json").unlink(missing_ok=True)

@@ -83,16 +83,6 @@ def state_of(
     )
 
 
-def make_schedule(config: Any) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then cosine decay that reaches 0 after the last step."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
-        peak_value=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        decay_steps=config.train.steps,
-    )
-
-
 def make_mesh() -> Mesh:
     """All devices of all hosts along one axis, "data"."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))

@@ -50,6 +50,9 @@ SETTINGS = [
     ("optimizer.learning_rate", math.inf, ["inf"]),
     ("optimizer.warmup_steps", 4, ["4", "train.steps"]),
     ("optimizer.warmup_steps", -1, ["-1"]),
+    ("optimizer.schedule", "linear", ["linear", "cosine, polynomial"]),
+    ("optimizer.weight_decay", -0.1, ["-0.1", "0 turns it off"]),
+    ("optimizer.clip_norm", math.nan, ["nan", "0 turns it off"]),
 ]
 NEED_DATA = [
     ("method.name", "kl_entropy", ["kl_entropy", "lower_bound", "kl_ent", "upper_bound"]),
