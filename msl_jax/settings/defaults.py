@@ -74,6 +74,7 @@ def defaults() -> ConfigDict:
             strong_batch=4,
             weak_batch=4,
             accumulate=1,  # number of parts of the batch, to save memory
+            average=0.0,  # decay per step of averaged weights, as 0.999, used in evaluation; 0 for none
             report_every=100,
             checkpoint_every=1_000,
             validate_every=1_000,

@@ -26,6 +26,7 @@ MISSING_DEFAULTS = {
     "optimizer.schedule": "cosine",
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 0.0,
+    "train.average": 0.0,
     "eval.protocol": "native",
 }
 """Setting missing from older runs -> the value they were trained with."""

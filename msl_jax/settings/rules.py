@@ -150,6 +150,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("train.strong_batch", at_least(1)),
     ("train.weak_batch", at_least(1)),
     ("train.accumulate", at_least(1)),
+    ("train.average", such_that(lambda decay: 0 <= decay < 1, "give a decay from 0 (no average) to below 1")),
     ("train.report_every", at_least(1)),
     ("train.checkpoint_every", at_least(1)),
     ("train.validate_every", at_least(1)),

@@ -89,6 +89,7 @@ def train_stage(
             key=jax.random.fold_in(jax.random.key(config.seed), index),
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
+            average=config.train.average,
         ),
         in_shardings=(_replicated(mesh), sharded),
         out_shardings=_replicated(mesh),
@@ -154,11 +155,15 @@ def _initial_or_restored(
     def abstract_of(step: int) -> dict[str, Any]:
         stage = (step - 1) // config.train.steps
         variables, previous = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
-        state = jax.eval_shape(lambda *networks: state_of(stages[stage], optimizer, *networks), variables, previous)
+        state = jax.eval_shape(
+            lambda *networks: state_of(stages[stage], optimizer, *networks, averaged=bool(config.train.average)),
+            variables,
+            previous,
+        )
         sharding = _replicated(mesh)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}
 
     step, items = checkpoints.restore_newest(manager, abstract_of)
     checkpoints.set_aside(manager, step)
-    return step, TrainState(**items["network"], **items["training"])
+    return step, TrainState.of(**items)

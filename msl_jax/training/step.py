@@ -30,6 +30,7 @@ def make_train_step(
     key: jax.Array,
     parts: int = 1,
     class_weights: Sequence[float] = (),
+    average: float = 0.0,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the train step of a method.
 
@@ -44,6 +45,7 @@ def make_train_step(
         the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
         the update differs from that of the whole batch.
       class_weights: weight of every class in a cross-entropy, background first; empty for 1 each.
+      average: decay per step of the state's moving average; 0 for a state without one.
 
     Returns:
       A pure function (state, batch) -> state, to be jitted. If the loss or its gradient is not finite, only the step
@@ -138,9 +140,12 @@ def make_train_step(
             opt_state=opt_state,
             sums=jax.tree.map(jnp.add, state.sums, {"steps": jnp.ones((), jnp.float32), **values}),
             guide=state.guide,
+            average=state.average,
         )
         if method.ema_decay is not None:
             new = dataclasses.replace(new, guide=_moving_average(state.guide, new, method.ema_decay))
+        if average:
+            new = dataclasses.replace(new, average=_moving_average(state.average, new, average))
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         return dataclasses.replace(kept, step=new.step)
@@ -181,10 +186,10 @@ def _within(sets_by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) ->
     return {branch: tuple(name for name in own if name in sets) for branch, own in sets_by_branch.items()}
 
 
-def _moving_average(guide: Any, state: TrainState, ema_decay: float) -> Any:
-    """The guide's variables after a step: the mean of the networks of the first steps, then a moving average."""
+def _moving_average(variables: Any, state: TrainState, ema_decay: float) -> Any:
+    """Averaged variables after a step: the mean of the networks of the first steps, then a moving average."""
     decay = jnp.minimum(1 - 1 / state.step.astype(jnp.float32), ema_decay)
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, guide, state.network())
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, variables, state.trained())
 
 
 def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:

@@ -33,6 +33,7 @@ SETTINGS = [
     ("train.checkpoint_every", 0, ["at least 1"]),
     ("train.validate_every", 0, ["at least 1"]),
     ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
+    ("train.average", 1.0, ["1.0", "below 1"]),
     ("train.keep", 0, ["at least 1"]),
     ("eval.batch", 0, ["at least 1"]),
     ("eval.checkpoint", "newest", ["newest", "last", "best"]),
