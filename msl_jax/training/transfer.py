@@ -71,7 +71,7 @@ def load(config: ConfigDict, branches: tuple[str, ...]) -> Arrays:
 
 def insert(loaded: Arrays, variables: Variables) -> Variables:
     """A model's variables with the loaded arrays in place of its own."""
-    return unflatten_dict({**flatten_dict(variables), **loaded})
+    return unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **loaded})
 
 
 def _source(config: ConfigDict) -> tuple[epath.Path, list[str]]:
