@@ -60,6 +60,7 @@ def defaults() -> ConfigDict:
             depth=5,
             dropout=config_dict.placeholder(float),  # at the coarsest level; default: the method's or network's
             dtype="float32",
+            deep_supervision=False,  # logits and losses also at all coarser levels but two, as nnU-Net
             remat=False,  # less memory, more time
         ),
         optimizer=dict(

@@ -23,6 +23,7 @@ MISSING_DEFAULTS = {
     "method.dice": None,
     "model.name": "unet",
     "model.norm": "batch",
+    "model.deep_supervision": False,
     "optimizer.schedule": "cosine",
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 0.0,

@@ -179,6 +179,15 @@ def _batch_norm_is_used(config: ConfigDict) -> str:
     return f"does not apply to model.norm={config.model.norm}; leave it out" if unused else ""
 
 
+def _has_coarser_logits(config: ConfigDict) -> str:
+    name, depth = config.model.name, config.model.depth
+    if not config.model.deep_supervision:
+        return ""
+    if not NETWORKS[name].deep_supervision:
+        return f"is True; model.name={name} has logits of one level, leave it out"
+    return "" if depth >= 4 else f"is True; with model.depth={depth} only one level has logits, give 4 or more"
+
+
 def _split_sizes(config: ConfigDict) -> str:
     def is_valid(row: Any) -> bool:
         return (
@@ -213,6 +222,7 @@ CROSS_RULES: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
     ("data.size", _size_fits),
     ("data.split_sizes", _split_sizes),
     ("model.norm", _norm_fits),
+    ("model.deep_supervision", _has_coarser_logits),
     ("method.batch_norm", _batch_norm_is_used),
     ("optimizer.warmup_steps", _warmup_ends),
     ("train.validate_every", _validated_steps_have_checkpoints),

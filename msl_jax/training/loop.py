@@ -78,11 +78,11 @@ def train_stage(
       InputError: training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config = experiment.config
+    config, model = experiment.config, model_of(experiment.config)
     sharded = NamedSharding(mesh, PartitionSpec("data"))
     step_fn = jax.jit(
         make_train_step(
-            apply_fn=model_of(config).apply,
+            apply_fn=model.apply,
             optimizer=optimizer,
             method=method,
             devices=mesh.size,
@@ -90,6 +90,7 @@ def train_stage(
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
             average=config.train.average,
+            levels=model.levels,
         ),
         in_shardings=(_replicated(mesh), sharded),
         out_shardings=_replicated(mesh),
@@ -156,7 +157,7 @@ def _initial_or_restored(
         stage = (step - 1) // config.train.steps
         variables, previous = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
         state = jax.eval_shape(
-            lambda *networks: state_of(stages[stage], optimizer, *networks, averaged=bool(config.train.average)),
+            lambda own, previous: state_of(stages[stage], optimizer, own, previous, bool(config.train.average)),
             variables,
             previous,
         )
