@@ -25,6 +25,11 @@ MISSING_DEFAULTS = {
     "method.dice": None,
     "model.name": "unet",
     "model.norm": "batch",
+    "model.deep_supervision": False,
+    "optimizer.schedule": "cosine",
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "train.average": 0.0,
     "eval.protocol": "native",
 }
 """Setting missing from older runs -> the value they were trained with."""

@@ -18,6 +18,7 @@ from msl_jax.data.protocols import PROTOCOLS
 from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
 from msl_jax.models.dual_branch import NETWORKS
+from msl_jax.settings.optimizer import SCHEDULES
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
@@ -163,10 +164,14 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
     ("model.dtype", one_of(DTYPES)),
     ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give a finite number above 0")),
+    ("optimizer.schedule", one_of(SCHEDULES)),
+    ("optimizer.weight_decay", STRENGTH),
+    ("optimizer.clip_norm", STRENGTH),
     ("train.steps", at_least(1)),
     ("train.strong_batch", at_least(1)),
     ("train.weak_batch", at_least(1)),
     ("train.accumulate", at_least(1)),
+    ("train.average", such_that(lambda decay: 0 <= decay < 1, "give a decay from 0 (no average) to below 1")),
     ("train.report_every", at_least(1)),
     ("train.checkpoint_every", at_least(1)),
     ("train.validate_every", at_least(1)),
@@ -194,6 +199,15 @@ def _norm_fits(config: ConfigDict) -> str:
 def _batch_norm_is_used(config: ConfigDict) -> str:
     unused = config.method.batch_norm is not None and config.model.norm != "batch"
     return f"does not apply to model.norm={config.model.norm}; leave it out" if unused else ""
+
+
+def _has_coarser_logits(config: ConfigDict) -> str:
+    name, depth = config.model.name, config.model.depth
+    if not config.model.deep_supervision:
+        return ""
+    if not NETWORKS[name].deep_supervision:
+        return f"is True; model.name={name} has logits of one level, leave it out"
+    return "" if depth >= 4 else f"is True; with model.depth={depth} only one level has logits, give 4 or more"
 
 
 def _split_sizes(config: ConfigDict) -> str:
@@ -230,6 +244,7 @@ CROSS_RULES: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
     ("data.size", _size_fits),
     ("data.split_sizes", _split_sizes),
     ("model.norm", _norm_fits),
+    ("model.deep_supervision", _has_coarser_logits),
     ("method.batch_norm", _batch_norm_is_used),
     ("optimizer.warmup_steps", _warmup_ends),
     ("train.validate_every", _validated_steps_have_checkpoints),
