@@ -39,7 +39,18 @@ def defaults() -> ConfigDict:
             percentiles=(1.0, 99.0),
             window=(-160.0, 240.0),
             batches_ahead=4,  # prefetched batches; more need more memory
-            augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
+            augment=dict(  # strengths, 0 for none (msl_jax/training/augmentation.py)
+                flip=True,
+                rotation=30.0,
+                zoom=0.2,
+                elastic=0.0,
+                noise=0.1,
+                blur=1.0,
+                low_resolution=0.5,
+                brightness=0.25,
+                contrast=0.25,
+                gamma=0.5,
+            ),
         ),
         method=dict(
             name="kl_ent",

@@ -123,6 +123,7 @@ _is_size = _is_one_or_pair(lambda side: isinstance(side, int) and side >= 1)
 _is_spacing = _is_one_or_pair(lambda size: 0 < size < math.inf)
 INCREASING_PAIR = such_that(_is_increasing_pair, "give two numbers, the smaller one first")
 STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give a finite number, at least 0 (0 turns it off)")
+BELOW_ONE = such_that(lambda value: 0 <= value < 1, "give a number from 0 to below 1 (0 turns it off)")
 SEED = between(0, 2**32 - 1)
 RULES: tuple[tuple[str, Check], ...] = (
     ("seed", SEED),
@@ -154,10 +155,8 @@ RULES: tuple[tuple[str, Check], ...] = (
     ),
     ("data.window", INCREASING_PAIR),
     ("data.batches_ahead", at_least(1)),
-    ("data.augment.rotation", STRENGTH),
-    ("data.augment.zoom", STRENGTH),
-    ("data.augment.gamma", STRENGTH),
-    ("data.augment.contrast", STRENGTH),
+    *((f"data.augment.{name}", STRENGTH) for name in ("rotation", "zoom", "elastic", "noise", "blur", "gamma")),
+    *((f"data.augment.{name}", BELOW_ONE) for name in ("low_resolution", "brightness", "contrast")),
     ("model.name", one_of(NETWORKS)),
     ("model.width", at_least(1)),
     ("model.depth", at_least(1)),

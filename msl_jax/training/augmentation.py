@@ -26,6 +26,8 @@ import numpy as np
 
 from msl_jax.labels import UNLABELED
 
+Patches = Mapping[str, Mapping[str, jax.Array]]
+"""Set of images -> "image" or name of a label map -> array (n, y, x, ...)."""
 NNUNET: Mapping[str, Any] = dict(
     flip=True,
     rotation=180.0,
@@ -348,3 +350,31 @@ def change_intensity(
             chosen &= random.bernoulli(image_key, transform.probability)
             image = jnp.where(chosen, transform.function(image, function_key, strength), image)
     return image
+
+
+def make_augment(
+    strengths: Mapping[str, Any], size: tuple[int, int], fill_values: Mapping[str, int]
+) -> Callable[[Patches, jax.Array], Patches]:
+    """Makes the augmentation of a batch, as the train step runs it.
+
+    Args:
+      strengths: as in `augment`.
+      size: (y, x) of the result.
+      fill_values: as in `augment`.
+
+    Returns:
+      (batch, PRNG key) -> batch. The given batch has images of any float type and label maps of any integer type, as
+      the pipeline makes them; the returned one has float32 images (n, y, x, channels) and int32 label maps (n, y, x).
+    """
+
+    def augment_batch(batch, key):
+        augmented = {}
+        for number, (image_set, arrays) in enumerate(batch.items()):
+            images = arrays["image"].astype(jnp.float32)
+            label_maps = {name: array.astype(jnp.int32) for name, array in arrays.items() if name != "image"}
+            keys = random.split(random.fold_in(key, number), len(images))
+            images, label_maps = augment(images, label_maps, keys, strengths, size=size, fill_values=fill_values)
+            augmented[image_set] = {"image": images, **label_maps}
+        return augmented
+
+    return augment_batch
