@@ -3,7 +3,7 @@
     import msl_jax
     run = msl_jax.train("configs/acdc_cpu.py:strong=3", workdir="runs/a", **{"data.source": "ACDC"})
     run = msl_jax.load("runs/a")
-    labels = run.predict(image)
+    labels = run.predict(image, spacing=(8, 1.4, 1.4))
     msl_jax.evaluate(labels, reference, labels={"LV": 3}, spacing=(8, 1.4, 1.4))
 
 Volumes are NumPy arrays (slice, y, x), with several channels (slice, y, x, channel). Voxel sizes are (slice, y, x),
@@ -22,11 +22,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from msl_jax.data.formats import volumes
+from msl_jax.data.preparation import NATIVE, STRETCH
 from msl_jax.errors import InputError, warn_all
 from msl_jax.evaluation.folders import unlabeled_value
 from msl_jax.evaluation.results import score
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.runs import journal
+from msl_jax.settings.objects import preparation_of
 from msl_jax.settings.parsing import parse_config, with_settings
 from msl_jax.system import machine
 from msl_jax.system.paths import expanded
@@ -99,8 +101,8 @@ class Run:
         Args:
           image: (slice, y, x) or (slice, y, x, channel), intensities as stored, in the orientation of the run's
             training slices.
-          spacing: voxel size along (slice, y, x). It is checked but not used yet: slices are resized to the network's
-            size, whatever their voxel size.
+          spacing: voxel size along (slice, y, x), in the unit of the training images. Slices are resampled to the
+            run's `config.data.spacing`; only if that is "stretch" or "native", it may be left out.
           branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
 
         Returns:
@@ -109,7 +111,10 @@ class Run:
         Raises:
           InputError: an argument is wrong, or a network cannot be read.
         """
-        return self._ensemble.label_map(self.probabilities(image, spacing=spacing, branch=branch))
+        voxels, spacing = self._voxels(image), self._spacing(spacing)
+        with _command_environment():
+            self._ensemble.load(branch)
+            return self._ensemble.label_map(voxels, spacing, self._ensemble.turns_of_slices(), branch)[0]
 
     def probabilities(
         self, image: np.ndarray, *, spacing: Sequence[float] | None = None, branch: str | None = None
@@ -127,12 +132,10 @@ class Run:
         Raises:
           InputError: as `predict`.
         """
-        voxels = self._voxels(image)
-        if spacing is not None:
-            _check_spacing(spacing)
+        voxels, spacing = self._voxels(image), self._spacing(spacing)
         with _command_environment():
             self._ensemble.load(branch)
-            return self._ensemble.probabilities(voxels, self._ensemble.turns_of_slices(), branch)
+            return self._ensemble.probabilities(voxels, spacing, self._ensemble.turns_of_slices(), branch)
 
     def _voxels(self, image: np.ndarray) -> np.ndarray:
         """An image as float32 (slice, y, x, channel); raises InputError if it cannot be segmented."""
@@ -145,6 +148,20 @@ class Run:
                 f"image: has {channels} channels, the run was trained on {expected}; give (slice, y, x, {expected})."
             )
         return volumes.as_voxels(image, "image")
+
+    def _spacing(self, spacing: Sequence[float] | None) -> Sequence[float]:
+        """The checked voxel size, or 1 where no run needs it; raises InputError if it is wrong or missing."""
+        if spacing is None:
+            targets = [preparation_of(config).spacing for config in self._ensemble.configs]
+            needed = next((target for target in targets if target not in (STRETCH, NATIVE)), None)
+            if needed is not None:
+                raise InputError(
+                    f"spacing: is missing, but the run resamples slices to pixels of {needed[0]:g} x {needed[1]:g}; "
+                    "give the voxel size along (slice, y, x)."
+                )
+            return (1.0, 1.0, 1.0)
+        _check_spacing(spacing)
+        return spacing
 
     def _only(self) -> epath.Path:
         """The folder of the only run; raises InputError if there are several."""

@@ -21,13 +21,23 @@ Statistics = Mapping[str, np.ndarray]
 
 
 def measure(image: np.ndarray) -> dict[str, np.ndarray]:
-    """The statistics of a volume, float32 (slice, y, x, channel)."""
-    values = image.reshape(-1, image.shape[-1])
+    """The statistics of a volume, float32 (slice, y, x, channel).
+
+    Besides the volume, it needs memory for one channel and one slice.
+    """
+    mean = image.mean((0, 1, 2), dtype=np.float64)
+    variance = sum(np.square(plane - mean).mean((0, 1)) for plane in image) / len(image)
     return {
-        "quantiles": np.quantile(values, np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32),
-        "mean": values.mean(0, dtype=np.float64).astype(np.float32),
-        "deviation": values.std(0, dtype=np.float64).astype(np.float32),
+        "quantiles": np.stack([_quantiles(channel) for channel in np.moveaxis(image, -1, 0)], -1),
+        "mean": mean.astype(np.float32),
+        "deviation": np.sqrt(variance).astype(np.float32),
     }
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    """QUANTILES equidistant quantiles, float32."""
+    probabilities = np.linspace(0, 1, QUANTILES)
+    return np.quantile(values.flatten(), probabilities, overwrite_input=True).astype(np.float32)
 
 
 def percentiles(statistics: Statistics, percents: Sequence[float]) -> list[Any]:

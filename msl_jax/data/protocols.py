@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 
-from msl_jax.data import transforms
+from msl_jax.data import resampling
 from msl_jax.data.case import Case
 
 Protocol = Callable[[Case, tuple[int, int]], Case]
@@ -16,8 +16,8 @@ def papers(case: Case, size: tuple[int, int]) -> Case:
     The authors evaluated volumes of 256 x 256 PNGs. Their published script omits the last slice of every volume, in
     prediction and reference; here it is included.
     """
-    mask = None if case.mask is None else transforms.resize_labels(case.mask[..., None], size)[..., 0].numpy()
-    image = transforms.resize_image(case.image, size).numpy()
+    mask = None if case.mask is None else resampling.resize_nearest(case.mask, size)
+    image = resampling.resize_image(case.image, size, antialias=False)
     return dataclasses.replace(case, image=image, mask=mask, spacing=(1.0, 1.0, 1.0), units="voxel")
 
 

@@ -20,7 +20,7 @@ three regions, each a subset of the one before:
   branch that is calibrated given its label is 0 (Gupta and Ramdas, Top-label calibration and multiclass-to-binary
   reductions, ICLR 2022). It does not cover missed structure.
 
-Voxels of all cases are pooled: `measure` each case, `total` the sums, `summarise` the total.
+Voxels of all cases are pooled: `measure` each case or part of one, `total` the sums, `summarise` the total.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ REGIONS = ("all", "structure", "predicted")
 
 
 class Sums(NamedTuple):
-    """The sums of `measure`; they add up over cases, field by field.
+    """The sums of `measure`; they add up over cases and slices, field by field.
 
     The rows of an array (3, BINS) are the voxels that are background in reference and prediction, missed structure, and
     voxels labelled as a structure: a region of REGIONS is its row and the rows below. The columns are the bins.
@@ -60,7 +60,7 @@ class Sums(NamedTuple):
 
 
 def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
-    """The sums of one case.
+    """The sums of one case, or of some of its slices, which may have no labelled voxel.
 
     Args:
         probabilities: float32 (..., classes), background first, that sum to 1 in each voxel.
@@ -90,9 +90,9 @@ def measure(probabilities: np.ndarray, classes: np.ndarray) -> Sums:
     )
 
 
-def total(cases: Iterable[Sums]) -> Sums:
-    """The sums of one or more cases together."""
-    return Sums._make(sum(field) for field in zip(*cases, strict=True))
+def total(parts: Iterable[Sums]) -> Sums:
+    """The sums of one or more parts together."""
+    return Sums._make(sum(field) for field in zip(*parts, strict=True))
 
 
 def summarise(sums: Sums) -> dict[str, Any]:
@@ -145,6 +145,8 @@ def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:
             "probabilities must be (..., classes) and the reference's classes (...) of the same voxels, not "
             f"{probabilities.shape} and {classes.shape}"
         )
+    if not classes.size:
+        return
     if not (np.abs(probabilities.sum(-1) - 1).max() < 1e-3 and probabilities.min() >= 0):
         raise ValueError("probabilities must be finite, not negative, and sum to 1 in each voxel")
     low, high, last = classes.min(), classes.max(), probabilities.shape[-1] - 1

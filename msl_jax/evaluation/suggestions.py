@@ -3,7 +3,7 @@
 Disagreement of two networks that learned from different labels is query by committee (Seung et al., COLT 1992).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import pathlib
 
@@ -16,7 +16,7 @@ from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all, warn_all
 from msl_jax.evaluation import metrics
 from msl_jax.inference.images import readable_images, remarks, turn_of
-from msl_jax.inference.segmenter import load_network
+from msl_jax.inference.segmenter import joined, load_network, most_probable
 from msl_jax.pictures import plots
 from msl_jax.runs.config import read_config
 from msl_jax.system import atomic, text
@@ -39,12 +39,14 @@ class Uncertainty:
         with only one branch.
       slice: index of the slice with the largest sum of entropy.
       slice_entropy: entropy / log(classes) of that slice, float (y, x).
+      slice_classes: branch -> the most probable class in that slice, uint8 (y, x).
     """
 
     entropy: float
     disagreement: float | None
     slice: int
     slice_entropy: np.ndarray
+    slice_classes: Mapping[str, np.ndarray]
 
     @property
     def score(self) -> float:
@@ -52,18 +54,22 @@ class Uncertainty:
         return self.entropy if self.disagreement is None else (self.entropy + self.disagreement) / 2
 
 
-def uncertainty(probabilities: Mapping[str, np.ndarray]) -> Uncertainty:
-    """Computes it from the probabilities of a volume: branch -> (slice, y, x, classes), the student last."""
-    labels = [p.argmax(-1) for p in probabilities.values()]
-    *_, last = probabilities.values()
-    entropy = special.entr(last).sum(-1) / np.log(last.shape[-1])
-    structure = np.any([label > 0 for label in labels], axis=0)
+def uncertainty(slabs: Iterable[Mapping[str, np.ndarray]]) -> Uncertainty:
+    """Computes it from the probabilities of consecutive slices: branch -> (n, y, x, classes), the student last."""
+    parts, entropies = [], []
+    for slab in slabs:
+        *_, last = slab.values()
+        parts.append(most_probable(slab))
+        entropies.append(special.entr(last).sum(-1) / np.log(last.shape[-1]))
+    classes, entropy = joined(parts), np.concatenate(entropies)
+    structure = np.any([labels > 0 for labels in classes.values()], axis=0)
     worst = int(entropy.sum((1, 2)).argmax())
     return Uncertainty(
         entropy=float(entropy[structure].mean()) if structure.any() else 1.0,
-        disagreement=None if len(labels) == 1 else _disagreement(*labels),
+        disagreement=None if len(classes) == 1 else _disagreement(*classes.values()),
         slice=worst,
         slice_entropy=entropy[worst],
+        slice_classes={branch: labels[worst] for branch, labels in classes.items()},
     )
 
 
@@ -118,16 +124,16 @@ def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> 
         warn_all(remarks(config, image))
         turn, _ = turn_of(config, image)
         volume = turn.apply(image.voxels)
-        probabilities = segmenter.probabilities(variables, volume)
-        turned = uncertainty(probabilities)
+        spacing = turn.spacing(image.spacing)
+        turned = uncertainty(slab for _, slab in segmenter.slabs(variables, volume, spacing))
         stored = dataclasses.replace(turned, slice=len(volume) - 1 - turned.slice) if turn.flips[0] else turned
         ranked = sorted([*ranked, (name, stored)], key=lambda pair: (-pair[1].score, pair[0]))
         shown[name] = plots.Segmented(
             name=f"{name}, slice {stored.slice + 1}",
             image=volume[turned.slice, ..., 0],
-            predictions={branch: p[turned.slice].argmax(-1) for branch, p in probabilities.items()},
+            predictions=turned.slice_classes,
             entropy=turned.slice_entropy,
-            spacing=turn.spacing(image.spacing),
+            spacing=spacing,
         )
         shown = {first: shown[first] for first, _ in ranked[:SHOWN] if first in shown}
     if ranked:

@@ -96,22 +96,30 @@ def score_test(
         units.add(case.units)
         assert case.mask is not None, "every test case has a mask"
         reference, known = segmenter.preparation.reference(case.mask), case.mask != UNLABELED
-        for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-            if not np.isfinite(probabilities).all():
-                raise InputError(
-                    f"config.optimizer.learning_rate: the {branch}'s probabilities for {case.name} are not finite, "
-                    "training has diverged; train again with a lower rate."
-                )
-            prediction = np.where(known, probabilities.argmax(-1), 0)
-            scores = score(prediction, reference, structures, case.spacing)
+        classes = {branch: np.empty(reference.shape, np.uint8) for branch in segmenter.branches}
+        for slices, slab in segmenter.slabs(variables, case.image, case.spacing):
+            for branch, probabilities in slab.items():
+                _check_finite(probabilities, branch, case.name)
+                classes[branch][slices] = probabilities.argmax(-1)
+                labelled = known[slices]
+                sums[branch].append(calibration.measure(probabilities[labelled], reference[slices][labelled]))
+        for branch, predicted in classes.items():
+            scores = score(np.where(known, predicted, 0), reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
-            sums[branch].append(calibration.measure(probabilities[known], reference[known]))
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
     summary["protocol"] = experiment.config.eval.protocol
     summary["calibration"] = {
-        branch: calibration.summarise(calibration.total(case_sums)) for branch, case_sums in sums.items()
+        branch: calibration.summarise(calibration.total(slab_sums)) for branch, slab_sums in sums.items()
     }
     return summary, rows
+
+
+def _check_finite(probabilities: np.ndarray, branch: str, case: str) -> None:
+    if not np.isfinite(probabilities).all():
+        raise InputError(
+            f"config.optimizer.learning_rate: the {branch}'s probabilities for {case} are not finite, training has "
+            "diverged; train again with a lower rate."
+        )
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any], list[Row]]:
@@ -164,9 +172,7 @@ def _ranked(rows: Sequence[Row], branch: str) -> dict[str, int]:
 
 
 def _overlay(segmenter, variables, case: Case, structures: Mapping[str, int], rank: str):
-    probabilities = segmenter.probabilities(variables, case.image)
-    predictions = {branch: p.argmax(-1) for branch, p in probabilities.items()}
-    foreground = 1 - probabilities[segmenter.branches[-1]][..., 0]
+    predictions, foreground = segmenter.classes_and_foreground(variables, case.image, case.spacing)
     reference = segmenter.preparation.reference(case.mask)
     dice = ", ".join(
         f"{branch} {np.mean([metrics.dice(p == c, reference == c) for c in structures.values()]):.3f}"

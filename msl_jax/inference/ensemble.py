@@ -1,7 +1,8 @@
 """One run, or several of the same structures: probabilities and label maps of volumes in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import pathlib
 
 from etils import epath
 import numpy as np
@@ -9,13 +10,20 @@ import numpy as np
 from msl_jax.data.formats import orientation
 from msl_jax.data.formats.orientation import UNTURNED, Turn
 from msl_jax.errors import InputError
-from msl_jax.inference.segmenter import Segmenter, load_network
+from msl_jax.inference.segmenter import Segmenter, Slab, load_network
 from msl_jax.models.initial import Variables
 from msl_jax.runs.config import read_config
 from msl_jax.settings.objects import directions_of, method_of, preparation_of
+from msl_jax.system import scratch
 
 AGREE = ("layout", "classes", "channels")
 """Keys of config.data that must be equal in all runs of an ensemble."""
+
+
+MeanSlab = tuple[Turn, slice, np.ndarray]
+"""How the volume is turned, some of its slices then, and their probabilities, float32 (n, y, x, classes)."""
+RunSlabs = Iterator[tuple[slice, np.ndarray]]
+"""Slices of the volume as one run turns it, and their probabilities."""
 
 
 class Ensemble:
@@ -71,11 +79,14 @@ class Ensemble:
             return [UNTURNED] * len(self.configs)
         return [orientation.nearest(known[0], directions)[0] for directions in known]
 
-    def probabilities(self, voxels: np.ndarray, turns: Sequence[Turn], branch: str | None = None) -> np.ndarray:
+    def probabilities(
+        self, voxels: np.ndarray, spacing: Sequence[float], turns: Sequence[Turn], branch: str | None = None
+    ) -> np.ndarray:
         """Probabilities on the volume's own grid, the mean over the runs.
 
         Args:
           voxels: float32 (slice, y, x, channel), intensities as stored.
+          spacing: voxel size along (slice, y, x).
           turns: how to reorient the volume, one for each run.
           branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
 
@@ -83,17 +94,53 @@ class Ensemble:
           float32 (slice, y, x, classes), background first.
 
         Raises:
-          InputError: as `load`.
+          InputError: as `load`, or the disk has too little space for those of runs with different orientations.
         """
-        results = []
+        result = np.empty(self._shape(voxels), np.float32)
+        for turn, slices, mean in self._slabs(voxels, spacing, turns, branch):
+            turn.apply(result)[slices] = mean
+        return result
+
+    def label_map(
+        self,
+        voxels: np.ndarray,
+        spacing: Sequence[float],
+        turns: Sequence[Turn],
+        branch: str | None = None,
+        *,
+        scratch_folder: pathlib.Path | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The most probable class in each voxel; arguments and errors as of `probabilities`.
+
+        Returns:
+          uint8 (slice, y, x), the data set's own label values; and the probabilities in a temporary file in
+          `scratch_folder`, or None without a folder.
+        """
+        values = preparation_of(self.configs[0]).value_of_class()
+        labels = np.empty(voxels.shape[:3], np.uint8)
+        kept = None if scratch_folder is None else scratch.array(self._shape(voxels), scratch_folder)
+        for turn, slices, mean in self._slabs(voxels, spacing, turns, branch):
+            turn.apply(labels)[slices] = values[mean.argmax(-1)]
+            if kept is not None:
+                turn.apply(kept)[slices] = mean
+        return labels, kept
+
+    def _shape(self, voxels: np.ndarray) -> tuple[int, ...]:
+        return (*voxels.shape[:3], 1 + len(self.configs[0].data.classes))
+
+    def _slabs(
+        self, voxels: np.ndarray, spacing: Sequence[float], turns: Sequence[Turn], branch: str | None
+    ) -> Iterator[MeanSlab]:
+        """The mean over the runs, slab by slab."""
+        runs = []
+        lengths = set()
         for index, (turn, name) in enumerate(zip(turns, self.branches(branch), strict=True)):
             segmenter, variables = self._network(index, name)
-            results.append(turn.undo(segmenter.probabilities(variables, turn.apply(voxels))[name]))
-        return np.mean(results, axis=0)
-
-    def label_map(self, probabilities: np.ndarray) -> np.ndarray:
-        """uint8 (slice, y, x): the most probable class as the data set's own label value."""
-        return preparation_of(self.configs[0]).value_of_class()[probabilities.argmax(-1)]
+            turned, size = turn.apply(voxels), turn.spacing(spacing)
+            lengths.add(segmenter.slab_length(turned.shape, size))
+            runs.append((turn, _of_branch(name, segmenter.slabs(variables, turned, size))))
+        alike = len(lengths) == 1 and len(set(turns)) == 1
+        return _together(runs) if alike else _one_by_one(runs, self._shape(voxels))
 
     def _network(self, index: int, branch: str) -> tuple[Segmenter, Variables]:
         """A run's network for one branch; the arrays of all branches are loaded together."""
@@ -108,3 +155,25 @@ class Ensemble:
             self._networks[index] = load_network(workdir, config.eval.checkpoint)[:2]
         segmenter, variables = self._networks[index]
         return dataclasses.replace(segmenter, branches=(branch,)), variables
+
+
+def _of_branch(name: str, slabs: Iterator[Slab]) -> RunSlabs:
+    return ((slices, slab[name]) for slices, slab in slabs)
+
+
+def _together(runs: Sequence[tuple[Turn, RunSlabs]]) -> Iterator[MeanSlab]:
+    """The mean of runs that have the same turn and equal slabs."""
+    turn = runs[0][0]
+    for slabs in zip(*(slabs for _, slabs in runs), strict=True):
+        yield turn, slabs[0][0], np.mean([probabilities for _, probabilities in slabs], axis=0)
+
+
+def _one_by_one(runs: Sequence[tuple[Turn, RunSlabs]], shape: Sequence[int]) -> Iterator[MeanSlab]:
+    """The mean of any runs, by way of their sum (slice, y, x, classes) on disk."""
+    total = scratch.array(shape)
+    for turn, slabs in runs:
+        for slices, probabilities in slabs:
+            turn.apply(total)[slices] += probabilities
+    for first in range(len(total)):
+        slices = slice(first, first + 1)
+        yield UNTURNED, slices, np.asarray(total[slices]) / len(runs)

@@ -68,13 +68,15 @@ def predict(
     problems: list[str] = []
     for label_file, image in readable_images(config, targets, problems):
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
+        label_file.parent.mkdir(parents=True, exist_ok=True)
         turns = ensemble.turns(image.directions)
-        probabilities = ensemble.probabilities(image.voxels, turns, branch)
-        label_map = ensemble.label_map(probabilities)
+        label_map, probabilities = ensemble.label_map(
+            image.voxels, image.spacing, turns, branch, scratch_folder=label_file.parent if save_probabilities else None
+        )
         if largest_component:
             label_map = largest_components(label_map)
         volumes.write(label_file, label_map, image)
-        if save_probabilities:
+        if probabilities is not None:
             volumes.write(_probability_file(label_file), probabilities, image)
         turned = turns[0] != orientation.turn_across(config.data.axis)
         notes = [

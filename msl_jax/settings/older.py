@@ -36,6 +36,7 @@ MISSING_DEFAULTS = {
     "optimizer.clip_norm": 0.0,
     "train.average": 0.0,
     "eval.protocol": "native",
+    "eval.mirror": False,
 }
 """Setting missing from older runs -> the value they were trained with."""
 

@@ -186,11 +186,9 @@ def _methods_figure(sweep: pathlib.Path, finished: Sequence[Finished], data: Dat
     predictions, foreground = {}, {}
     for result in finished:
         segmenter, variables, _ = load_network(epath.Path(sweep / result.run.folder), result.results["checkpoint"])
-        probabilities = segmenter.probabilities(variables, case.image)
-        dice = [f"{branch} {100 * result.case_dice(branch)[name]:.1f}" for branch in probabilities]
+        dice = [f"{branch} {100 * result.case_dice(branch)[name]:.1f}" for branch in segmenter.branches]
         row = "\n".join([result.run.method, *dice])
-        predictions[row] = {branch: p.argmax(-1) for branch, p in probabilities.items()}
-        foreground[row] = 1 - probabilities[segmenter.branches[-1]][..., 0]
+        predictions[row], foreground[row] = segmenter.classes_and_foreground(variables, case.image, case.spacing)
     reference = segmenter.preparation.reference(np.asarray(case.mask))
     strong = comparison.strong_text(min((f.run.strong for f in finished if f.run.strong), default=None))
     title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"

@@ -10,10 +10,10 @@ import numpy as np
 
 from msl_jax.evaluation import metrics
 from msl_jax.experiments.experiment import Experiment
-from msl_jax.inference.segmenter import Segmenter
+from msl_jax.inference.segmenter import segmenter_of
 from msl_jax.labels import UNLABELED
 from msl_jax.runs import journal
-from msl_jax.settings.objects import model_of, preparation_of
+from msl_jax.settings.objects import preparation_of
 
 
 def dice_columns(config: ConfigDict, branch: str) -> dict[str, str | None]:
@@ -32,18 +32,17 @@ def make_validator(experiment: Experiment, branches: tuple[str, ...]) -> Callabl
     entries = experiment.entries(experiment.split["validation"])
     structures = experiment.structures(experiment.split["validation"])
     class_of_value = preparation_of(config).class_of_value()
-    segmenter = Segmenter(model_of(config), preparation_of(config), branches, config.eval.batch)
+    segmenter = segmenter_of(config, branches)
 
     def validate(variables: Any, step: int) -> dict[str, float]:
         dice: dict[str, list[list[float]]] = {branch: [] for branch in segmenter.branches}
         predicted: dict[str, set[int]] = {branch: set() for branch in segmenter.branches}
         for case in map(experiment.data.case, entries):
             reference = class_of_value[case.mask]
-            for branch, probabilities in segmenter.probabilities(variables, case.image).items():
-                classes = probabilities.argmax(-1)
-                labels = np.where(reference == UNLABELED, UNLABELED, classes)
-                dice[branch].append([metrics.dice(labels == c, reference == c) for c in structures.values()])
-                predicted[branch].update(np.unique(classes).tolist())
+            for branch, labels in segmenter.classes(variables, case.image, case.spacing).items():
+                known = np.where(reference == UNLABELED, UNLABELED, labels)
+                dice[branch].append([metrics.dice(known == c, reference == c) for c in structures.values()])
+                predicted[branch].update(np.unique(labels).tolist())
         for branch, classes in predicted.items():
             if len(classes) == 1 and jax.process_index() == 0:
                 print(one_class_warning(config, branch, step, *classes), file=sys.stderr, flush=True)

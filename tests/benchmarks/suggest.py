@@ -33,7 +33,8 @@ def measure(workdir: epath.Path) -> dict[str, float]:
         if row["branch"] == segmenter.branches[-1]
     }
     entries = [entry for entry in data.entries if entry.name in dice]
-    uncertainties = [uncertainty(segmenter.probabilities(variables, data.case(entry).image)) for entry in entries]
+    cases = (data.case(entry) for entry in entries)
+    uncertainties = [uncertainty([segmenter.probabilities(variables, case.image, case.spacing)]) for case in cases]
     errors = [1 - dice[entry.name] for entry in entries]
     measures = [name for name in ("score", "entropy", "disagreement") if getattr(uncertainties[0], name) is not None]
     return {

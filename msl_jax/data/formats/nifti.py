@@ -13,6 +13,7 @@ from typing import Any
 import zlib
 
 import nibabel as nib
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 import numpy as np
 
@@ -28,7 +29,7 @@ QUATERNION_TOLERANCE = 1e-5
 
 
 def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
-    """The fields of a Volume except its path: voxels (slice, y, x[, channel]) as stored, `file` is nibabel's image.
+    """The fields of a Volume except its path: voxels (slice, y, x[, channel]) as stored, `file` as for `save`.
 
     Raises:
       InputError: the file is damaged, contradicts itself or is not a volume of plain numbers.
@@ -47,7 +48,7 @@ def parse(path: pathlib.Path, contents: bytes) -> dict[str, Any]:
         "units": units,
         "affine": affine,
         "oriented": _is_coded(image.header),
-        "file": image,
+        "file": _without_voxels(image),
         "remarks": remarks,
     }
 
@@ -93,9 +94,16 @@ def _image(path: pathlib.Path, contents: bytes) -> nib.Nifti1Image:
             f"{path}: its header declares {declared} bytes, but the file has {len(decompressed)}; download it again."
         )
     try:
-        return kind.from_bytes(header.binaryblock + decompressed[header.sizeof_hdr :])
+        extensions = decompressed[header.sizeof_hdr : header.get_data_offset()]
+        header = kind.header_class.from_fileobj(io.BytesIO(header.binaryblock + extensions))
+        return kind(ArrayProxy(io.BytesIO(decompressed), header), header.get_best_affine(), header)
     except Exception as error:  # nibabel raises a dozen kinds for a bad header
         raise InputError(f"{path}: is not a readable NIfTI file ({error}); export it again.") from error
+
+
+def _without_voxels(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """One voxel with the header and affine of the image, which keeps the whole file in memory."""
+    return type(image)(np.zeros((1, 1, 1), np.uint8), image.affine, image.header)
 
 
 def _read_header(path: pathlib.Path, kind: type[nib.Nifti1Header], block: bytes) -> tuple[nib.Nifti1Header, int]:

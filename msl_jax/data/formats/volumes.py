@@ -161,6 +161,8 @@ def read_image(path: os.PathLike) -> Volume:
 def read_channels(files: Sequence[os.PathLike]) -> Volume:
     """Reads an image from one file, or concatenates the channels of several files on the grid of the first."""
     first, *others = map(read_image, files)
+    if not others:
+        return first
     others = [on_grid_of(first, other) for other in others]
     voxels = np.concatenate([image.voxels for image in (first, *others)], axis=-1)
     return dataclasses.replace(first, voxels=voxels, remarks=sum((image.remarks for image in (first, *others)), ()))
@@ -190,7 +192,7 @@ def as_voxels(array: np.ndarray, name: object) -> np.ndarray:
       InputError: begins with `name`; a value is NaN, infinite or above MAX_INTENSITY, or a channel is constant.
     """
     with np.errstate(over="ignore"):
-        voxels = array.astype(np.float32)
+        voxels = array.astype(np.float32, copy=False)
     voxels = voxels if voxels.ndim == 4 else voxels[..., None]
     if not np.isfinite(voxels).all():
         raise InputError(f"{name}: the image contains NaN or infinite values; repair it or remove it.")
