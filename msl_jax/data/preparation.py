@@ -41,7 +41,7 @@ class Preparation:
         """(y, x) of a resampled slice, from the (y, x) of its pixels and of their size."""
         if self.spacing == STRETCH:
             return self.size
-        target = spacing if self.spacing == NATIVE else self.spacing
+        target = spacing if isinstance(self.spacing, str) else self.spacing
         y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True))
         return y, x
 
