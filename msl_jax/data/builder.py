@@ -21,7 +21,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from msl_jax.data import case as case_lib
-from msl_jax.data import intensity
 from msl_jax.data.case import Case, Reader, Source
 from msl_jax.data.formats import geometry, itk, nifti, orientation, slicer, volumes
 from msl_jax.data.readers import READERS, layouts
@@ -161,10 +160,6 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                     "image": plane(np.float32, None),
                     "mask": plane(np.uint8),
                     "annotation": plane(np.uint8),
-                    "statistics": {
-                        name: tfds.features.Tensor(shape=shape, dtype=np.float32)
-                        for name, shape in intensity.SHAPES.items()
-                    },
                 }
             ),
             disable_shuffling=True,
@@ -268,7 +263,6 @@ def _tuple(value: Any) -> Any:
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
-    statistics = intensity.measure(case.image)
     unlabelled = np.full(case.image.shape[:-1], UNLABELED, np.uint8)
     for image, mask, annotation in zip(
         case.image,
@@ -276,12 +270,12 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
         unlabelled if case.annotation is None else case.annotation,
         strict=True,
     ):
-        yield {"image": image, "mask": mask, "annotation": annotation, "statistics": statistics}
+        yield {"image": image, "mask": mask, "annotation": annotation}
 
 
 def _code(layout: str) -> list[bytes]:
     """The source code that determines the contents of a build."""
-    shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
+    shared = (sys.modules[__name__], case_lib, geometry, itk, layouts, nifti, orientation, slicer, volumes)
     return [*map(code_of, shared), source_code(READERS[layout].read)]
 
 

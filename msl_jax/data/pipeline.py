@@ -65,11 +65,11 @@ class Stream:
 
     @functools.cached_property
     def slices(self) -> np.ndarray:
-        """int (slices of all cases, 2): index of the case, index in the volume."""
+        """Int (slices of all cases, 2): index of the case, index in the volume."""
         return np.array([(c, z) for c, case in enumerate(self.cases) for z in range(case.shape[0])])
 
     @functools.cached_property
-    def slices_of_class(self) -> list[np.ndarray]:
+    def slices_of_class(self) -> list[tuple[int, np.ndarray]]:
         """For each structure that is labelled somewhere, its class and the rows of `slices` with a labelled pixel."""
         present = np.concatenate([case.classes[GUIDES[self.name]] for case in self.cases])
         return [(c, np.flatnonzero(present[:, c])) for c in range(1, present.shape[1]) if present[:, c].any()]
@@ -106,6 +106,7 @@ class Stream:
         return {key: np.stack([patch[key] for patch in cut]) for key in cut[0]}
 
     def _cut(self, draw: Draw) -> dict[str, np.ndarray]:
+        """A patch, filled up with 0 and FILL_VALUES outside the slice."""
         pixels = self.cases[draw.case].slice(draw.slice)
         inside, target = [], []
         for start, patch, n in zip(draw.start, self.source_size, pixels.shape, strict=True):
@@ -113,10 +114,12 @@ class Stream:
             inside.append(slice(first, last))
             target.append(slice(first - start, last - start))
         pixels = pixels[*inside]
-        patches = {"image": np.zeros((*self.source_size, pixels["image"].shape[-1]), np.float16)}
-        patches |= {name: np.full(self.source_size, FILL_VALUES[name], np.uint8) for name in MAPS[self.name]}
-        for name, patch in patches.items():
-            patch[*target] = pixels[name]
+        patches: dict[str, np.ndarray] = {
+            "image": np.zeros((*self.source_size, pixels["image"].shape[-1]), np.float16),
+            **{name: np.full(self.source_size, FILL_VALUES[name], np.uint8) for name in MAPS[self.name]},
+        }
+        for name, array in patches.items():
+            array[*target] = pixels[name]
         return patches
 
 

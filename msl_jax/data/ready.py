@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from msl_jax.data import annotator as annotator_lib
-from msl_jax.data import builder, intensity, preparation as preparation_lib, resampling, weak_labels
+from msl_jax.data import builder, intensity, resampling, weak_labels
+from msl_jax.data import preparation as preparation_lib
 from msl_jax.data.annotator import Annotator
 from msl_jax.data.builder import Dataset, Entry
 from msl_jax.data.case import Case

@@ -33,6 +33,7 @@ SETTINGS = [
     ("train.checkpoint_every", 0, ["at least 1"]),
     ("train.validate_every", 0, ["at least 1"]),
     ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
+    ("train.average", 1.0, ["1.0", "below 1"]),
     ("train.keep", 0, ["at least 1"]),
     ("eval.batch", 0, ["at least 1"]),
     ("eval.checkpoint", "newest", ["newest", "last", "best"]),
@@ -50,6 +51,9 @@ SETTINGS = [
     ("optimizer.learning_rate", math.inf, ["inf"]),
     ("optimizer.warmup_steps", 4, ["4", "train.steps"]),
     ("optimizer.warmup_steps", -1, ["-1"]),
+    ("optimizer.schedule", "linear", ["linear", "cosine, polynomial"]),
+    ("optimizer.weight_decay", -0.1, ["-0.1", "0 turns it off"]),
+    ("optimizer.clip_norm", math.nan, ["nan", "0 turns it off"]),
 ]
 NEED_DATA = [
     ("method.name", "kl_entropy", ["kl_entropy", "lower_bound", "kl_ent", "upper_bound"]),

@@ -54,6 +54,7 @@ class Run:
                 method=experiment.method,
                 devices=devices,
                 key=jax.random.key(experiment.config.seed),
+                average=experiment.config.train.average,
             ),
             in_shardings=(self.replicated, self.sharded),
             out_shardings=self.replicated,
@@ -90,7 +91,8 @@ def runs():
     made = {}
 
     def get(experiment, devices=4, optimizer=None):
-        key = (repr(model_of(experiment.config)), repr(experiment.method), devices, optimizer is None)
+        settings = repr(model_of(experiment.config)), repr(experiment.method), experiment.config.train.average
+        key = (*settings, devices, optimizer is None)
         if key not in made:
             made[key] = Run(experiment, devices, optimizer)
         return made[key]
@@ -247,7 +249,22 @@ def test_bfloat16_leaves_losses_and_parameters_float32(tiny_config, runs):
         assert float(value) == pytest.approx(float(expected.sums[name]), rel=0.05, abs=0.01)
 
 
-# Guides
+# Averages and guides
+
+
+def test_the_average_of_three_steps_by_hand(tiny_config, runs):
+    """With decay 0.6: the first network, the mean of two, then 0.6 of that mean and 0.4 of the third."""
+    config = tiny_config()
+    config.train.average = 0.6
+    experiment = open_experiment(config)
+    run = runs(experiment)
+    states = [run.start]
+    for seed in range(3):
+        states.append(run.step(states[-1], synthetic(experiment, seed)))
+    one, two, three = (state.trained() for state in states[1:])
+    assert unequal(one, two) == unequal(two, three) == paths(three)
+    expected = jax.tree.map(lambda a, b, c: 0.6 * (a + b) / 2 + 0.4 * c, one, two, three)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), states[3].network(), expected)
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])

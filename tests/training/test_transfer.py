@@ -98,6 +98,12 @@ def test_an_average_starts_as_the_network(opened, source):
     assert not unequal(state.guide, state.network())
 
 
+def test_a_network_without_running_statistics_starts_from_another(opened, source):
+    folder, network = source(model__norm="instance")
+    state = started(opened("seed=1", model__norm="instance", init_from=str(folder)))
+    assert network["batch_stats"] == {} and not unequal(state.network(), network)
+
+
 # The loop
 
 
