@@ -214,6 +214,17 @@ def test_training_resumes_a_run(trained):
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
+def test_a_run_predicts_with_the_branch_that_was_better_in_validation(trained, image):
+    _, folder, run, _ = trained
+    chosen = json.loads((folder / "selection.json").read_text())
+    dice = chosen["validation_dice"]
+    assert chosen["step"] == 4 and list(dice) == ["teacher", "student"]
+    assert dice[chosen["branch"]] == max(dice.values())
+    assert run.results["largest_component"] == chosen["largest_component"]
+    default, same = (run.probabilities(image, spacing=SPACING, branch=branch) for branch in (None, chosen["branch"]))
+    np.testing.assert_array_equal(default, same)
+
+
 def test_a_run_returns_the_content_of_its_files(trained):
     _, folder, run, _ = trained
     assert run.workdirs == (epath.Path(folder),) and repr(run) == f"msl_jax.load({str(folder)!r})"

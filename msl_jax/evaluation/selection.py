@@ -78,20 +78,19 @@ def validate(
     Returns:
       Branch -> structure -> scores.
     """
-    rows: dict[str, list[list[list[float]]]] = {}
+    scored: dict[str, list[list[Scores]]] = {}
     for reference, predictions in cases:
-        known = reference != UNLABELED
         for branch, prediction in predictions.items():
-            maps = (prediction, largest_components(prediction))
-            rows.setdefault(branch, []).append(
+            largest = largest_components(prediction)
+            scored.setdefault(branch, []).append(
                 [
-                    [*(metrics.dice((labels == c) & known, reference == c) for labels in maps), c in prediction]
+                    Scores(_dice(prediction, reference, c), _dice(largest, reference, c), c in prediction)
                     for c in structures.values()
                 ]
             )
     return {
         branch: {name: Scores(*means) for name, means in zip(structures, np.mean(of_cases, axis=0), strict=True)}
-        for branch, of_cases in rows.items()
+        for branch, of_cases in scored.items()
     }
 
 
@@ -125,6 +124,10 @@ def shortcomings(config: ConfigDict, selection: Selection, validation: Validatio
         else:
             continue
         yield f"The {branch} of step {selection.step} {problem}; {_cure(config, branch, used, others)}."
+
+
+def _dice(labels: np.ndarray, reference: np.ndarray, c: int) -> float:
+    return metrics.dice((labels == c) & (reference != UNLABELED), reference == c)
 
 
 def _cure(config: ConfigDict, branch: str, used: str, others: list[str]) -> str:

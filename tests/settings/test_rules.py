@@ -37,6 +37,7 @@ SETTINGS = [
     ("train.keep", 0, ["at least 1"]),
     ("eval.batch", 0, ["at least 1"]),
     ("eval.checkpoint", "newest", ["newest", "last", "best"]),
+    ("eval.postprocess", "biggest", ["biggest", "auto, none, largest"]),
     ("seed", -1, ["-1", "from 0 to 4294967295"]),
     ("seed", 2**32, ["4294967296", "from 0 to 4294967295"]),
     ("data.split_seed", -1, ["-1", "from 0 to 4294967295"]),

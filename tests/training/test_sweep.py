@@ -73,10 +73,19 @@ def test_a_run_is_done_when_its_results_are_there(claimed):
     config, folder = claimed
     assert not sweep.is_done(folder / "other", config) and not sweep.is_done(folder, config)
     (folder / "results").mkdir()
-    (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last"}))
+    (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last", "postprocess": "auto"}))
     assert sweep.is_done(folder, config)
-    config.eval.checkpoint = "best"
-    assert not sweep.is_done(folder, config), "results of another checkpoint are not those that were asked for"
+    for key, other in (("checkpoint", "best"), ("postprocess", "largest")):
+        changed = sweep.with_settings(config, {f"eval.{key}": other})
+        assert not sweep.is_done(folder, changed), f"results of another {key} are not those that were asked for"
+
+
+def test_results_of_older_versions_have_all_components(claimed):
+    config, folder = claimed
+    (folder / "results").mkdir()
+    (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last"}))
+    assert not sweep.is_done(folder, config)
+    assert sweep.is_done(folder, sweep.with_settings(config, {"eval.postprocess": "none"}))
 
 
 def test_a_folder_with_other_settings_is_refused(claimed):
