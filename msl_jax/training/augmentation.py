@@ -86,8 +86,8 @@ def augment(
         return resample(image, label_maps, coordinates, fill_values)
 
     geometry_keys, intensity_keys = jnp.moveaxis(jax.vmap(random.split)(keys), 1, 0)
-    images, label_maps = jax.vmap(move)(images, dict(label_maps), geometry_keys)
-    return change_intensity(images, intensity_keys, strengths), label_maps
+    images, moved_maps = jax.vmap(move)(images, dict(label_maps), geometry_keys)
+    return change_intensity(images, intensity_keys, strengths), moved_maps
 
 
 def source_size(size: tuple[int, int], strengths: Mapping[str, Any]) -> tuple[int, int]:
@@ -201,7 +201,7 @@ def resample(
         name: label.at[y, x].get(mode="fill", fill_value=fill_values.get(name, UNLABELED), wrap_negative_indices=False)
         for name, label in label_maps.items()
     }
-    return jax.vmap(lambda channel: map_coordinates(channel, coordinates, order=1), -1, -1)(image), labels
+    return jax.vmap(lambda channel: map_coordinates(channel, list(coordinates), order=1), -1, -1)(image), labels
 
 
 def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
