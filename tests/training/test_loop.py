@@ -301,6 +301,16 @@ def test_a_run_with_averaged_weights_resumes_bit_for_bit_and_is_evaluated_with_t
     assert all(float(averaged.rows()[4][column]) == pytest.approx(value, rel=1e-5) for column, value in row.items())
 
 
+def test_a_run_with_every_setting_of_the_recipe_resumes_bit_for_bit(loop):
+    settings = AVERAGED | {"model.depth": 4, "model.deep_supervision": True, "optimizer.schedule": "polynomial"}
+    settings |= {"optimizer.weight_decay": 0.01, "optimizer.clip_norm": 12.0, "method.dice": 1.0}
+    whole = loop("recipe", settings=settings)
+    resumed = broken_off(loop, 3, "recipe_resumed", settings=settings)
+    assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
+    untrained = init_state(whole.experiment.config, whole.experiment.method, optax.adam(1e-3))
+    assert unequal(untrained.params, whole.state.params) == paths(whole.state.params)
+
+
 def test_the_next_stage_is_guided_by_the_average_of_the_first(loop):
     both = loop("averaged_proposals", settings=AVERAGED, **TWO_STAGES)
     first = loop("averaged_first", method="lower_bound", steps=2, settings=AVERAGED)

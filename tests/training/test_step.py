@@ -55,6 +55,7 @@ class Run:
                 devices=devices,
                 key=jax.random.key(experiment.config.seed),
                 average=experiment.config.train.average,
+                levels=model_of(experiment.config).levels,
             ),
             in_shardings=(self.replicated, self.sharded),
             out_shardings=self.replicated,

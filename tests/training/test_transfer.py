@@ -130,7 +130,13 @@ def test_the_first_stage_starts_there_and_resuming_needs_no_source(opened, sourc
 
 @pytest.mark.parametrize(
     ("key", "value", "there"),
-    [("model.norm", "instance", "batch"), ("model.width", 4, 2), ("model.depth", 3, 1), ("data.channels", 2, 1)],
+    [
+        ("model.norm", "instance", "batch"),
+        ("model.width", 4, 2),
+        ("model.depth", 3, 1),
+        ("model.deep_supervision", True, False),
+        ("data.channels", 2, 1),
+    ],
 )
 def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, value, there):
     folder, _ = source()
