@@ -46,8 +46,8 @@ def started(experiment):
     return init_state(experiment.config, first, optax.adam(1e-3), loaded=loaded)
 
 
-def head(branch):
-    return {f"['params']['{branch}']['Conv_0']['{name}']" for name in ("kernel", "bias")}
+def head(branch, level=""):
+    return {f"['params']['{branch}']['Conv_0{level}']['{name}']" for name in ("kernel", "bias")}
 
 
 def of(part, tree):
@@ -75,6 +75,14 @@ def test_heads_of_other_classes_are_initialised(opened, source, capsys, classes)
     assert unequal(state.network(), initial(experiment)) == paths(network) - heads
     assert unequal(state.network(), network) == heads
     assert "randomly initialised: output convolutions (classes there: LV)." in capsys.readouterr().out
+
+
+def test_heads_of_coarser_levels_are_initialised_too(opened, source):
+    deep = {"model__depth": 4, "model__deep_supervision": True}
+    folder, network = source("seed=5,classes=LV", **deep)
+    state = started(opened("seed=1,classes=all", init_from=str(folder), **deep))
+    heads = {path for branch in ("teacher", "student") for level in ("", "_1") for path in head(branch, level)}
+    assert unequal(state.network(), network) == heads
 
 
 def test_a_branch_that_was_not_trained_there_is_initialised(opened, source, capsys):
