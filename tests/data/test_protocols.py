@@ -41,7 +41,7 @@ def test_a_run_is_scored_by_the_protocol_of_the_config(tiny_config, run):
     summary, rows = score_test(experiment, segmenter, variables, turn)
     assert (summary["protocol"], summary["units"], summary["cases"]) == ("papers", "voxel", len(rows) / 2)
     case = case_to_score(experiment, experiment.entries(experiment.split["test"])[0], (32, 32))
-    prediction = segmenter.label_map(segmenter.probabilities(variables, case.image)["student"])
+    prediction = segmenter.label_map(segmenter.probabilities(variables, case.image, case.spacing)["student"])
     scores = score(prediction, np.where(case.mask == 3, 3, 0), {"LV": 3}, (1.0, 1.0, 1.0))
     assert prediction.shape[1:] == (32, 32)
     assert scores == next(r["scores"] for r in rows if (r["case"], r["branch"]) == (case.name, "student"))

@@ -93,7 +93,7 @@ def test_slices_are_cut_across_the_axis_of_the_run(altered, image, tmp_path):
     found = probabilities(image, tmp_path / "out", workdir)
     segmenter, variables, _ = load_network(workdir)
     volume = volumes.read_image(image).voxels
-    expected = segmenter.probabilities(variables, np.moveaxis(volume, 2, 0))["student"]
+    expected = segmenter.probabilities(variables, np.moveaxis(volume, 2, 0), (1.5, 8, 1.5))["student"]
     np.testing.assert_allclose(found, np.moveaxis(expected, 0, 2), atol=1e-6)
 
 
