@@ -76,8 +76,8 @@ def merge(windows: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
         share[place] += weight
     merged = np.zeros((len(windows) // len(places), *shape, classes), np.float32)
     for number, window in enumerate(windows):
-        index, place = divmod(number, len(places))
-        merged[index][places[place]] += weight * window
+        index, of_slice = divmod(number, len(places))
+        merged[index][places[of_slice]] += weight * window
     merged /= share
     return merged
 
