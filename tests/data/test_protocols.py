@@ -59,6 +59,13 @@ def test_a_run_with_other_label_values_predicts_those_of_the_experiment(tiny_con
         load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)
 
 
+def test_a_run_is_scored_with_the_experiments_mirroring(tiny_config, run):
+    config = tiny_config(ARG)
+    assert not load_for(open_experiment(config), run)[0].mirror
+    config.eval.mirror = True
+    assert load_for(open_experiment(config), run)[0].mirror
+
+
 def test_a_run_without_directions_warns_if_the_experiment_has_them(tiny_config, run, recwarn):
     """There is no warning if neither has directions, as with phantoms."""
     experiment = open_experiment(tiny_config(ARG))
