@@ -273,9 +273,9 @@ def test_volumes_of_other_sizes_do_not_compile_more(tiny_config, compiled):
     segmenter = Segmenter(model_of(config), preparation_of(config), BRANCHES, batch=4)
     variables = init_variables(segmenter.model, segmenter.preparation.size, BRANCHES, seed=0)
     volume = np.random.default_rng(0).random((9, 50, 61, 1), np.float32)
-    segmenter.probabilities(variables, volume, (8.0, 4.0, 4.0))
+    segmenter.probabilities(variables, volume, (8, 1.4, 1.4))
     assert compiled
     compiled.clear()
     for other in (volume[:1], volume[:6, :33], volume[:, :, :20]):
-        segmenter.probabilities(variables, other, (8.0, 4.0, 4.0))
+        segmenter.probabilities(variables, other, (8, 1.4, 1.4))
     assert not compiled
