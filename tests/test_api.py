@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -74,13 +75,13 @@ def test_the_command_does_not_replace_the_function_of_its_name():
 
 @pytest.mark.parametrize("branch", [None, "teacher"])
 def test_an_array_is_segmented_as_the_command_segments_the_file(drawn, image, tmp_path, branch):
-    path = save(tmp_path / "a.nii.gz", image)
+    path = save(tmp_path / "a.nii.gz", image, SPACING[::-1])
     (written,) = predict([drawn[0]], path, tmp_path / "out", branch=branch, save_probabilities=True)
     run = msl_jax.load(str(drawn[0]))
     labels = run.predict(image, spacing=SPACING, branch=branch)
     assert labels.dtype == np.uint8 and labels.shape == image.shape
     np.testing.assert_array_equal(labels, volumes.read_labels(written).voxels)
-    probabilities = run.probabilities(image, branch=branch)
+    probabilities = run.probabilities(image, spacing=SPACING, branch=branch)
     assert probabilities.dtype == np.float32 and probabilities.shape == (*image.shape, 2)
     stored = volumes.read_image(tmp_path / "out" / "a_prob.nii.gz").voxels
     np.testing.assert_array_equal(probabilities, stored)
@@ -97,23 +98,24 @@ def test_an_array_has_the_orientation_of_the_training_slices(drawn, image, tmp_p
         (tmp_path / "run" / path.name).symlink_to(path)
     (tmp_path / "run" / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps(config))
-    plain, turned = msl_jax.load(drawn[0]).probabilities(image), msl_jax.load(folder).probabilities(image)
+    plain, turned = (msl_jax.load(path).probabilities(image, spacing=SPACING) for path in (drawn[0], folder))
     np.testing.assert_array_equal(plain, turned)
     affine = np.eye(4)
     affine[:3, :3] = (directions * np.array(SPACING)[:, None])[::-1].T
     nib.save(nib.Nifti1Image(image.T, affine), tmp_path / "a.nii")
     (written,) = predict([folder], tmp_path / "a.nii", tmp_path / "out")
-    np.testing.assert_array_equal(volumes.read_labels(written).voxels, msl_jax.load(folder).predict(image))
+    labels = msl_jax.load(folder).predict(image, spacing=SPACING)
+    np.testing.assert_array_equal(volumes.read_labels(written).voxels, labels)
 
 
 def test_several_runs_give_the_mean_of_their_probabilities(drawn, image):
     each = []
     for folder in drawn:
         segmenter, variables, _ = load_network(folder)
-        each.append(segmenter.probabilities(variables, image[..., None])["student"])
+        each.append(segmenter.probabilities(variables, image[..., None], SPACING)["student"])
     run = msl_jax.load(drawn)
-    np.testing.assert_array_equal(run.probabilities(image), np.mean(each, axis=0))
-    np.testing.assert_array_equal(run.predict(image), 3 * np.mean(each, axis=0).argmax(-1))
+    np.testing.assert_array_equal(run.probabilities(image, spacing=SPACING), np.mean(each, axis=0))
+    np.testing.assert_array_equal(run.predict(image, spacing=SPACING), 3 * np.mean(each, axis=0).argmax(-1))
 
 
 def test_a_network_is_read_once_and_not_before_it_is_used(drawn, image, monkeypatch):
@@ -127,21 +129,23 @@ def test_a_network_is_read_once_and_not_before_it_is_used(drawn, image, monkeypa
     run = msl_jax.load(drawn[0])
     assert run.config.method.name == "kl_ent" and not calls
     for branch in ("student", "teacher", None):
-        run.probabilities(image, branch=branch)
+        run.probabilities(image, spacing=SPACING, branch=branch)
     assert len(calls) == 1
 
 
 def test_a_channel_axis_of_one_and_other_number_types_are_the_same_image(drawn, image):
     run = msl_jax.load(drawn[0])
     whole = image.astype(np.int16)
-    np.testing.assert_array_equal(run.predict(whole), run.predict(whole[..., None].astype(np.float64)))
+    one, other = (run.predict(same, spacing=SPACING) for same in (whole, whole[..., None].astype(np.float64)))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_run_without_a_student_predicts_by_the_teacher(untrained, image):
     run = msl_jax.load(untrained("method=single"))
-    np.testing.assert_array_equal(run.probabilities(image), run.probabilities(image, branch="teacher"))
+    one, other = (run.probabilities(image, spacing=SPACING, branch=branch) for branch in (None, "teacher"))
+    np.testing.assert_array_equal(one, other)
     with pytest.raises(msl_jax.InputError, match=r"^branch: is 'student', but .* trains teacher"):
-        run.predict(image, branch="student")
+        run.predict(image, spacing=SPACING, branch="student")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_a_run_without_a_student_predicts_by_the_teacher(untrained, image):
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_invalid_images_are_refused(drawn, image, change, message):
     with pytest.raises(msl_jax.InputError, match=f"^{message}"):
-        msl_jax.load(drawn[0]).predict(change(image))
+        msl_jax.load(drawn[0]).predict(change(image), spacing=SPACING)
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, -2), (1, 1, np.nan), (1, 1, np.inf), 1.5, "mm"])
@@ -173,9 +177,29 @@ def test_a_wrong_spacing_is_refused(drawn, image, spacing):
         msl_jax.evaluate(CUBE, CUBE, {"A": 1}, spacing)
 
 
+def test_only_runs_that_need_no_spacing_do_without(drawn, image, tmp_path):
+    """A run that stretches its slices, or takes them as they are, ignores the voxel size."""
+    with pytest.raises(msl_jax.InputError, match=r"^spacing: is missing, .* pixels of \d[\d.]* x \d"):
+        msl_jax.load(drawn[0]).predict(image)
+    folders = [with_spacing(drawn[0], tmp_path / spacing, spacing) for spacing in ("stretch", "native")]
+    for run in map(msl_jax.load, folders):
+        np.testing.assert_array_equal(run.predict(image), run.predict(image, spacing=(3, 2, 1)))
+    with pytest.raises(msl_jax.InputError, match=r"^spacing: is missing"):
+        msl_jax.load([folders[0], drawn[0]]).predict(image)
+
+
+def with_spacing(run, folder, spacing):
+    """A copy of a run with another data.spacing."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["spacing"] = spacing
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def test_an_unknown_branch_is_refused(drawn, image):
     with pytest.raises(msl_jax.InputError, match=r"^branch: is 'both', but .* trains teacher and student"):
-        msl_jax.load(drawn).probabilities(image, branch="both")
+        msl_jax.load(drawn).probabilities(image, spacing=SPACING, branch="both")
 
 
 def test_folders_without_a_run_or_with_different_runs_are_refused(drawn, untrained, tmp_path):

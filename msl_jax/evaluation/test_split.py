@@ -38,7 +38,8 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
     """Loads a run's network for an experiment, which may differ from the run's own.
 
     Returns:
-      The segmenter with the experiment's label values, its variables, and how to reorient the experiment's volumes.
+      The segmenter with the experiment's label values and config.eval.mirror, its variables, and how to reorient the
+      experiment's volumes.
 
     Raises:
       InputError: there is no readable network, or it has other structures or channels.
@@ -67,7 +68,8 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
                     "cannot correct."
                 ]
             )
-    return dataclasses.replace(segmenter, preparation=preparation), variables, turn
+    segmenter = dataclasses.replace(segmenter, preparation=preparation, mirror=experiment.config.eval.mirror)
+    return segmenter, variables, turn
 
 
 def case_to_score(experiment: Experiment, entry: Entry, size: tuple[int, int], turn: Turn = UNTURNED) -> Case:

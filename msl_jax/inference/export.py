@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import safetensors.numpy
 
+from msl_jax.data.preparation import NATIVE, STRETCH
 from msl_jax.errors import InputError
 from msl_jax.inference.segmenter import load_network
 from msl_jax.models.initial import Variables
@@ -28,6 +29,16 @@ from msl_jax.system.optional import needed
 
 KEY = "msl_jax"
 """Metadata key of the JSON that `describe` returns."""
+TO_SPACING = "slices are resized to pixels of `spacing` (y, x): linear, half-pixel centres, antialiased"
+RESAMPLING = {
+    NATIVE: "slices keep their pixels",
+    STRETCH: "slices are resized to `size` (y, x), whatever their pixels: linear, half-pixel centres",
+}
+"""Value of data.spacing -> the resampling of slices; TO_SPACING for any other."""
+WINDOWS = (
+    "images are windows of `size`, each half covered by the next; slices smaller than that get 0 around them, half of "
+    "it before, rounded down; probabilities are averaged with Gaussian weights of standard deviation size / 8"
+)
 Function = Callable[[jax.Array], Mapping[str, jax.Array]]
 """Images (batch, y, x, channel) -> branch -> probabilities (batch, y, x, class)."""
 
@@ -35,7 +46,7 @@ Function = Callable[[jax.Array], Mapping[str, jax.Array]]
 def describe(config: ConfigDict, branches: tuple[str, ...], step: int, selected: Selection) -> dict[str, Any]:
     """What a user of the exported network needs to know about the run, for JSON."""
     data = config.data.to_dict()
-    preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "size")
+    preprocessing = ("axis", "directions", "normalization", "percentiles", "window", "spacing", "size")
     return {
         "version": importlib.metadata.version("msl_jax"),
         "step": step,
@@ -46,7 +57,12 @@ def describe(config: ConfigDict, branches: tuple[str, ...], step: int, selected:
         "largest_component": selected.largest_component,
         "classes": {"background": 0, **data["classes"]},
         "channels": data["channels"],
-        "preprocessing": {key: data[key] for key in preprocessing} | {"resize": "linear, half-pixel centres"},
+        "preprocessing": {
+            **{key: data[key] for key in preprocessing},
+            "resampling": RESAMPLING.get(str(data["spacing"]), TO_SPACING),
+            "windows": WINDOWS,
+            "mirror": config.eval.mirror,
+        },
     }
 
 

@@ -7,9 +7,10 @@ from typing import TypeVar
 from ml_collections import ConfigDict
 
 from msl_jax.data.formats import orientation, volumes
+from msl_jax.data.preparation import NATIVE, STRETCH
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError
-from msl_jax.settings.objects import directions_of
+from msl_jax.settings.objects import directions_of, preparation_of
 
 Name = TypeVar("Name")
 
@@ -56,6 +57,13 @@ def remarks(config: ConfigDict, image: volumes.Volume) -> list[str]:
     """Warnings about an image for a run, a sentence each."""
     angle = turn_of(config, image)[1]
     warnings = list(image.remarks)
+    spacing = preparation_of(config).spacing
+    if image.units == "voxel" and spacing not in (STRETCH, NATIVE, (1.0, 1.0)):
+        warnings.append(
+            f"{image.path}: its voxel size is unknown, so it is segmented as if pixels were 1 x 1, but the run "
+            f"resamples slices to {spacing[0]:g} x {spacing[1]:g}; if the result is poor, write the size into its "
+            "header."
+        )
     if config.data.directions is None:
         warnings.append(
             "The orientation of the run's training images is unknown, so images are segmented as stored; check that "

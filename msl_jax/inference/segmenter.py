@@ -123,7 +123,8 @@ class Segmenter:
         patches = windows.split(padded, self.preparation.size)
         outputs = [_averaged(self, variables, batch) for batch in windows.batches(patches, self.batch)]
         fetched: list[dict[str, np.ndarray]] = jax.device_get(outputs)
-        merged = {branch: windows.merge(p[: len(patches)], padded.shape[1:3]) for branch, p in joined(fetched).items()}
+        found = {branch: [window for output in fetched for window in output[branch]] for branch in self.branches}
+        merged = {branch: windows.merge(found[branch][: len(patches)], padded.shape[1:3]) for branch in self.branches}
         return {branch: windows.cut(p, images.shape[1:3]) for branch, p in merged.items()}
 
 

@@ -9,8 +9,6 @@ import math
 
 import numpy as np
 
-from msl_jax.data.resampling import Size
-
 OVERLAP = 0.5
 """Share of a window that the next one covers again, at least; less by at most a pixel, from rounding."""
 DEVIATION = 1 / 8
@@ -29,13 +27,13 @@ def starts(length: int, window: int) -> list[int]:
     return [round(step * last / max(1, steps)) for step in range(steps + 1)]
 
 
-def corners(shape: Sequence[int], size: Size) -> list[tuple[int, int]]:
+def corners(shape: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
     """The first pixels (y, x) of all windows of a slice (y, x), which is at least as large as a window."""
     y, x = map(starts, shape, size)
     return list(itertools.product(y, x))
 
 
-def weights(size: Size) -> np.ndarray:
+def weights(size: Sequence[int]) -> np.ndarray:
     """The weight of a window's pixels, float32 (y, x): a Gaussian about its middle, at most 1.
 
     nnU-Net's is about pixel size // 2. This one is symmetric, and at least exp(-16), so that no pixel has weight 0.
@@ -44,7 +42,7 @@ def weights(size: Size) -> np.ndarray:
     return np.outer(y, x).astype(np.float32)
 
 
-def pad(images: np.ndarray, size: Size) -> np.ndarray:
+def pad(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Pads slices (n, y, x, channel) to at least a window with 0, half of it before, rounded down."""
     missing = [max(0, least - n) for n, least in zip(images.shape[1:3], size, strict=True)]
     return np.pad(images, ((0, 0), *((n // 2, n - n // 2) for n in missing), (0, 0)))
@@ -56,28 +54,32 @@ def cut(padded: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return padded[:, y, x]
 
 
-def split(images: np.ndarray, size: Size) -> np.ndarray:
+def split(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """All windows of slices (n, y, x, channel): (n * windows, *size, channel), those of a slice one after another."""
-    places = corners(images.shape[1:3], size)
-    return np.stack([image[_window(place, size)] for image in images for place in places])
+    places = [_window(corner, size) for corner in corners(images.shape[1:3], size)]
+    return np.stack([image[place] for image in images for place in places])
 
 
-def merge(windows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The weighted mean of the windows that `split` made of slices (n, *shape, ...); a single window as it is."""
-    size = windows.shape[1:3]
-    places = corners(shape, size)
+def merge(windows: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """The weighted mean of the windows (*size, classes) of slices (n, *shape), in the order of `split`.
+
+    Returns:
+      float32 (n, *shape, classes); where a slice is one window, the windows as they are.
+    """
+    *size, classes = windows[0].shape
+    places = [_window(corner, size) for corner in corners(shape, size)]
     if len(places) == 1:
-        return windows
+        return np.stack(windows)
     weight = weights(size)[..., None]
-    of_slices = windows.reshape(-1, len(places), *windows.shape[1:])
-    total = np.zeros((len(of_slices), *shape, windows.shape[-1]), np.float32)
     share = np.zeros((*shape, 1), np.float32)
-    for index, place in enumerate(places):
-        share[_window(place, size)] += weight
-        for merged, of_slice in zip(total, of_slices, strict=True):
-            merged[_window(place, size)] += weight * of_slice[index]
-    total /= share
-    return total
+    for place in places:
+        share[place] += weight
+    merged = np.zeros((len(windows) // len(places), *shape, classes), np.float32)
+    for number, window in enumerate(windows):
+        index, of_slice = divmod(number, len(places))
+        merged[index][places[of_slice]] += weight * window
+    merged /= share
+    return merged
 
 
 def batches(windows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
@@ -87,6 +89,6 @@ def batches(windows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
         yield np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
 
 
-def _window(place: tuple[int, int], size: Size) -> tuple[slice, slice]:
-    y, x = (slice(first, first + n) for first, n in zip(place, size, strict=True))
+def _window(corner: tuple[int, int], size: Sequence[int]) -> tuple[slice, slice]:
+    y, x = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
     return y, x

@@ -1,7 +1,7 @@
 """Augmentation inside the jitted train step: one resampling of image and label maps, then changes of intensity.
 
-Every function works on one image, float32 (y, x, channels), and its label maps, int32 (y, x); `augment` maps over the
-batch. So a result depends only on the image and its key. A strength of 0 adds nothing to the compiled program.
+`augment` and `change_intensity` work on a batch, all other functions on one image, float32 (y, x, channels), and its
+label maps, int32 (y, x). A result depends only on the image and its key. A strength of 0 adds no code to the step.
 
 The changes of intensity, their order and probabilities are those of nnU-Net v2 (Isensee et al., Nature Methods 2021;
 `nnUNetTrainer.get_training_transforms`), as implemented in batchgeneratorsv2. Three things differ. Rotation, zoom and
@@ -81,17 +81,15 @@ def augment(
     """
     assert images.shape[1] >= size[0] and images.shape[2] >= size[1], (images.shape, size)
 
-    def augment_one(image, label_maps, key):
-        geometry_key, intensity_key = random.split(key)
-        if any(strengths[name] for name in ("flip", "rotation", "zoom", "elastic")):
-            geometry = draw_geometry(geometry_key, size, strengths)
-            coordinates = source_coordinates(image.shape[:2], size, **geometry)
-            image, label_maps = resample(image, label_maps, coordinates, fill_values)
-        else:
-            image, label_maps = jax.tree.map(lambda array: central_crop(array, size), (image, label_maps))
-        return change_intensity(image, intensity_key, strengths), label_maps
+    def move(image, label_maps, key):
+        if not any(strengths[name] for name in ("flip", "rotation", "zoom", "elastic")):
+            return jax.tree.map(lambda array: central_crop(array, size), (image, label_maps))
+        coordinates = source_coordinates(image.shape[:2], size, **draw_geometry(key, size, strengths))
+        return resample(image, label_maps, coordinates, fill_values)
 
-    return jax.vmap(augment_one)(images, dict(label_maps), keys)
+    geometry_keys, intensity_keys = jnp.moveaxis(jax.vmap(random.split)(keys), 1, 0)
+    images, moved_maps = jax.vmap(move)(images, dict(label_maps), geometry_keys)
+    return change_intensity(images, intensity_keys, strengths), moved_maps
 
 
 def source_size(size: tuple[int, int], strengths: Mapping[str, Any]) -> tuple[int, int]:
@@ -200,13 +198,12 @@ def resample(
     Returns:
       float32 (y, x, channels) and name -> int32 (y, x).
     """
-
     y, x = jnp.floor(coordinates + 0.5).astype(jnp.int32)
     labels = {
         name: label.at[y, x].get(mode="fill", fill_value=fill_values.get(name, UNLABELED), wrap_negative_indices=False)
         for name, label in label_maps.items()
     }
-    return jax.vmap(lambda channel: map_coordinates(channel, coordinates, order=1), -1, -1)(image), labels
+    return jax.vmap(lambda channel: map_coordinates(channel, list(coordinates), order=1), -1, -1)(image), labels
 
 
 def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
@@ -215,7 +212,7 @@ def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def gaussian_blur(image: jax.Array, deviations: jax.Array, radius: int) -> jax.Array:
-    """Convolves with normalised Gaussians of `deviations` (2, channels) pixels and 2 * radius + 1 taps; edges reflect."""
+    """Convolves with Gaussians of `deviations` (2, channels) pixels, normalised over +-radius pixels; edges reflect."""
     offsets = np.arange(-radius, radius + 1, dtype=np.float32)[:, None]
     for axis in (0, 1):
         taps = jax.nn.softmax(-((offsets / deviations[axis][None]) ** 2) / 2, axis=0)
@@ -226,7 +223,7 @@ def gaussian_blur(image: jax.Array, deviations: jax.Array, radius: int) -> jax.A
 
 
 def scale_about_mean(image: jax.Array, factors: jax.Array) -> jax.Array:
-    """Multiplies differences from a channel's mean by factors (1, 1, channels), within the channel's range of values."""
+    """Multiplies differences from a channel's mean by factors (1, 1, channels), within the channel's range."""
     axes = (0, 1)
     mean, least, most = (reduce(image, axes, keepdims=True) for reduce in (jnp.mean, jnp.min, jnp.max))
     scaled = (image - mean) * factors + mean
@@ -250,7 +247,7 @@ def reduce_resolution(image: jax.Array, scales: jax.Array) -> jax.Array:
 
 
 def _coarse_neighbours(n: int, scale: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For each of n pixels, the pixels that its two neighbours on the coarse grid were taken from; the second's weight."""
+    """For each of n pixels, the sources of its two neighbours on the coarse grid, and the second one's weight."""
     coarse = jnp.maximum(jnp.round(n * scale), 1)
     position = jnp.clip((np.arange(n, dtype=np.float32) + 0.5) * coarse / n - 0.5, 0, coarse - 1)
     lower = jnp.floor(position)
@@ -334,22 +331,37 @@ TRANSFORMS = (
 
 
 def change_intensity(
-    image: jax.Array, key: jax.Array, strengths: Mapping[str, Any], transforms: tuple[Transform, ...] = TRANSFORMS
+    images: jax.Array, keys: jax.Array, strengths: Mapping[str, Any], transforms: tuple[Transform, ...] = TRANSFORMS
 ) -> jax.Array:
-    """Applies each transform whose strength is not 0 with its probability.
+    """Applies each transform whose strength is not 0 with its probability to images (n, y, x, channels).
 
-    Under vmap, both results are computed and one is selected: a branch for each image would keep devices from working
-    on the batch at once. The barrier keeps XLA from computing a transform again for each pixel that a later one reads,
-    which takes 4 times as long on CPU without contrast.
+    If a transform changes any image of the batch, it is computed for all: a branch for each image would keep a device
+    from working on all at once. The branch also stops XLA from fusing one transform into the next, where it would be
+    computed again for each pixel that is read (3 times as slow in all on CPU).
     """
+    channels = images.shape[-1]
+    image_probability, channel_probability = np.array(
+        [(t.probability, t.channel_probability) for t in transforms], np.float32
+    ).T[:, :, None]
+
+    def draw(key):
+        """What an image's transforms change, bool (transforms, channels), and their keys (transforms,)."""
+        choice_key, function_key = random.split(key)
+        uniform = random.uniform(choice_key, (len(transforms), 1 + channels))
+        chosen = (uniform[:, :1] < image_probability) & (uniform[:, 1:] < channel_probability)
+        return chosen, random.split(function_key, len(transforms))
+
+    all_chosen, all_keys = jax.vmap(draw)(keys)
     for number, transform in enumerate(transforms):
         if strength := strengths[transform.strength]:
-            image = jax.lax.optimization_barrier(image)
-            image_key, channel_key, function_key = random.split(random.fold_in(key, number), 3)
-            chosen = random.bernoulli(channel_key, transform.channel_probability, (1, 1, image.shape[-1]))
-            chosen &= random.bernoulli(image_key, transform.probability)
-            image = jnp.where(chosen, transform.function(image, function_key, strength), image)
-    return image
+            chosen = all_chosen[:, number]
+
+            def change(images, chosen=chosen, keys=all_keys[:, number], function=transform.function, strength=strength):
+                changed = jax.vmap(lambda image, key: function(image, key, strength))(images, keys)
+                return jnp.where(chosen[:, None, None], changed, images)
+
+            images = jax.lax.cond(chosen.any(), change, lambda images: images, images)
+    return images
 
 
 def make_augment(

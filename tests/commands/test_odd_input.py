@@ -122,7 +122,7 @@ def test_predictions_of_odd_images_are_those_of_their_voxels(predictions, drawn,
     found = {volumes.stem(path): path for path in predictions.iterdir()}
     assert found.keys() == EXPECTED.keys() | {f"{case}_prob" for case in EXPECTED}
     for case, voxels in EXPECTED.items():
-        probabilities = segmenter.probabilities(variables, voxels[..., None])["student"]
+        probabilities = segmenter.probabilities(variables, voxels[..., None], SIZES[::-1])["student"]
         labels = volumes.read_labels(found[case])
         volumes.check_same_grid(volumes.read_image(data / "images" / found[case].name), labels)
         np.testing.assert_array_equal(labels.voxels, segmenter.label_map(probabilities))

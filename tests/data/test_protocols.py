@@ -41,7 +41,7 @@ def test_a_run_is_scored_by_the_protocol_of_the_config(tiny_config, run):
     summary, rows = score_test(experiment, segmenter, variables, turn)
     assert (summary["protocol"], summary["units"], summary["cases"]) == ("papers", "voxel", len(rows) / 2)
     case = case_to_score(experiment, experiment.entries(experiment.split["test"])[0], (32, 32))
-    prediction = segmenter.label_map(segmenter.probabilities(variables, case.image)["student"])
+    prediction = segmenter.label_map(segmenter.probabilities(variables, case.image, case.spacing)["student"])
     scores = score(prediction, np.where(case.mask == 3, 3, 0), {"LV": 3}, (1.0, 1.0, 1.0))
     assert prediction.shape[1:] == (32, 32)
     assert scores == next(r["scores"] for r in rows if (r["case"], r["branch"]) == (case.name, "student"))
@@ -57,6 +57,13 @@ def test_a_run_with_other_label_values_predicts_those_of_the_experiment(tiny_con
     assert segmenter.preparation.values == (0, 3)
     with pytest.raises(InputError, match=r"has classes \['LV'\], the experiment \['RV', 'MYO', 'LV'\]"):
         load_for(open_experiment(tiny_config(f"{ARG},classes=all")), other)
+
+
+def test_a_run_is_scored_with_the_experiments_mirroring(tiny_config, run):
+    config = tiny_config(ARG)
+    assert not load_for(open_experiment(config), run)[0].mirror
+    config.eval.mirror = True
+    assert load_for(open_experiment(config), run)[0].mirror
 
 
 def test_a_run_without_directions_warns_if_the_experiment_has_them(tiny_config, run, recwarn):

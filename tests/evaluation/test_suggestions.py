@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from files import arrays, save
+from files import SIZES, arrays, save
 from msl_jax.errors import InputError
 from msl_jax.evaluation.suggestions import SHOWN, suggest, unannotated, uncertainty
 from msl_jax.inference.segmenter import load_network
@@ -9,6 +9,9 @@ from processes import table
 
 SURE, TORN = (0.0, 1.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0)
 BACKGROUND, SPREAD = (1.0, 0.0, 0.0, 0.0), (0.25, 0.25, 0.25, 0.25)
+
+SPACING = SIZES[::-1]
+"""Of files that `save` writes."""
 
 
 def volume(*slices):
@@ -21,7 +24,7 @@ def test_entropy_is_that_of_the_student_where_either_branch_finds_structure():
     as background. Its slice is still the most uncertain."""
     student = volume([SURE, BACKGROUND], [TORN, SPREAD])
     teacher = volume([SURE, BACKGROUND], [SURE, BACKGROUND])
-    found = uncertainty({"teacher": teacher, "student": student})
+    found = uncertainty([{"teacher": teacher, "student": student}])
     assert found.entropy == pytest.approx(0.25)
     assert found.slice == 1
     np.testing.assert_allclose(found.slice_entropy, [[0.5, 1.0]])
@@ -30,22 +33,33 @@ def test_entropy_is_that_of_the_student_where_either_branch_finds_structure():
 
 
 def test_of_one_branch_the_score_is_the_entropy():
-    found = uncertainty({"teacher": volume([SURE, SURE, SURE, SPREAD])})
+    found = uncertainty([{"teacher": volume([SURE, SURE, SURE, SPREAD])}])
     assert found.disagreement is None and found.score == found.entropy == 0.0
 
 
 def test_finding_nothing_is_uncertain():
     nothing = volume([BACKGROUND, BACKGROUND])
-    found = uncertainty({"teacher": nothing, "student": nothing})
+    found = uncertainty([{"teacher": nothing, "student": nothing}])
     assert (found.entropy, found.disagreement, found.score) == (1.0, 0.0, 0.5)
-    structure = uncertainty({"teacher": volume([SURE, SURE]), "student": nothing})
+    structure = uncertainty([{"teacher": volume([SURE, SURE]), "student": nothing}])
     assert (structure.entropy, structure.disagreement) == (0.0, 1.0)
 
 
 def test_a_structure_that_no_branch_finds_is_not_agreement():
     two = (0.0, 0.0, 1.0, 0.0)
-    found = uncertainty({"teacher": volume([SURE, two]), "student": volume([SURE, SURE])})
+    found = uncertainty([{"teacher": volume([SURE, two]), "student": volume([SURE, SURE])}])
     assert found.disagreement == pytest.approx((1 / 3 + 1) / 2)
+
+
+def test_slabs_of_a_volume_give_the_uncertainty_of_the_volume():
+    """The worst slice is in the second slab."""
+    student = volume([SURE, BACKGROUND], [TORN, SURE], [TORN, SPREAD])
+    teacher = volume([SURE, BACKGROUND], [SURE, BACKGROUND], [SURE, BACKGROUND])
+    slabs = [{"teacher": teacher[part], "student": student[part]} for part in (slice(0, 1), slice(1, 3))]
+    whole, parts = uncertainty([{"teacher": teacher, "student": student}]), uncertainty(slabs)
+    assert parts.slice == whole.slice == 2 and parts.score == whole.score
+    for branch, expected in (("teacher", [[1, 0]]), ("student", [[0, 0]])):
+        np.testing.assert_array_equal(parts.slice_classes[branch], expected)
 
 
 LAYOUTS = {
@@ -85,7 +99,7 @@ def test_the_case_of_the_highest_score_comes_first(untrained, phantoms, tmp_path
     segmenter, variables, _ = load_network(folder)
     scores = {}
     for name, entry in zip(names, phantoms.entries, strict=False):
-        scores[name] = uncertainty(segmenter.probabilities(variables, phantoms.case(entry).image)).score
+        scores[name] = uncertainty([segmenter.probabilities(variables, phantoms.case(entry).image, SPACING)]).score
     assert [name for name, _ in ranked] == sorted(names, key=scores.get, reverse=True)
     rows = table(tmp_path / "out" / "suggest.csv")
     assert [(row["rank"], row["case"]) for row in rows] == [(str(i), name) for i, (name, _) in enumerate(ranked, 1)]

@@ -7,13 +7,15 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 import jax
 from jax import export as jax_export
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from msl_jax.errors import InputError
-from msl_jax.inference.export import FORMATS, KEY, export
+from msl_jax.inference.export import FORMATS, KEY, describe, export
 from msl_jax.inference.segmenter import load_network
+from msl_jax.runs.config import read_config
 
 IMAGES = np.random.default_rng(0).uniform(size=(3, 32, 32, 1)).astype(np.float32)
 
@@ -44,7 +46,21 @@ def check_described(text):
     metadata = json.loads(text)
     assert metadata["branches"] == ["teacher", "student"] and metadata["method"] == "kl_ent" and metadata["step"] == 1
     assert metadata["classes"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3} and metadata["channels"] == 1
-    assert metadata["preprocessing"]["size"] == 32 and metadata["preprocessing"]["normalization"] == "percentiles"
+    preprocessing = metadata["preprocessing"]
+    assert preprocessing["size"] == 32 and preprocessing["normalization"] == "percentiles"
+    assert len(preprocessing["spacing"]) == 2 and "to pixels of `spacing`" in preprocessing["resampling"]
+    assert preprocessing["windows"].startswith("images are windows of `size`") and preprocessing["mirror"] is False
+
+
+@pytest.mark.parametrize(
+    ("spacing", "told"),
+    [("stretch", "resized to `size`"), ("native", "keep their pixels"), (0.7, "to pixels of `spacing`")],
+)
+def test_the_resampling_is_described(run, spacing, told):
+    config = read_config(run).to_dict()
+    config["data"]["spacing"] = spacing
+    preprocessing = describe(ConfigDict(config), ("student",), 1)["preprocessing"]
+    assert preprocessing["spacing"] == spacing and told in preprocessing["resampling"]
 
 
 def test_stablehlo_accepts_any_batch_size(exported, trained):

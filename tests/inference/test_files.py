@@ -94,8 +94,17 @@ def test_slices_are_cut_across_the_axis_of_the_run(altered, image, tmp_path):
     found = probabilities(image, tmp_path / "out", workdir)
     segmenter, variables, _ = load_network(workdir)
     volume = volumes.read_image(image).voxels
-    expected = segmenter.probabilities(variables, np.moveaxis(volume, 2, 0))["student"]
+    expected = segmenter.probabilities(variables, np.moveaxis(volume, 2, 0), (1.5, 8, 1.5))["student"]
     np.testing.assert_allclose(found, np.moveaxis(expected, 0, 2), atol=1e-6)
+
+
+def test_runs_of_other_pixel_sizes_segment_together(runs, altered, image, tmp_path):
+    coarse = altered("spacing", [4.0, 4.0])
+    one, two, both = (
+        probabilities(image, tmp_path / "out", *some) for some in ([runs[0]], [coarse], [runs[0], coarse])
+    )
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii", "a_prob.nii.gz"]
 
 
 def test_runs_of_other_axes_segment_together_on_the_grid_of_the_file(runs, altered, image, tmp_path):
@@ -139,6 +148,14 @@ def test_a_file_without_orientation_is_segmented_as_stored_with_a_warning(altere
     nib.save(bare, tmp_path / "bare.nii")
     with pytest.warns(OddInput, match=r"bare.nii: its orientation is unknown"):
         predict([workdir], tmp_path / "bare.nii", tmp_path / "out")
+
+
+def test_a_file_without_voxel_size_gives_a_warning_if_the_run_resamples(runs, altered, image, tmp_path, recwarn):
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj), None), tmp_path / "bare.nii")
+    for workdir, told in ((runs[1], 1), (altered("spacing", "native"), 0)):
+        recwarn.clear()
+        predict([workdir], tmp_path / "bare.nii", tmp_path / "out", overwrite=True)
+        assert sum("bare.nii: its voxel size is unknown" in str(one.message) for one in recwarn) == told
 
 
 @pytest.mark.parametrize(("degrees", "told"), [(15, False), (40, True), (65, False)])

@@ -113,7 +113,7 @@ def test_the_imported_run_segments_with_these_weights(weights, tmp_path):
     assert segmenter.preparation.size == (44, 44) and segmenter.preparation.normalization == "minmax"
     jax.tree.map(np.testing.assert_array_equal, variables, to_variables(entries, 3))
     volume = np.random.default_rng(0).uniform(-100, 100, (2, 30, 50, 1)).astype(np.float32)
-    assert segmenter.probabilities(variables, volume)["student"].shape == (2, 30, 50, 2)
+    assert segmenter.probabilities(variables, volume, (1, 1, 1))["student"].shape == (2, 30, 50, 2)
     with pytest.raises(InputError, match="exists and is not empty"):
         released_weights.import_weights(path, workdir, **SETTINGS)
 

@@ -16,7 +16,7 @@ from msl_jax.data import pipeline
 from msl_jax.errors import InputError
 from msl_jax.evaluation.test_split import evaluate_test
 from msl_jax.experiments.opening import open_experiment
-from msl_jax.inference.segmenter import Segmenter, load_network
+from msl_jax.inference.segmenter import Segmenter
 from msl_jax.runs import checkpoints, journal
 from msl_jax.runs.config import claim
 from msl_jax.settings.optimizer import make_schedule
@@ -283,28 +283,6 @@ def test_a_guide_resumes_bit_for_bit(loop):
     resumed = broken_off(loop, 3, "average_resumed", method="ua_mt")
     assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
     assert unequal(whole.state.guide, whole.state.network()) == paths(whole.state.guide)
-
-
-AVERAGED = {"train.average": 0.5}
-
-
-def test_a_run_with_averaged_weights_resumes_bit_for_bit_and_is_evaluated_with_them(loop, whole):
-    """Interrupted after step 3, between two reports of the checkpoint at step 2."""
-    averaged = loop("averaged", report_every=3, settings=AVERAGED)
-    resumed = broken_off(loop, 3, "averaged_resumed", report_every=3, settings=AVERAGED)
-    assert not unequal(averaged.state, resumed.state) and averaged.table() == resumed.table()
-    assert not unequal(averaged.state.trained(), whole.state.trained())  # training is the same
-    _, network, step = load_network(averaged.workdir)
-    assert step == 4 and not unequal(network, averaged.state.average)
-    assert unequal(network, averaged.state.trained()) == paths(network)
-    row = make_validator(averaged.experiment, ("teacher", "student"))(network, 4)
-    assert all(float(averaged.rows()[4][column]) == pytest.approx(value, rel=1e-5) for column, value in row.items())
-
-
-def test_the_next_stage_is_guided_by_the_average_of_the_first(loop):
-    both = loop("averaged_proposals", settings=AVERAGED, **TWO_STAGES)
-    first = loop("averaged_first", method="lower_bound", steps=2, settings=AVERAGED)
-    assert not unequal(both.state.guide, first.state.average)
 
 
 # What ends a run early

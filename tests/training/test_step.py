@@ -16,6 +16,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.table import METHODS
 from msl_jax.models.initial import init_variables
 from msl_jax.settings.objects import model_of
+from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.training.state import init_state
 from msl_jax.training.step import into_parts, join, make_train_step
 from trees import paths, unequal
@@ -55,6 +56,7 @@ class Run:
                 devices=devices,
                 key=jax.random.key(experiment.config.seed),
                 average=experiment.config.train.average,
+                levels=model_of(experiment.config).levels,
             ),
             in_shardings=(self.replicated, self.sharded),
             out_shardings=self.replicated,
@@ -151,6 +153,21 @@ def test_one_step_moves_every_parameter(tiny_config, runs, source):
     weighted = sum(weight * ramped[name] * float(after.sums[name]) for name, weight in method.terms.items())
     assert float(after.sums["loss"]) == pytest.approx(weighted, rel=1e-5) and weighted > 0
     assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.sums))} == {jnp.dtype("float32")}
+
+
+def test_one_step_with_every_setting_of_the_recipe_moves_every_parameter(tiny_config):
+    """Biases and scales do not decay: each moves by its gradient, those of the coarser heads too."""
+    config = tiny_config()
+    config.model.depth, config.model.deep_supervision, config.method.dice = 4, True, 1.0
+    config.optimizer.schedule, config.optimizer.weight_decay, config.optimizer.clip_norm = "polynomial", 0.01, 12.0
+    config.train.average = 0.9
+    experiment = open_experiment(config)
+    run = Run(experiment, optimizer=make_optimizer(experiment.config))
+    after = run.step(run.start, synthetic(experiment))
+    assert finite(after) and unequal(run.start.params, after.params) == paths(after.params)
+    assert any("Conv_0_1" in path for path in paths(after.params)) and not unequal(after.average, after.trained())
+    weighted = sum(weight * float(after.sums[name]) for name, weight in experiment.method.terms.items())
+    assert float(after.sums["loss"]) == pytest.approx(weighted, rel=1e-5)
 
 
 def test_methods_without_a_student_have_none(tiny_config, runs):
