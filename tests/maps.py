@@ -1,4 +1,4 @@
-"""Logits and label maps for tests of losses, by hand and by hypothesis."""
+"""Logits and label maps for tests of losses, by hand and by hypothesis, and networks with many components."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -40,3 +40,17 @@ def value(loss, *args):
     result = loss(*(jnp.asarray(a) for a in args))
     assert result.shape == () and result.dtype == jnp.float32
     return float(result)
+
+
+def speckled_slabs(segmenter, variables, volume, spacing):
+    """In place of Segmenter.slabs: classes follow noisy intensities, so each structure has many components.
+
+    The branches order the intensities differently.
+    """
+    ranks = volume[..., 0].argsort(axis=None).argsort().reshape(volume.shape[:3]) / volume[..., 0].size
+    classes = len(segmenter.preparation.values)
+    labels = {"teacher": (ranks * classes).astype(int), "student": ((1 - ranks**2) * (classes - 1e-6)).astype(int)}
+    yield (
+        slice(0, len(volume)),
+        {branch: np.eye(classes, dtype=np.float32)[labels[branch]] for branch in segmenter.branches},
+    )

@@ -16,6 +16,7 @@ from msl_jax.errors import InputError
 from msl_jax.inference.export import FORMATS, KEY, describe, export
 from msl_jax.inference.segmenter import load_network
 from msl_jax.runs.config import read_config
+from msl_jax.runs.selection import undecided
 
 IMAGES = np.random.default_rng(0).uniform(size=(3, 32, 32, 1)).astype(np.float32)
 
@@ -45,6 +46,7 @@ def exported(run, tmp_path):
 def check_described(text):
     metadata = json.loads(text)
     assert metadata["branches"] == ["teacher", "student"] and metadata["method"] == "kl_ent" and metadata["step"] == 1
+    assert metadata["branch"] == "student" and metadata["largest_component"] == {"teacher": [], "student": []}
     assert metadata["classes"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3} and metadata["channels"] == 1
     preprocessing = metadata["preprocessing"]
     assert preprocessing["size"] == 32 and preprocessing["normalization"] == "percentiles"
@@ -57,9 +59,11 @@ def check_described(text):
     [("stretch", "resized to `size`"), ("native", "keep their pixels"), (0.7, "to pixels of `spacing`")],
 )
 def test_the_resampling_is_described(run, spacing, told):
-    config = read_config(run).to_dict()
+    config = read_config(run)
+    selected = undecided(config)
+    config = config.to_dict()
     config["data"]["spacing"] = spacing
-    preprocessing = describe(ConfigDict(config), ("student",), 1)["preprocessing"]
+    preprocessing = describe(ConfigDict(config), ("student",), 1, selected)["preprocessing"]
     assert preprocessing["spacing"] == spacing and told in preprocessing["resampling"]
 
 
