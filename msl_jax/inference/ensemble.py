@@ -11,7 +11,7 @@ from msl_jax.data.formats.orientation import UNTURNED, Turn
 from msl_jax.errors import InputError
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.models.initial import Variables
-from msl_jax.runs.config import read_config
+from msl_jax.runs.config import read_config, runs_in
 from msl_jax.settings.objects import directions_of, method_of, preparation_of
 
 AGREE = ("layout", "classes", "channels")
@@ -22,7 +22,7 @@ class Ensemble:
     """One or more runs whose probabilities are averaged. Each network is read once, when first needed.
 
     Attributes:
-      workdirs: the runs' folders.
+      workdirs: the runs' folders, one for each fold of a cross-validation.
       configs: their filled-in configs.
     """
 
@@ -30,13 +30,14 @@ class Ensemble:
         """Reads the runs' configs.
 
         Args:
-          workdirs: the runs' folders, at least one.
+          workdirs: the folders of runs or of the folds of a cross-validation, at least one.
 
         Raises:
-          InputError: a folder contains no run, or the runs have different structures or kinds of images.
+          InputError: a folder contains no run or not all folds, or the runs have different structures or kinds of
+            images.
         """
-        self.workdirs = tuple(workdirs)
-        self.configs = tuple(read_config(workdir) for workdir in workdirs)
+        self.workdirs = tuple(run for workdir in workdirs for run in runs_in(workdir))
+        self.configs = tuple(read_config(workdir) for workdir in self.workdirs)
         self._networks: dict[int, tuple[Segmenter, Variables]] = {}
         first, *others = self.configs
         for workdir, other in zip(self.workdirs[1:], others, strict=True):
@@ -58,7 +59,7 @@ class Ensemble:
           InputError: a run has no readable checkpoint, or did not train the branch.
         """
         for index, name in enumerate(self.branches(branch)):
-            self._network(index, name)
+            self._network(index, (name,))
 
     def turns(self, directions: np.ndarray | None) -> list[Turn]:
         """For each run, how to reorient a file's volume with these axis directions (None: unknown)."""
@@ -85,21 +86,30 @@ class Ensemble:
         Raises:
           InputError: as `load`.
         """
-        results = []
-        for index, (turn, name) in enumerate(zip(turns, self.branches(branch), strict=True)):
-            segmenter, variables = self._network(index, name)
-            results.append(turn.undo(segmenter.probabilities(variables, turn.apply(voxels))[name]))
-        return np.mean(results, axis=0)
+        names = self.branches(branch)
+        return np.mean([self._of_run(i, (names[i],), voxels, turn)[names[i]] for i, turn in enumerate(turns)], axis=0)
+
+    def probabilities_by_branch(self, voxels: np.ndarray, turns: Sequence[Turn]) -> dict[str, np.ndarray]:
+        """Probabilities of every branch of the first run's method: branch -> as `probabilities`, the student last."""
+        names = tuple(method_of(self.configs[0]).branches())
+        of_runs = [self._of_run(i, names, voxels, turn) for i, turn in enumerate(turns)]
+        return {name: np.mean([of_run[name] for of_run in of_runs], axis=0) for name in names}
 
     def label_map(self, probabilities: np.ndarray) -> np.ndarray:
         """uint8 (slice, y, x): the most probable class as the data set's own label value."""
         return preparation_of(self.configs[0]).value_of_class()[probabilities.argmax(-1)]
 
-    def _network(self, index: int, branch: str) -> tuple[Segmenter, Variables]:
-        """A run's network for one branch; the arrays of all branches are loaded together."""
+    def _of_run(self, index: int, branches: tuple[str, ...], voxels: np.ndarray, turn: Turn) -> dict[str, np.ndarray]:
+        """A run's probabilities on the volume's own grid: branch -> float32 (slice, y, x, classes)."""
+        segmenter, variables = self._network(index, branches)
+        turned = segmenter.probabilities(variables, turn.apply(voxels))
+        return {branch: turn.undo(probabilities) for branch, probabilities in turned.items()}
+
+    def _network(self, index: int, branches: tuple[str, ...]) -> tuple[Segmenter, Variables]:
+        """A run's network for some branches; the arrays of all branches are loaded together."""
         workdir, config = self.workdirs[index], self.configs[index]
         trained = tuple(method_of(config).branches())
-        if branch not in trained:
+        for branch in set(branches) - set(trained):
             raise InputError(
                 f"branch: is '{branch}', but method '{config.method.name}' of {workdir} trains "
                 f"{' and '.join(trained)}; give one of these."
@@ -107,4 +117,4 @@ class Ensemble:
         if index not in self._networks:
             self._networks[index] = load_network(workdir, config.eval.checkpoint)[:2]
         segmenter, variables = self._networks[index]
-        return dataclasses.replace(segmenter, branches=(branch,)), variables
+        return dataclasses.replace(segmenter, branches=branches), variables
