@@ -83,10 +83,11 @@ def _absent_structures(experiment: Experiment) -> Iterator[str]:
 
 
 def outside_folds(experiment: Experiment) -> Iterator[str]:
-    """Warns of patients with full masks that a cross-validation neither trains on nor tests."""
+    """Warns of masks in no fold of a cross-validation that is otherwise over all of them."""
     used = {patient for patients in experiment.split.values() for patient in patients}
-    outside = [patient for patient in experiment.data.masked(full=True) if patient not in used]
-    if experiment.config.data.fold and outside:
+    masked = experiment.data.masked(full=True)
+    outside = [patient for patient in masked if patient not in used]
+    if experiment.config.data.fold and outside and not set(masked) & set(experiment.weak()):
         yield (
             f"{counted(len(outside), 'patient')} with full masks in no fold, not being training patients: "
             f"{few(outside)}; to use all masks, give --config.data.split_sizes='((None, 0, 0),)'."

@@ -117,11 +117,16 @@ def runs_in(workdir: epath.Path) -> list[epath.Path]:
     """The folders of the runs in `workdir`: the folder itself, or the folds of a cross-validation, fold0, fold1, ...
 
     Raises:
-      InputError: the folds are not those of one cross-validation, or some are missing or unfinished.
+      InputError: there is no run, the folds are not those of one cross-validation, or some are missing or unfinished.
     """
-    folders = [] if (workdir / "config.json").exists() else _folds(workdir)
-    if not folders:
+    if (workdir / "config.json").exists():
         return [workdir]
+    folders = _folds(workdir)
+    if not folders:
+        raise InputError(
+            f"{workdir}/config.json: is missing, and there are no folds (fold0, fold1); give the folder of a run, or of "
+            "all its folds, as workdir."
+        )
     found = {read(folder)["data"]["fold"]: folder for folder in folders}
     folds = next(iter(found)).partition("/")[2]
     wanted = [f"{index}/{folds}" for index in range(int(folds or 0))]

@@ -141,6 +141,7 @@ def test_folds_hold_out_every_strong_patient_once(opened):
     folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
     assert not set(folds[0].strong) & set(folds[1].strong) and [len(fold.strong) for fold in folds] == [2, 2]
     assert folds[0].split["test"] == folds[1].strong and folds[1].split["test"] == folds[0].strong
+    assert [fold.scored() for fold in folds] == [{"LV": 1}] * 2
     with pytest.raises(InputError, match=r"config.data.split_sizes: .*test may be 0 only with data.fold"):
         opened(**settings)
 
