@@ -124,8 +124,8 @@ def runs_in(workdir: epath.Path) -> list[epath.Path]:
     folders = _folds(workdir)
     if not folders:
         raise InputError(
-            f"{workdir}/config.json: is missing, and there are no folds (fold0, fold1); give the folder of a run, or of "
-            "all its folds, as workdir."
+            f"{workdir}/config.json: is missing, and there are no folds (fold0, fold1); give the folder of a run or "
+            "of all its folds as workdir."
         )
     found = {read(folder)["data"]["fold"]: folder for folder in folders}
     folds = next(iter(found)).partition("/")[2]

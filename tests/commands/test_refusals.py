@@ -91,7 +91,7 @@ def test_bad_input_ends_in_one_sentence(command, argv, words, settings, workdir,
         "EMPTY": tmp_path / "EMPTY",
         "NEW": new,
     }
-    folders |= {"IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
+    folders |= {"FOLDS": tmp_path / "folds", "IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
 
     def filled(text):
         return re.sub("|".join(folders), lambda match: str(folders[match[0]]), text)

@@ -11,6 +11,7 @@ from documents import cells
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Run
+from msl_jax.pictures import charts
 
 T_2 = 4.302652729911275
 """The 97.5th percentile of Student's t with 2 degrees of freedom, from a table."""
@@ -290,6 +291,8 @@ def test_all_masks_come_last_and_have_their_own_lower_bound(tmp_path, finished):
     assert [row["strong"] for row in rows] == [3, 3, 3, 5, "all", "all", None]
     assert difference(row_of(rows, "kl_ent", "all", "teacher"), "baseline")[0] == pytest.approx(0.5)
     assert difference(row_of(rows, "upper_bound", None, "teacher"), "baseline")[0] == pytest.approx(0.5)
+    labels = charts.dice_by_strong(rows).axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["3", "5", "all"]
     assert comparison.fewest([low, kl]) == "all" and comparison.fewest([low, *finished]) == 3
 
 

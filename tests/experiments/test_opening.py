@@ -141,9 +141,20 @@ def test_folds_hold_out_every_strong_patient_once(opened):
     folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
     assert not set(folds[0].strong) & set(folds[1].strong) and [len(fold.strong) for fold in folds] == [2, 2]
     assert folds[0].split["test"] == folds[1].strong and folds[1].split["test"] == folds[0].strong
-    assert [fold.scored() for fold in folds] == [{"LV": 1}] * 2
     with pytest.raises(InputError, match=r"config.data.split_sizes: .*test may be 0 only with data.fold"):
         opened(**settings)
+
+
+def test_all_folds_score_the_same_structures(opened, phantoms, monkeypatch):
+    """Even those that no test case of a fold has: its cases count like the others when folds are pooled."""
+    settings = {"arg": "classes=LV+MYO", "data__strong": 4}
+    lacking = opened(data__fold="0/2", **settings).split["test"]
+    entries = [dataclasses.replace(e, values=(0, 3)) if e.patient in lacking else e for e in phantoms.entries]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
+    assert folds[0].split["test"] == lacking and "MYO" not in folds[0].structures(lacking)
+    assert [set(fold.scored()) for fold in folds] == [{"LV", "MYO"}] * 2
 
 
 def test_a_split_partitions_the_patients(opened, phantoms):
