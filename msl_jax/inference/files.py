@@ -37,7 +37,7 @@ def predict(
     If an image cannot be segmented, the others still are. Suspicious input gives a warning on standard error.
 
     Args:
-      workdirs: the folders of runs (seeds, folds); their probabilities are averaged.
+      workdirs: the folders of runs, or of the folds of a cross-validation; their probabilities are averaged.
       source: an image, or a folder in which images are found as in the data set's layout.
       output: the output folder; names and sub-folders are those of the input.
       branch: "teacher" or "student"; None for the student, or the teacher if there is no student.
