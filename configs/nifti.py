@@ -50,16 +50,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.weak_radius = 3  # radius of points in pixels
     config.data.weak_every = 4  # for slices: full masks on every 4th slice
 
-    # Slices are resized to this side, a multiple of 2^(model.depth - 1).
+    # Slices are resampled to this pixel size in the files' unit: a number, (y, x), the median of all cases (auto), or
+    # each its own (native). Training sees patches of `size`, one side or (y, x), multiples of 2^(model.depth - 1); a
+    # share of them is centred on labelled structures.
+    config.data.spacing = "auto"
     config.data.size = 256
+    config.data.foreground = 0.33
     # The intensities that become 0 and 1: percentiles of a volume (MRI); window, fixed values (CT, Hounsfield units);
     # zscore, a volume's mean -/+ 3 standard deviations; or minmax, its smallest and largest value.
     config.data.normalization = "percentiles"
     config.data.percentiles = (1.0, 99.0)
     config.data.window = (-160.0, 240.0)
-    # Turn flip off if left and right, or front and back, are different structures. Rotation is in degrees, zoom, gamma
-    # and contrast are fractions.
-    config.data.augment = dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2)
+    # Turn flip off if left and right, or front and back, are different structures. Rotation is in degrees; all other
+    # strengths are listed in msl_jax/training/augmentation.py.
+    config.data.augment.flip = True
+    config.data.augment.rotation = 30.0
 
     # Any method of the README. kl_ent can gain more than kl, but its entropy term may lose a structure: check the
     # student's validation Dice.

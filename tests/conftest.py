@@ -106,7 +106,7 @@ def tiny_config(cache, phantoms):
         config.data.split_sizes = ((5, 1, 2),)
         config.data.weak, config.data.weak_background = "erosion", False
         config.method.weak_weight = None
-        config.data.size = 32
+        config.data.spacing, config.data.size = 8.0, 32  # slices of about 37 x 37 pixels
         config.model.width, config.model.depth = 2, 1
         config.train.steps = 4
         config.train.report_every = 1
@@ -131,7 +131,8 @@ def opened(tiny_config):
 @pytest.fixture(scope="session")
 def tiny_flags(cache, phantoms) -> list[str]:
     """Command-line flags that reduce the phantom experiment to seconds."""
-    values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "size": 32, "classes": "LV"}
+    values = {"source": "patients=8,seed=0", "cache": cache, "split_sizes": "((5,1,2),)", "classes": "LV"}
+    values |= {"spacing": 8.0, "size": 32}
     return [
         *(f"--config.data.{key}={value}" for key, value in values.items()),
         "--config.model.width=2",

@@ -1,1 +1,1 @@
-"""Data, from files to batches: readers, builder, weak labels, transforms, pipeline."""
+"""Data, from files to batches: readers, builder, weak labels, resampling, patches."""

@@ -14,7 +14,7 @@ from msl_jax.data.weak_labels import DRAWN, RECIPES, SlicePosition, Style
 class Annotator:
     """Makes weak labels.
 
-    Recipes get masks at the network's size: resizing their result instead could lose annotations of a few pixels.
+    Recipes get resampled masks: resampling their result instead could lose annotations of a few pixels.
 
     Attributes:
       recipe: a key of weak_labels.RECIPES, or DRAWN.
@@ -36,7 +36,7 @@ class Annotator:
         Args:
           entry: the case.
           z: index of the slice.
-          label: int32 (y, x), the mask's classes at the network's size; all UNLABELED without a mask.
+          label: int32 (y, x), the classes of the resampled mask; all UNLABELED without a mask.
           annotation: int32 (y, x), the drawn annotation's classes at native size; all UNLABELED without one.
 
         Returns:

@@ -14,13 +14,13 @@ import inspect
 import io
 import pathlib
 import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from msl_jax.data import case as case_lib
-from msl_jax.data import intensity
 from msl_jax.data.case import Case, Reader, Source
 from msl_jax.data.formats import geometry, itk, nifti, orientation, slicer, volumes
 from msl_jax.data.readers import READERS, layouts
@@ -28,6 +28,8 @@ from msl_jax.errors import InputError
 from msl_jax.labels import UNLABELED
 
 SPLIT = "slices"
+READY = "ready"
+"""Folder beside a build's versions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +75,23 @@ class Dataset:
     """A data set in the cache: its cases, and random access to its slices.
 
     Attributes:
+      name: of the build, unique for its contents.
       labels: name -> value of every structure.
       channels: number of channels of every image.
       contents: a hash of the source's contents, independent of its path.
       directions: axis directions of all cases, as defined in orientation.py; None if no file has any.
+      ready: local folder for cases that are ready for training (ready.py).
       entries: the cases, in the reader's order.
       records: index -> serialized slice, read from disk.
       features: the TFDS features that parse a record, in eager and in graph mode.
     """
 
+    name: str
     labels: Mapping[str, int]
     channels: int
     contents: str
     directions: np.ndarray | None
+    ready: pathlib.Path
     entries: tuple[Entry, ...]
     records: Any
     features: tfds.features.FeaturesDict
@@ -154,10 +160,6 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                     "image": plane(np.float32, None),
                     "mask": plane(np.uint8),
                     "annotation": plane(np.uint8),
-                    "statistics": {
-                        name: tfds.features.Tensor(shape=shape, dtype=np.float32)
-                        for name, shape in intensity.SHAPES.items()
-                    },
                 }
             ),
             disable_shuffling=True,
@@ -216,9 +218,9 @@ def build(source: Source, cache: str | None = None) -> Dataset:
         raise InputError(f"config.data.layout: is '{layout}'; give one of {', '.join(READERS)}.")
     tfds.disable_progress_bar()
 
-    contents = _short_hash(READERS[layout].fingerprint(source).encode())
+    contents = short_hash(READERS[layout].fingerprint(source).encode())
     settings = repr(dataclasses.replace(source, path=contents)).encode()
-    name = f"{layout}_{_short_hash(settings, *_code(layout))}"
+    name = f"{layout}_{short_hash(settings, *_code(layout))}"
 
     def new_builder() -> MslSlices:
         return MslSlices(source=source, name=name, data_dir=cache, file_format="array_record")
@@ -234,10 +236,12 @@ def build(source: Source, cache: str | None = None) -> Dataset:
     metadata = builder.info.metadata
     records = builder.as_data_source(SPLIT, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     return Dataset(
+        name=name,
         labels=READERS[layout].labels(source),
         channels=metadata["channels"],
         contents=contents,
         directions=None if metadata["directions"] is None else np.asarray(metadata["directions"]),
+        ready=pathlib.Path(builder.data_dir).parent / READY,
         entries=tuple(Entry(**{key: _tuple(value) for key, value in entry.items()}) for entry in metadata["entries"]),
         records=records,
         features=builder.info.features,
@@ -259,7 +263,6 @@ def _tuple(value: Any) -> Any:
 
 
 def _slices(case: Case) -> Iterator[dict[str, Any]]:
-    statistics = intensity.measure(case.image)
     unlabelled = np.full(case.image.shape[:-1], UNLABELED, np.uint8)
     for image, mask, annotation in zip(
         case.image,
@@ -267,17 +270,21 @@ def _slices(case: Case) -> Iterator[dict[str, Any]]:
         unlabelled if case.annotation is None else case.annotation,
         strict=True,
     ):
-        yield {"image": image, "mask": mask, "annotation": annotation, "statistics": statistics}
+        yield {"image": image, "mask": mask, "annotation": annotation}
 
 
 def _code(layout: str) -> list[bytes]:
     """The source code that determines the contents of a build."""
-    shared = (sys.modules[__name__], case_lib, geometry, intensity, itk, layouts, nifti, orientation, slicer, volumes)
-    files = [pathlib.Path(inspect.getfile(module)).read_bytes() for module in shared]
-    return [*files, _source_code(READERS[layout].read)]
+    shared = (sys.modules[__name__], case_lib, geometry, itk, layouts, nifti, orientation, slicer, volumes)
+    return [*map(code_of, shared), source_code(READERS[layout].read)]
 
 
-def _source_code(function: Callable[..., Any]) -> bytes:
+def code_of(module: ModuleType) -> bytes:
+    """The source code of a module."""
+    return pathlib.Path(inspect.getfile(module)).read_bytes()
+
+
+def source_code(function: Callable[..., Any]) -> bytes:
     """The source code of a function's module, or of the function if the module has no file (a notebook)."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -285,5 +292,6 @@ def _source_code(function: Callable[..., Any]) -> bytes:
     return pathlib.Path(file).read_bytes() if file else inspect.getsource(function).encode()
 
 
-def _short_hash(*parts: bytes) -> str:
+def short_hash(*parts: bytes) -> str:
+    """16 hexadecimal digits of a SHA-256."""
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

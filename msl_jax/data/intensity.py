@@ -1,4 +1,4 @@
-"""Intensity normalisation by statistics of the volume, stored with each slice.
+"""Intensity normalisation by statistics of the volume.
 
 A normalisation is a row of NORMALIZATIONS: a range for each volume and channel. Intensities are clipped to the range
 and mapped to [0, 1], as augmentation needs. If that would leave almost no contrast, another range is used (`limits`).
@@ -9,21 +9,19 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 QUANTILES = 1001
-"""Number of equidistant quantiles stored for a volume: percentiles in steps of 0.1."""
-SHAPES = {"quantiles": (QUANTILES, None), "mean": (None,), "deviation": (None,)}
-"""Statistic -> its shape, float32; None stands for the channels."""
+"""Number of equidistant quantiles of a volume: percentiles in steps of 0.1."""
 NARROW = 0.01
 """Smallest ratio of two ranges; below it, `collapse` is true."""
 DEVIATIONS = 3.0
 """Standard deviations from the mean at which "zscore" clips."""
-Statistics = Mapping[str, Any]
+Statistics = Mapping[str, np.ndarray]
+"""float32: "quantiles" (QUANTILES, channels), "mean" (channels,) and "deviation" (channels,)."""
 
 
 def measure(image: np.ndarray) -> dict[str, np.ndarray]:
-    """The statistics of a volume, float32 (slice, y, x, channel), with the keys and shapes of SHAPES.
+    """The statistics of a volume, float32 (slice, y, x, channel).
 
     Besides the volume, it needs memory for one channel and one slice.
     """
@@ -91,11 +89,11 @@ units of CT), "zscore" uses mean and standard deviation, "minmax" the whole rang
 
 def normalize(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Clips intensities (..., channel) to [low, high] and maps that range to [0, 1], float32; a constant becomes 0."""
-    span = tf.math.subtract(high, low)
-    return tf.math.divide_no_nan(tf.clip_by_value(image, low, high) - low, span).numpy()
+    span = high - low
+    return (np.clip(image, low, high) - low) / np.where(span > 0, span, 1)
 
 
-def limits(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+def limits(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """The intensities of a volume that become 0 and 1.
 
     These are the limits of the normalisation. Where they `collapse`, they are the 0.1 and 99.9 % percentiles, or the
@@ -103,7 +101,7 @@ def limits(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tu
 
     Args:
       name: a key of NORMALIZATIONS.
-      statistics: of the volume, from `measure`; NumPy or TensorFlow.
+      statistics: of the volume, from `measure`.
       settings: "percentiles" and "window".
 
     Returns:
@@ -111,10 +109,10 @@ def limits(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tu
     """
     low, high = NORMALIZATIONS[name].limits(statistics, settings)
     collapsed, (least, most) = collapse(name, statistics, settings), _robust_range(statistics)
-    return tf.where(collapsed, least, low), tf.where(collapsed, most, high)
+    return np.where(collapsed, least, low), np.where(collapsed, most, high)
 
 
-def collapse(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> tf.Tensor:
+def collapse(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> np.ndarray:
     """Bool (channels,): where a normalisation would leave almost no contrast in a volume; arguments as in `limits`.
 
     Either its range is less than NARROW of the volume's, as for percentiles of an image that is 0 except in a vessel.
@@ -126,13 +124,13 @@ def collapse(name: str, statistics: Statistics, settings: Mapping[str, Any]) -> 
     least, most = _robust_range(statistics)
     fixed = NORMALIZATIONS[name].fixed
     ends = (statistics["quantiles"][0], statistics["quantiles"][-1]) if fixed else (least, most)
-    first, last = (tf.clip_by_value(end, low, high) for end in ends)
-    narrow = tf.logical_and(high - low < NARROW * (most - least), not fixed)
-    return tf.logical_or(narrow, last - first < NARROW * (high - low))
+    first, last = (np.clip(end, low, high) for end in ends)
+    narrow = np.logical_and(high - low < NARROW * (most - least), not fixed)
+    return np.logical_or(narrow, last - first < NARROW * (high - low))
 
 
-def _robust_range(statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
+def _robust_range(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
     """The 0.1 and 99.9 % percentiles, each (channels,), or minimum and maximum where these are equal."""
     quantiles = statistics["quantiles"]
     equal = quantiles[1] == quantiles[-2]
-    return tf.where(equal, quantiles[0], quantiles[1]), tf.where(equal, quantiles[-1], quantiles[-2])
+    return np.where(equal, quantiles[0], quantiles[1]), np.where(equal, quantiles[-1], quantiles[-2])

@@ -41,7 +41,7 @@ class Preparation:
         """(y, x) of a resampled slice, from the (y, x) of its pixels and of their size."""
         if self.spacing == STRETCH:
             return self.size
-        target = spacing if self.spacing == NATIVE else self.spacing
+        target = spacing if isinstance(self.spacing, str) else self.spacing
         y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True))
         return y, x
 
@@ -75,7 +75,7 @@ class Preparation:
 
     def collapsed(self, statistics: Statistics) -> np.ndarray:
         """Bool (channels,): where the normalisation would leave almost no contrast, so another range is used."""
-        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self)).numpy()
+        return intensity.collapse(self.normalization, statistics, dataclasses.asdict(self))
 
     def class_of_value(self) -> np.ndarray:
         """int32 (256,): value in a case's label map -> class; UNLABELED is kept."""

@@ -6,7 +6,6 @@ Positions are those of pixel centres, as in tf.image.resize and PyTorch with ali
 import numpy as np
 import tensorflow as tf
 
-
 Size = tuple[int, int]
 """(y, x)."""
 

@@ -40,9 +40,7 @@ def open_experiment(config: ConfigDict) -> Experiment:
     method = method_of(config)
     data = _build(config)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
-    filled = filled_in(
-        planned(config, data), method, data.labels, data.channels, data.contents, data.directions
-    )
+    filled = filled_in(planned(config, data), method, data.labels, data.channels, data.contents, data.directions)
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     split, strong = assign_roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}

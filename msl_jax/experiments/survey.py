@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from msl_jax.data import intensity, weak_labels
+from msl_jax.data import intensity, ready
 from msl_jax.data.builder import Entry
 from msl_jax.data.case import ROLES, Case, in_case
 from msl_jax.data.weak_labels import DRAWN
@@ -38,7 +38,7 @@ class Finding:
       collapsed: channels whose intensity range from config.data.normalization was widened.
       image: a hash of the image.
       values: label value -> number of voxels in the mask.
-      labelled: class or UNLABELED -> number of pixels in the weak labels, at the network's size.
+      labelled: class or UNLABELED -> number of pixels in the weak labels, resampled as for training.
       contradicted: number of voxels where the drawn annotation contradicts the mask.
     """
 
@@ -62,16 +62,8 @@ def survey(experiment: Experiment) -> list[Finding]:
 
 
 def weak_labels_of(experiment: Experiment, entry: Entry, case: Case) -> np.ndarray:
-    """The weak labels of a case, int (slice, y, x), at the network's size, before augmentation."""
-    preparation, annotator = preparation_of(experiment.config), experiment.annotator()
-    unlabelled = np.full(case.image.shape[:3], UNLABELED)
-    mask, annotation = (
-        preparation.class_of_value()[unlabelled if volume is None else volume]
-        for volume in (case.mask, case.annotation)
-    )
-    return np.stack(
-        [annotator(entry, z, weak_labels.resize(mask[z], preparation.size), annotation[z]) for z in range(entry.slices)]
-    )
+    """The weak labels of a case, int32 (slice, y, x), resampled as for training."""
+    return ready.labels(case, entry, preparation_of(experiment.config), experiment.annotator())[1]
 
 
 def _finding(experiment: Experiment, entry: Entry, role: str) -> Finding:

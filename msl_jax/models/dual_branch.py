@@ -32,6 +32,8 @@ class Network:
       dropout: default rate at the coarsest level, used if neither config.model nor the method sets one.
       norms: normalisation layers to choose from, the argument `norm` of encoder and decoder; empty if the network has
         only its own, batch norm.
+      deep_supervision: whether the decoder has logits of several levels: it then takes their number, `levels`, and
+        returns a list, finest first, if that is above 1.
     """
 
     encoder: type[nn.Module]
@@ -39,10 +41,11 @@ class Network:
     wrong_size: Callable[[int, int], str]
     dropout: float = 0.0
     norms: tuple[str, ...] = ()
+    deep_supervision: bool = False
 
 
 NETWORKS: Mapping[str, Network] = {
-    "unet": Network(unet.Encoder, unet.Decoder, unet.wrong_size, norms=tuple(unet.NORMS)),
+    "unet": Network(unet.Encoder, unet.Decoder, unet.wrong_size, norms=tuple(unet.NORMS), deep_supervision=True),
     "released": Network(released.Encoder, released.Decoder, released.wrong_size, dropout=0.5),
 }
 
@@ -59,6 +62,7 @@ class DualBranchUNet(nn.Module):
       dtype: dtype of the computation; parameters, statistics and logits are float32.
       network: a key of NETWORKS.
       norm: one of the network's `norms`, or "batch".
+      levels: number of each decoder's levels with logits; above 1 only if the network has `deep_supervision`.
     """
 
     width: int = 64
@@ -69,6 +73,7 @@ class DualBranchUNet(nn.Module):
     dtype: Any = jnp.float32
     network: str = "unet"
     norm: str = "batch"
+    levels: int = 1
 
     @nn.compact
     def __call__(
@@ -87,32 +92,51 @@ class DualBranchUNet(nn.Module):
             shift the batch statistics, and the decoder would learn to tell the sets apart.
 
         Returns:
-          Branch -> set -> float32 logits (groups, n, y, x, classes), for trained and watched sets.
+          Branch -> set -> float32 logits (groups, n, y, x, classes), for trained and watched sets. With several levels
+          also those of level l, (groups, n, y / 2^l, x / 2^l, classes), under the name `at_level(branch, l)`.
         """
         rows = _rows_of(images)
         joined = jnp.concatenate(list(images.values()), axis=1)
         groups, n, y, x, channels = joined.shape
         network = NETWORKS[self.network]
         norm = {"norm": self.norm} if network.norms else {}
+        levels = {"levels": self.levels} if network.deep_supervision else {}
         encoder = network.encoder(self.width, self.depth, self.dropout, self.remat, self.dtype, **norm, name="encoder")
-        levels = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
-        grouped = [level.reshape(groups, n, *level.shape[1:]) for level in levels]
+        features = encoder(joined.reshape(groups * n, y, x, channels).astype(self.dtype), train)
+        grouped = [level.reshape(groups, n, *level.shape[1:]) for level in features]
+        decoders = {
+            branch: network.decoder(self.classes, self.remat, self.dtype, **norm, **levels, name=branch)
+            for branch in BRANCHES
+        }
 
-        def decode(decoder: nn.Module, sets: Sequence[str], train: bool) -> dict[str, jax.Array]:
+        def decode(branch: str, sets: Sequence[str], train: bool) -> dict[str, dict[str, jax.Array]]:
             selected = [jnp.concatenate([level[:, rows[name]] for name in sets], axis=1) for level in grouped]
-            out = decoder([level.reshape(-1, *level.shape[2:]) for level in selected], train)
-            out = unet.resize(out, (y, x)).reshape(groups, -1, y, x, self.classes)
-            return {name: out[:, span] for name, span in _rows_of({name: images[name] for name in sets}).items()}
+            out = decoders[branch]([level.reshape(-1, *level.shape[2:]) for level in selected], train)
+            finest, *coarser = out if isinstance(out, list) else [out]
+            outputs = [out.reshape(groups, -1, *out.shape[1:]) for out in (unet.resize(finest, (y, x)), *coarser)]
+            spans = _rows_of({name: images[name] for name in sets})
+            return {
+                at_level(branch, level): {name: out[:, span] for name, span in spans.items()}
+                for level, out in enumerate(outputs)
+            }
 
         logits: dict[str, dict[str, jax.Array]] = {}
         for branch in BRANCHES:
-            decoder = network.decoder(self.classes, self.remat, self.dtype, **norm, name=branch)
             if trained.get(branch):
-                logits[branch] = decode(decoder, trained[branch], train)
+                logits |= decode(branch, trained[branch], train)
             if watched and watched.get(branch):
-                targets = decode(decoder, watched[branch], train=False)
-                logits[branch] = logits.get(branch, {}) | jax.lax.stop_gradient(targets)
+                targets = jax.lax.stop_gradient(decode(branch, watched[branch], train=False))
+                logits |= {name: logits.get(name, {}) | by_set for name, by_set in targets.items()}
         return logits
+
+
+def at_level(name: str, level: int) -> str:
+    """The name of a branch's logits, or of a label map, at a level; the finest level, 0, has the plain name.
+
+    >>> at_level("teacher", 0), at_level("teacher", 2)
+    ('teacher', 'teacher 1/4')
+    """
+    return f"{name} 1/{2**level}" if level else name
 
 
 def _rows_of(images: Arrays) -> dict[str, slice]:

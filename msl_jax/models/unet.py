@@ -110,26 +110,41 @@ class Encoder(nn.Module):
 
 
 HEAD = "Conv_0"
-"""Name of a decoder's output convolution, the only part of the network whose shape depends on the classes."""
+"""Name of a decoder's output convolution, followed by _1, _2, ... at the coarser levels with deep supervision.
+
+Only their shapes depend on the classes.
+"""
 
 
 class Decoder(nn.Module):
-    """The encoder's feature maps -> float32 logits (n, y, x, classes)."""
+    """The encoder's feature maps -> float32 logits (n, y, x, classes).
+
+    With several `levels`, a list: logits (n, y / 2^l, x / 2^l, classes) of that many levels, finest first.
+    """
 
     classes: int
     remat: bool = False
     dtype: Any = jnp.float32
     norm: str = "batch"
+    levels: int = 1
 
     @nn.compact
-    def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array:
+    def __call__(self, levels: Sequence[jax.Array], train: bool) -> jax.Array | list[jax.Array]:
         """Decodes the encoder's feature maps, finest level first."""
         *skips, x = levels
+        coarser = []
         for i, skip in enumerate(reversed(skips)):
             features = skip.shape[-1]
             x = jnp.concatenate([skip, Upsample(features, self.dtype)(x)], axis=-1)
             x = remat_if(self.remat, Block)(features, self.dtype, self.norm, name=f"Block_{i}")(x, train)
-        return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=HEAD)(x).astype(jnp.float32)
+            level = len(skips) - 1 - i
+            if 0 < level < self.levels:
+                coarser.append(self._logits(x, f"{HEAD}_{level}"))
+        logits = self._logits(x, HEAD)
+        return [logits, *reversed(coarser)] if coarser else logits
+
+    def _logits(self, x: jax.Array, name: str) -> jax.Array:
+        return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name=name)(x).astype(jnp.float32)
 
 
 def resize(x: jax.Array, size: tuple[int, ...]) -> jax.Array:

@@ -1,8 +1,9 @@
 """A run's checkpoints with Orbax: the newest few, and the best by validation Dice.
 
-A checkpoint has two items, so that prediction reads only what it needs: "network" (parameters and batch statistics) and
-"training" (step, optimizer state and the running sums of the report). A checksum of each item's arrays is saved as
-well, because Orbax does not detect bits that were flipped on disk.
+A checkpoint has two items, so that prediction reads only what it needs: "network" (parameters and batch statistics,
+averaged if config.train.average is set) and "training" (step, optimizer state, the running sums of the report, and the
+variables themselves if "network" is their average). A checksum of each item's arrays is saved as well, because Orbax
+does not detect bits that were flipped on disk.
 """
 
 from collections.abc import Callable, Iterator, Mapping

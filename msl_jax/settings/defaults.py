@@ -30,14 +30,27 @@ def defaults() -> ConfigDict:
             weak_background=False,
             weak_radius=3,  # radius of points in pixels
             weak_every=4,  # for slices: full masks on every 4th slice
-            spacing=config_dict.FieldReference("auto", field_type=object),  # of resampled pixels (experiments/planning.py)
+            spacing=config_dict.FieldReference(
+                "auto", field_type=object
+            ),  # of resampled pixels (experiments/planning.py)
             size=config_dict.FieldReference(256, field_type=object),  # of patches: one side, or (y, x)
             foreground=0.33,  # share of patches around a labelled structure
             normalization="percentiles",  # or window, zscore, minmax (msl_jax/data/intensity.py)
             percentiles=(1.0, 99.0),
             window=(-160.0, 240.0),
             batches_ahead=4,  # prefetched batches; more need more memory
-            augment=dict(flip=True, rotation=30.0, zoom=0.2, gamma=0.3, contrast=0.2),
+            augment=dict(  # strengths, 0 for none (msl_jax/training/augmentation.py)
+                flip=True,
+                rotation=30.0,
+                zoom=0.2,
+                elastic=0.0,
+                noise=0.1,
+                blur=1.0,
+                low_resolution=0.5,
+                brightness=0.25,
+                contrast=0.25,
+                gamma=0.5,
+            ),
         ),
         method=dict(
             name="kl_ent",
@@ -62,14 +75,22 @@ def defaults() -> ConfigDict:
             depth=5,
             dropout=config_dict.placeholder(float),  # at the coarsest level; default: the method's or network's
             dtype="float32",
+            deep_supervision=False,  # logits and losses also at all coarser levels but two, as nnU-Net
             remat=False,  # less memory, more time
         ),
-        optimizer=dict(learning_rate=2e-3, warmup_steps=0),
+        optimizer=dict(
+            learning_rate=2e-3,
+            warmup_steps=0,
+            schedule="cosine",  # or polynomial, as nnU-Net (msl_jax/settings/optimizer.py)
+            weight_decay=0.0,  # decoupled, of kernels only
+            clip_norm=0.0,  # largest norm of the gradient; 0 for no limit
+        ),
         train=dict(
             steps=20_000,
             strong_batch=4,
             weak_batch=4,
             accumulate=1,  # number of parts of the batch, to save memory
+            average=0.0,  # decay per step of averaged weights, as 0.999, used in evaluation; 0 for none
             report_every=100,
             checkpoint_every=1_000,
             validate_every=1_000,

@@ -65,6 +65,7 @@ def model_of(filled: ConfigDict) -> DualBranchUNet:
     return DualBranchUNet(
         network=filled.model.name,
         norm=filled.model.norm,
+        levels=filled.model.depth - 2 if filled.model.deep_supervision else 1,
         width=filled.model.width,
         depth=filled.model.depth,
         classes=1 + len(filled.data.classes),

@@ -18,6 +18,7 @@ from msl_jax.data.protocols import PROTOCOLS
 from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
 from msl_jax.models.dual_branch import NETWORKS
+from msl_jax.settings.optimizer import SCHEDULES
 
 DTYPES = ("float32", "bfloat16")
 CHECKPOINTS = ("last", "best")
@@ -122,6 +123,7 @@ _is_size = _is_one_or_pair(lambda side: isinstance(side, int) and side >= 1)
 _is_spacing = _is_one_or_pair(lambda size: 0 < size < math.inf)
 INCREASING_PAIR = such_that(_is_increasing_pair, "give two numbers, the smaller one first")
 STRENGTH = such_that(lambda value: 0 <= value < math.inf, "give a finite number, at least 0 (0 turns it off)")
+BELOW_ONE = such_that(lambda value: 0 <= value < 1, "give a number from 0 to below 1 (0 turns it off)")
 SEED = between(0, 2**32 - 1)
 RULES: tuple[tuple[str, Check], ...] = (
     ("seed", SEED),
@@ -135,7 +137,13 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("data.weak", one_of(RECIPES, (DRAWN,))),
     ("data.weak_radius", at_least(0, "a whole number of pixels")),
     ("data.weak_every", at_least(1)),
-    ("data.spacing", such_that(lambda value: value in SPACINGS or _is_spacing(value), f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)")),
+    (
+        "data.spacing",
+        such_that(
+            lambda value: value in SPACINGS or _is_spacing(value),
+            f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)",
+        ),
+    ),
     ("data.size", such_that(_is_size, "give a whole number of pixels, at least 1, or a pair (y, x)")),
     ("data.foreground", such_that(lambda share: 0 <= share <= 1, "give a share from 0 to 1")),
     ("data.normalization", one_of(NORMALIZATIONS)),
@@ -147,20 +155,22 @@ RULES: tuple[tuple[str, Check], ...] = (
     ),
     ("data.window", INCREASING_PAIR),
     ("data.batches_ahead", at_least(1)),
-    ("data.augment.rotation", STRENGTH),
-    ("data.augment.zoom", STRENGTH),
-    ("data.augment.gamma", STRENGTH),
-    ("data.augment.contrast", STRENGTH),
+    *((f"data.augment.{name}", STRENGTH) for name in ("rotation", "zoom", "elastic", "noise", "blur", "gamma")),
+    *((f"data.augment.{name}", BELOW_ONE) for name in ("low_resolution", "brightness", "contrast")),
     ("model.name", one_of(NETWORKS)),
     ("model.width", at_least(1)),
     ("model.depth", at_least(1)),
     ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
     ("model.dtype", one_of(DTYPES)),
     ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give a finite number above 0")),
+    ("optimizer.schedule", one_of(SCHEDULES)),
+    ("optimizer.weight_decay", STRENGTH),
+    ("optimizer.clip_norm", STRENGTH),
     ("train.steps", at_least(1)),
     ("train.strong_batch", at_least(1)),
     ("train.weak_batch", at_least(1)),
     ("train.accumulate", at_least(1)),
+    ("train.average", such_that(lambda decay: 0 <= decay < 1, "give a decay from 0 (no average) to below 1")),
     ("train.report_every", at_least(1)),
     ("train.checkpoint_every", at_least(1)),
     ("train.validate_every", at_least(1)),
@@ -188,6 +198,15 @@ def _norm_fits(config: ConfigDict) -> str:
 def _batch_norm_is_used(config: ConfigDict) -> str:
     unused = config.method.batch_norm is not None and config.model.norm != "batch"
     return f"does not apply to model.norm={config.model.norm}; leave it out" if unused else ""
+
+
+def _has_coarser_logits(config: ConfigDict) -> str:
+    name, depth = config.model.name, config.model.depth
+    if not config.model.deep_supervision:
+        return ""
+    if not NETWORKS[name].deep_supervision:
+        return f"is True; model.name={name} has logits of one level, leave it out"
+    return "" if depth >= 4 else f"is True; with model.depth={depth} only one level has logits, give 4 or more"
 
 
 def _split_sizes(config: ConfigDict) -> str:
@@ -224,6 +243,7 @@ CROSS_RULES: tuple[tuple[str, Callable[[ConfigDict], str]], ...] = (
     ("data.size", _size_fits),
     ("data.split_sizes", _split_sizes),
     ("model.norm", _norm_fits),
+    ("model.deep_supervision", _has_coarser_logits),
     ("method.batch_norm", _batch_norm_is_used),
     ("optimizer.warmup_steps", _warmup_ends),
     ("train.validate_every", _validated_steps_have_checkpoints),

@@ -6,24 +6,36 @@ import jax
 from jax.sharding import NamedSharding
 
 from msl_jax.data import pipeline
+from msl_jax.data.ready import make_ready
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.settings.objects import preparation_of
+from msl_jax.training.augmentation import source_size
 from msl_jax.training.step import Batch
+
+
+def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream]:
+    """The stream of patches of each set; prepares cases that are not ready yet."""
+    config, preparation = experiment.config, preparation_of(experiment.config)
+    return {
+        name: pipeline.Stream(
+            name,
+            make_ready(experiment.data, entries, preparation, experiment.annotator()),
+            preparation.size,
+            source_size(preparation.size, config.data.augment.to_dict()),
+            config.data.foreground,
+            config.seed,
+        )
+        for name, entries in experiment.training_sets(method).items()
+    }
 
 
 def batches(experiment: Experiment, method: Method, start: int, stop: int, sharding: NamedSharding) -> Iterator[Batch]:
     """The batches of steps `start` to `stop - 1`, each sharded over all devices of all hosts."""
-    config = experiment.config
     dataset = pipeline.batches(
-        experiment.data,
-        experiment.training_sets(method),
+        streams(experiment, method),
         experiment.batch_sizes(method),
-        preparation_of(config),
-        experiment.annotator(),
-        config.data.augment.to_dict(),
-        ahead=config.data.batches_ahead,
-        seed=config.seed,
+        ahead=experiment.config.data.batches_ahead,
         start=start,
         stop=stop,
         host=jax.process_index(),

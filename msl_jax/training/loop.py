@@ -12,17 +12,20 @@ import optax
 import orbax.checkpoint as ocp
 
 from msl_jax.data.case import ROLES
+from msl_jax.data.pipeline import FILL_VALUES
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.models.initial import initializer
 from msl_jax.runs import checkpoints, journal
 from msl_jax.settings.objects import model_of, preparation_of
+from msl_jax.settings.optimizer import make_optimizer, make_schedule
 from msl_jax.system import signals
 from msl_jax.training import transfer
+from msl_jax.training.augmentation import make_augment
 from msl_jax.training.batches import batches
 from msl_jax.training.recorder import Recorder
-from msl_jax.training.state import TrainState, init_state, make_mesh, make_schedule, state_of
+from msl_jax.training.state import TrainState, init_state, make_mesh, state_of
 from msl_jax.training.step import make_train_step
 
 
@@ -37,11 +40,10 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     config, stages = experiment.config, experiment.method.stages()  # one stage, except for "proposals"
-    mesh, schedule = make_mesh(), make_schedule(config)
-    optimizer = optax.adam(schedule)
+    mesh, optimizer = make_mesh(), make_optimizer(config)
     manager = checkpoints.open_manager(workdir, config.train.keep)
     done, state = _initial_or_restored(config, stages, optimizer, manager, workdir, mesh)
-    recorder = Recorder(experiment, workdir, manager, schedule, done)
+    recorder = Recorder(experiment, workdir, manager, make_schedule(config), done)
     if jax.process_index() == 0:
         if done < recorder.total:  # a run that is extended: its old results no longer apply
             (workdir / "results" / "test.json").unlink(missing_ok=True)
@@ -78,17 +80,20 @@ def train_stage(
       InputError: training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config = experiment.config
+    config, model = experiment.config, model_of(experiment.config)
     sharded = NamedSharding(mesh, PartitionSpec("data"))
     step_fn = jax.jit(
         make_train_step(
-            apply_fn=model_of(config).apply,
+            apply_fn=model.apply,
             optimizer=optimizer,
             method=method,
             devices=mesh.size,
             key=jax.random.fold_in(jax.random.key(config.seed), index),
+            augment=make_augment(config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES),
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
+            average=config.train.average,
+            levels=model.levels,
         ),
         in_shardings=(_replicated(mesh), sharded),
         out_shardings=_replicated(mesh),
@@ -154,11 +159,15 @@ def _initial_or_restored(
     def abstract_of(step: int) -> dict[str, Any]:
         stage = (step - 1) // config.train.steps
         variables, previous = variables_of(stages[stage]), variables_of(stages[max(stage - 1, 0)])
-        state = jax.eval_shape(lambda *networks: state_of(stages[stage], optimizer, *networks), variables, previous)
+        state = jax.eval_shape(
+            lambda own, previous: state_of(stages[stage], optimizer, own, previous, bool(config.train.average)),
+            variables,
+            previous,
+        )
         sharding = _replicated(mesh)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}
 
     step, items = checkpoints.restore_newest(manager, abstract_of)
     checkpoints.set_aside(manager, step)
-    return step, TrainState(**items["network"], **items["training"])
+    return step, TrainState.of(**items)

@@ -16,6 +16,7 @@ from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.runs import checkpoints, journal
+from msl_jax.training.batches import streams
 from msl_jax.training.state import TrainState
 from msl_jax.training.validation import dice_columns, make_validator
 
@@ -104,8 +105,8 @@ class Recorder:
 
     def _diverged(self, step: int) -> InputError:
         config, skipped = self.experiment.config, self.skipped_in_a_row
-        sets, sizes = self.experiment.training_sets(self.method), self.experiment.batch_sizes(self.method)
-        cases = pipeline.cases_of(sets, sizes, config.seed, step - skipped)
+        sets, sizes = streams(self.experiment, self.method), self.experiment.batch_sizes(self.method)
+        cases = pipeline.cases_of(sets, sizes, step - skipped)
         saved = self.manager.latest_step()
         checkpoint = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
         return InputError(

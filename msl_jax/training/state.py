@@ -26,6 +26,7 @@ class TrainState:
       opt_state: state of the optax optimizer.
       sums: sums of "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
       guide: variables of the guide network; None for a method without a guide.
+      average: moving average of the trained variables, parameters and running statistics; None without.
     """
 
     step: jax.Array
@@ -34,15 +35,26 @@ class TrainState:
     opt_state: Any
     sums: dict[str, jax.Array]
     guide: Any = None
+    average: Any = None
+
+    def trained(self) -> dict[str, Any]:
+        """The variables of the model that the optimizer has trained."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     def network(self) -> dict[str, Any]:
-        """The variables of the model: the "network" item of a checkpoint."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """The variables for evaluation, the average if there is one: the "network" item of a checkpoint."""
+        return self.trained() if self.average is None else self.average
 
     def training(self) -> dict[str, Any]:
         """The rest of the state: the "training" item of a checkpoint."""
         items = {"step": self.step, "opt_state": self.opt_state, "sums": self.sums, "guide": self.guide}
-        return {name: item for name, item in items.items() if item is not None}
+        rest = {} if self.average is None else self.trained()
+        return rest | {name: item for name, item in items.items() if item is not None}
+
+    @classmethod
+    def of(cls, network: Any, training: dict[str, Any]) -> "TrainState":
+        """The state with these two items of a checkpoint."""
+        return cls(**({"average": network} if "params" in training else network), **training)
 
 
 def init_state(
@@ -63,13 +75,14 @@ def init_state(
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
-    return state_of(method, optimizer, transfer.insert(loaded, variables) if loaded else variables, previous_network)
+    variables = transfer.insert(loaded, variables) if loaded else variables
+    return state_of(method, optimizer, variables, previous_network, averaged=bool(config.train.average))
 
 
 def state_of(
-    method: Method, optimizer: optax.GradientTransformation, variables: Any, previous_network: Any
+    method: Method, optimizer: optax.GradientTransformation, variables: Any, previous_network: Any, averaged: bool
 ) -> TrainState:
-    """The state before the first step of a stage, from given variables."""
+    """The state before the first step of a stage, from given variables; `averaged` for one with a moving average."""
     guide = None
     if method.guide:
         guide = previous_network if method.previous else jax.tree.map(jnp.copy, variables)
@@ -80,16 +93,7 @@ def state_of(
         opt_state=optimizer.init(variables["params"]),
         sums={name: jnp.zeros((), jnp.float32) for name in ("loss", "steps", *method.terms)},
         guide=guide,
-    )
-
-
-def make_schedule(config: Any) -> optax.Schedule:
-    """The learning rate by step: linear warm-up, then cosine decay that reaches 0 after the last step."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.optimizer.warmup_steps else config.optimizer.learning_rate,
-        peak_value=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        decay_steps=config.train.steps,
+        average=jax.tree.map(jnp.copy, variables) if averaged else None,
     )
 
 

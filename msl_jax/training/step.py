@@ -1,7 +1,7 @@
 """One pure train step for every method: forward pass, terms, gradient, update.
 
-A batch comes from pipeline.batches: {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}} with
-float32 images (n, y, x, channels) and int32 label maps (n, y, x).
+A batch comes from pipeline.batches: {"strong": {"image", "label", "weak_label"}, "weak": {"image", "weak_label"}}.
+Augmented, its images are float32 (n, y, x, channels), its label maps int32 (n, y, x).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from msl_jax.methods.deep_supervision import COARSER, level_weights, of_level, with_levels
 from msl_jax.methods.losses import safe_divisor
 from msl_jax.methods.table import Method, ramp
 from msl_jax.methods.terms import TERMS
@@ -19,6 +20,8 @@ from msl_jax.system import machine
 from msl_jax.training.state import TrainState
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
+Augment = Callable[[Batch, jax.Array], Batch]
+"""(batch of patches, PRNG key) -> batch to train on."""
 
 
 def make_train_step(
@@ -28,8 +31,11 @@ def make_train_step(
     method: Method,
     devices: int,
     key: jax.Array,
+    augment: Augment = lambda batch, key: batch,
     parts: int = 1,
     class_weights: Sequence[float] = (),
+    average: float = 0.0,
+    levels: int = 1,
 ) -> Callable[[TrainState, Batch], TrainState]:
     """Makes the train step of a method.
 
@@ -39,11 +45,14 @@ def make_train_step(
       method: the terms, their images and their weights.
       devices: number of devices the batch is sharded over. Arrays have an axis of this length, so that sets are joined
         on their device; only gradients and batch norm statistics are exchanged.
-      key: PRNG key of the stage; dropout depends on it, the step number and the part number.
+      key: PRNG key of the stage; augmentation and dropout depend on it, the step number and the part number.
+      augment: augmentation, run inside the step.
       parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
         the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
         the update differs from that of the whole batch.
       class_weights: weight of every class in a cross-entropy, background first; empty for 1 each.
+      average: decay per step of the state's moving average; 0 for a state without one.
+      levels: the network's levels of logits; each term with labels is the weighted mean over them.
 
     Returns:
       A pure function (state, batch) -> state, to be jitted. If the loss or its gradient is not finite, only the step
@@ -76,15 +85,16 @@ def make_train_step(
           params: parameters of the network.
           batch_stats: its running statistics.
           part: set -> "image" or name of a label map -> array (devices, n, ...).
-          shares: term -> this part's share of the divisor of the term's mean, so that the parts' terms add up to the
-            batch's mean; 1 if the batch is one part (0 if nothing is labelled).
+          shares: term -> for each of its levels of logits, finest first, the level's weight times this part's share of
+            the divisor of the term's mean, so that the parts' terms add up to the batch's mean. With one level and one
+            part it is 1 (0 if nothing is labelled).
           weights: term -> its weight at this step.
           key: PRNG key of the part's dropout.
 
         Returns:
           The loss; with it, for the report, the loss and every term before its weight, and the new statistics.
         """
-        logits: dict[str, dict[str, jax.Array]] = {branch: {} for branch in method.branches()}
+        logits: dict[str, dict[str, jax.Array]] = {}
         # With batch norm apart: first strong, then weak images, with the running statistics that the strong ones left.
         forward_passes = method.forward_passes()
         for sets, dropout_key in zip(forward_passes, jax.random.split(key, len(forward_passes)), strict=True):
@@ -98,23 +108,28 @@ def make_train_step(
                 rngs={"dropout": dropout_key},
             )
             batch_stats = updates.get("batch_stats", {})
-            logits = {branch: by_set | outputs.get(branch, {}) for branch, by_set in logits.items()}
+            logits |= {branch: logits.get(branch, {}) | by_set for branch, by_set in outputs.items()}
         labels = _by_name(part)
         terms = {}
         for term in method.terms:
             sets = method.sets_of(term)
-            loss = TERMS[term].loss(join(logits, sets), join(labels, sets), method.mean_of(term), class_weights)
-            terms[term] = shares[term] * loss
+            predicted, maps, mean = join(logits, sets), join(labels, sets), method.mean_of(term)
+            terms[term] = sum(
+                share * TERMS[term].loss(of_level(predicted, level), of_level(maps, level), mean, class_weights)
+                for level, share in enumerate(shares[term])
+            )
         loss = sum(weights[term] * terms[term] for term in method.terms)
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        parts_key, guide_key = jax.random.split(jax.random.fold_in(key, state.step))
+        parts_key, guide_key, augment_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        batch = augment(batch, augment_key)
         if guide := method.guide:
             arrays = batch[guide.images]
             batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
+        batch = {image_set: with_levels(arrays, levels) for image_set, arrays in batch.items()}
         divided = into_parts(batch, devices, parts)
-        shares = {term: _shares(divided, method, term, parts, class_weights) for term in method.terms}
+        shares = {term: _shares(divided, method, term, parts, class_weights, levels) for term in method.terms}
         weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}
 
         def add_part(totals, item):
@@ -138,9 +153,12 @@ def make_train_step(
             opt_state=opt_state,
             sums=jax.tree.map(jnp.add, state.sums, {"steps": jnp.ones((), jnp.float32), **values}),
             guide=state.guide,
+            average=state.average,
         )
         if method.ema_decay is not None:
             new = dataclasses.replace(new, guide=_moving_average(state.guide, new, method.ema_decay))
+        if average:
+            new = dataclasses.replace(new, average=_moving_average(state.average, new, average))
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         return dataclasses.replace(kept, step=new.step)
@@ -181,22 +199,28 @@ def _within(sets_by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) ->
     return {branch: tuple(name for name in own if name in sets) for branch, own in sets_by_branch.items()}
 
 
-def _moving_average(guide: Any, state: TrainState, ema_decay: float) -> Any:
-    """The guide's variables after a step: the mean of the networks of the first steps, then a moving average."""
+def _moving_average(variables: Any, state: TrainState, ema_decay: float) -> Any:
+    """Averaged variables after a step: the mean of the networks of the first steps, then a moving average."""
     decay = jnp.minimum(1 - 1 / state.step.astype(jnp.float32), ema_decay)
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, guide, state.network())
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, variables, state.trained())
 
 
-def _shares(divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float]) -> jax.Array:
-    """float32 (parts,): each part's share of the divisor of a term's mean; 1 for a single part with labels."""
+def _shares(
+    divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float], levels: int
+) -> tuple[jax.Array, ...]:
+    """For each level of a term float32 (parts,): the level's weight times each part's share of the mean's divisor."""
     row = TERMS[term]
     label_map, divisor_of = row.label_map, row.divisor
     if label_map is None or divisor_of is None:
-        return jnp.full(parts, 1 / parts, jnp.float32)
+        return (jnp.full(parts, 1 / parts, jnp.float32),)
 
-    def divisor(part: Batch) -> jax.Array:
-        labels = join(_by_name(part), method.sets_of(term))[label_map]
-        return divisor_of(labels, method.mean_of(term), class_weights)
+    def share(level: int, weight: float) -> jax.Array:
+        def divisor(part: Batch) -> jax.Array:
+            labels = of_level(join(_by_name(part), method.sets_of(term)), level)[label_map]
+            return divisor_of(labels, method.mean_of(term), class_weights)
 
-    divisors = jax.vmap(divisor)(divided)
-    return divisors / safe_divisor(divisors.sum())
+        divisors = jax.vmap(divisor)(divided)
+        return weight * divisors / safe_divisor(divisors.sum())
+
+    weights = level_weights(levels if label_map in COARSER else 1)
+    return tuple(share(level, weight) for level, weight in enumerate(weights))

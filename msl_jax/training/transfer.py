@@ -19,7 +19,10 @@ from msl_jax.system.paths import expanded
 
 Arrays = Mapping[tuple[str, ...], np.ndarray]
 """Path of an array in a model's variables, like ("params", "teacher", "Conv_0", "bias") -> the array."""
-SAME = (("model", "name"), ("model", "norm"), ("model", "width"), ("model", "depth"), ("data", "channels"))
+SAME = (
+    *(("model", key) for key in ("name", "norm", "width", "depth", "deep_supervision")),
+    ("data", "channels"),
+)
 """Settings that determine the arrays' shapes; both runs must have the same."""
 
 
@@ -65,13 +68,13 @@ def load(config: ConfigDict, branches: tuple[str, ...]) -> Arrays:
     return {
         path: array
         for path, array in flatten_dict(source).items()
-        if path[1] in parts and (same_classes or path[2] != HEAD)
+        if path[1] in parts and (same_classes or not path[2].startswith(HEAD))
     }
 
 
 def insert(loaded: Arrays, variables: Variables) -> Variables:
     """A model's variables with the loaded arrays in place of its own."""
-    return unflatten_dict({**flatten_dict(variables), **loaded})
+    return unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **loaded})
 
 
 def _source(config: ConfigDict) -> tuple[epath.Path, list[str]]:

@@ -16,9 +16,10 @@ from msl_jax import settings
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.settings.objects import model_of
+from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.system import machine, restart
 from msl_jax.training.batches import batches
-from msl_jax.training.state import init_state, make_mesh, make_schedule
+from msl_jax.training.state import init_state, make_mesh
 from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
@@ -34,7 +35,6 @@ from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-import optax
 
 LEFT_OUT = 10
 
@@ -49,7 +49,7 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     """Trains for `steps` steps, each `awaited` before the next batch is asked for, or not."""
     config, mesh = experiment.config, make_mesh()
     replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    optimizer = optax.adam(make_schedule(config))
+    optimizer = make_optimizer(config)
     state = jax.device_put(init_state(config, experiment.method, optimizer), replicated)
     apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
     step_fn = jax.jit(

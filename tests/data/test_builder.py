@@ -14,7 +14,6 @@ from msl_jax.data.case import Case, Reader, Source, load_all
 from msl_jax.data.formats.orientation import turn_across
 from msl_jax.data.readers import READERS, acdc, phantom
 from msl_jax.errors import InputError
-from msl_jax.labels import UNLABELED
 
 PHASES = {"ED": 1, "ES": 9}
 LPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
@@ -115,20 +114,6 @@ def test_a_changed_reader_builds_again(source, tmp_path, monkeypatch):
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 4
     monkeypatch.setitem(READERS, "acdc", dataclasses.replace(acdc.READER, read=one_case))
     assert len(builder.build(Source("acdc", str(source)), str(tmp_path / "cache")).entries) == 1
-
-
-def test_a_slice_contains_its_volumes_statistics(phantoms):
-    entry = phantoms.entries[3]
-    image = phantoms.case(entry).image
-    for z in (0, entry.slices - 1):
-        example = phantoms.features.deserialize_example_np(phantoms.records[entry.first + z])
-        assert (example["annotation"] == UNLABELED).all()
-        statistics = example["statistics"]
-        assert statistics["mean"] == pytest.approx(image.mean(), rel=1e-5)
-        assert statistics["deviation"] == pytest.approx(image.std(), rel=1e-5)
-        for percent in (0, 1, 50, 99.5, 100):
-            quantile = statistics["quantiles"][round(percent * 10)]
-            assert quantile == pytest.approx([np.percentile(image, percent)], rel=1e-6)
 
 
 def read_of(cases):
@@ -252,8 +237,8 @@ def test_a_data_set_without_orientation_has_no_directions(phantoms):
 def test_the_source_code_of_a_reader_from_a_module_without_a_file(monkeypatch):
     """A notebook, for example, is a module without a file."""
     monkeypatch.setattr(reads_nothing, "__module__", "a_notebook")
-    assert b"def reads_nothing" in builder._source_code(reads_nothing)
-    assert builder._source_code(functools.partial(acdc.READER.read)) == pathlib.Path(acdc.__file__).read_bytes()
+    assert b"def reads_nothing" in builder.source_code(reads_nothing)
+    assert builder.source_code(functools.partial(acdc.READER.read)) == pathlib.Path(acdc.__file__).read_bytes()
 
 
 def reads_nothing(source):

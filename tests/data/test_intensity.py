@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from msl_jax.data import intensity
 from msl_jax.data.preparation import Preparation
@@ -10,9 +9,18 @@ RAMP = (np.arange(101, dtype=np.float32)[:, None] * np.float32([1, -10]))[None, 
 
 
 def normalized(name, image=RAMP):
-    preparation = Preparation((8, 8), name, percentiles=(10.0, 90.0), window=(-40.0, 60.0), values=(0, 1))
+    preparation = Preparation((8, 8), "native", name, percentiles=(10.0, 90.0), window=(-40.0, 60.0), values=(0, 1))
+    return preparation.normalize(image, intensity.measure(image))
+
+
+def test_statistics_are_those_of_the_whole_volume():
+    image = np.random.default_rng(0).normal(100, 30, (3, 5, 7, 1)).astype(np.float32)
     statistics = intensity.measure(image)
-    return preparation.normalize(image, {key: tf.constant(value) for key, value in statistics.items()}).numpy()
+    assert statistics["mean"] == pytest.approx(image.mean(), rel=1e-5)
+    assert statistics["deviation"] == pytest.approx(image.std(), rel=1e-5)
+    for percent in (0, 1, 50, 99.5, 100):
+        quantile = statistics["quantiles"][round(percent * 10)]
+        assert quantile == pytest.approx([np.percentile(image, percent)], rel=1e-6)
 
 
 def test_percentiles_are_per_channel():
@@ -46,11 +54,11 @@ SETTINGS = {"percentiles": (1.0, 99.0), "window": (-160.0, 240.0)}
 
 
 def collapsed(name, image, **settings):
-    return intensity.collapse(name, intensity.measure(image), SETTINGS | settings).numpy().tolist()
+    return intensity.collapse(name, intensity.measure(image), SETTINGS | settings).tolist()
 
 
 def limits(name, image, **settings):
-    return [bound.numpy().tolist() for bound in intensity.limits(name, intensity.measure(image), SETTINGS | settings)]
+    return [bound.tolist() for bound in intensity.limits(name, intensity.measure(image), SETTINGS | settings)]
 
 
 @pytest.mark.parametrize(

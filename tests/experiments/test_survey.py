@@ -8,6 +8,7 @@ from msl_jax.experiments import survey
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.experiments.survey import oddities, report
 from msl_jax.labels import UNLABELED
+from msl_jax.settings.objects import preparation_of
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_every_pixel_is_counted(opened, phantoms):
         assert finding.shape == mask.shape and finding.contradicted == 0
         trained = finding.role in ("strong", "weak")
         assert finding.kind == ("full" if trained else "")
-        assert sum(finding.labelled.values()) == (len(mask) * 32 * 32 if trained else 0)
+        y, x = preparation_of(experiment.config).grid(mask.shape[1:], finding.entry.spacing[1:])
+        assert sum(finding.labelled.values()) == (len(mask) * y * x if trained else 0)
     roles = {finding.entry.patient: finding.role for finding in findings}
     assert sorted(roles.values()) == 3 * ["strong"] + 2 * ["test"] + ["validation"] + 2 * ["weak"]
     text = report(experiment, findings)

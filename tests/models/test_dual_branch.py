@@ -1,12 +1,14 @@
 import itertools
 
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msl_jax.models.dual_branch import BRANCHES, DualBranchUNet
+from msl_jax.models.dual_branch import BRANCHES, DualBranchUNet, at_level
+from msl_jax.models.initial import init_variables
 from msl_jax.models.unet import Decoder, Encoder
 
 KEY = jax.random.key(0)
@@ -88,6 +90,27 @@ def test_parameter_count(width, depth, classes):
         "teacher": decoder,
         "student": decoder,
     }
+
+
+def test_coarser_logits_add_heads_and_change_nothing_else():
+    """Of 5 levels, the finest 3 have logits; initial values and logits of the finest level stay."""
+    plain, deep = DualBranchUNet(2, 5, 3), DualBranchUNet(2, 5, 3, levels=3)
+    flat = [flatten_dict(init_variables(model, (16, 16), BRANCHES, seed=0)) for model in (plain, deep)]
+    assert {path: flat[1][path].shape for path in flat[1].keys() - flat[0].keys()} == {
+        ("params", branch, f"Conv_0_{level}", name): shape
+        for branch in BRANCHES
+        for level in (1, 2)
+        for name, shape in (("kernel", (1, 1, 2 * 2**level, 3)), ("bias", (3,)))
+    }
+    assert all(np.array_equal(array, flat[1][path]) for path, array in flat[0].items())
+    logits = [
+        run(unflatten_dict(arrays), IMAGES, model=model) for arrays, model in zip(flat, (plain, deep), strict=True)
+    ]
+    for branch in BRANCHES:
+        np.testing.assert_allclose(logits[0][branch], logits[1][branch], rtol=1e-5, atol=1e-6)
+        assert logits[1][at_level(branch, 1)].shape == (2, 4, 8, 8, 3)
+        assert logits[1][at_level(branch, 2)].shape == (2, 4, 4, 4, 3)
+    assert logits[0].keys() == set(BRANCHES) and len(logits[1]) == 6
 
 
 @pytest.mark.parametrize("branch", BRANCHES)

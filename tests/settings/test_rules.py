@@ -23,6 +23,7 @@ SETTINGS = [
     ("model.depth", 0, ["at least 1"]),
     ("model.depth", 7, ["data.size", "32", "multiple of 64"]),
     ("model.norm", "group", ["group", "batch or instance"]),
+    ("model.deep_supervision", True, ["with model.depth=1 only one level", "give 4 or more"]),
     ("model.dtype", "float16", ["float16", "float32", "bfloat16"]),
     ("model.dropout", 1.0, ["1.0", "below 1"]),
     ("model.dropout", -0.1, ["-0.1"]),
@@ -33,6 +34,7 @@ SETTINGS = [
     ("train.checkpoint_every", 0, ["at least 1"]),
     ("train.validate_every", 0, ["at least 1"]),
     ("train.validate_every", 3, ["3", "multiple of train.checkpoint_every=2"]),
+    ("train.average", 1.0, ["1.0", "below 1"]),
     ("train.keep", 0, ["at least 1"]),
     ("eval.batch", 0, ["at least 1"]),
     ("eval.checkpoint", "newest", ["newest", "last", "best"]),
@@ -50,6 +52,9 @@ SETTINGS = [
     ("optimizer.learning_rate", math.inf, ["inf"]),
     ("optimizer.warmup_steps", 4, ["4", "train.steps"]),
     ("optimizer.warmup_steps", -1, ["-1"]),
+    ("optimizer.schedule", "linear", ["linear", "cosine, polynomial"]),
+    ("optimizer.weight_decay", -0.1, ["-0.1", "0 turns it off"]),
+    ("optimizer.clip_norm", math.nan, ["nan", "0 turns it off"]),
 ]
 NEED_DATA = [
     ("method.name", "kl_entropy", ["kl_entropy", "lower_bound", "kl_ent", "upper_bound"]),
@@ -109,8 +114,15 @@ def test_the_data_folder_the_kept_checkpoints_and_the_evaluation_may_change():
     check_resumable(BEFORE, now, "RUN")
 
 
+def is_trained(key):
+    """Whether an older run's value differs from today's default, which the run then has to be resumed with."""
+    return key.startswith(("data.augment.", "data.foreground", "data.spacing"))
+
+
 def test_a_run_older_than_a_setting_resumes_with_the_default(tiny_config):
-    now = json.loads(open_experiment(tiny_config()).config.to_json())
+    config = tiny_config()
+    config.update_from_flattened_dict({key: MISSING_DEFAULTS[key] for key in MISSING_DEFAULTS if is_trained(key)})
+    now = json.loads(open_experiment(config).config.to_json())
     before = copy.deepcopy(now)
     for key in MISSING_DEFAULTS:
         *groups, name = key.split(".")
@@ -139,11 +151,14 @@ def test_labels_may_contain_spaces_and_need_distinct_values():
         parse_labels("LV=3,MYO=3", "--labels")
 
 
-def test_a_norm_that_the_network_lacks_and_statistics_that_instance_norm_lacks(tiny_config):
+def test_settings_that_the_network_lacks_and_statistics_that_instance_norm_lacks(tiny_config):
     config = tiny_config()
     config.model.norm, config.method.batch_norm = "instance", "apart"
     with pytest.raises(InputError, match=r"^config.method.batch_norm: does not apply to model.norm=instance; leave"):
         check_config(config)
     config.model.name, config.model.depth, config.data.size, config.method.batch_norm = "released", 2, 64, None
     with pytest.raises(InputError, match=r"^config.model.norm: is instance; with model.name=released give batch"):
+        check_config(config)
+    config.model.norm, config.model.deep_supervision = "batch", True
+    with pytest.raises(InputError, match=r"^config.model.deep_supervision: is True; model.name=released has logits of"):
         check_config(config)

@@ -19,12 +19,13 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.runs import checkpoints, journal
 from msl_jax.runs.config import claim
+from msl_jax.settings.optimizer import make_schedule
 from msl_jax.system import signals
 from msl_jax.training import loop as training
 from msl_jax.training import recorder
 from msl_jax.training.batches import batches as original_batches
 from msl_jax.training.loop import train
-from msl_jax.training.state import init_state, make_schedule
+from msl_jax.training.state import init_state
 from msl_jax.training.validation import make_validator, one_class_warning
 from trees import paths, unequal
 

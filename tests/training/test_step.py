@@ -16,6 +16,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.table import METHODS
 from msl_jax.models.initial import init_variables
 from msl_jax.settings.objects import model_of
+from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.training.state import init_state
 from msl_jax.training.step import into_parts, join, make_train_step
 from trees import paths, unequal
@@ -54,6 +55,8 @@ class Run:
                 method=experiment.method,
                 devices=devices,
                 key=jax.random.key(experiment.config.seed),
+                average=experiment.config.train.average,
+                levels=model_of(experiment.config).levels,
             ),
             in_shardings=(self.replicated, self.sharded),
             out_shardings=self.replicated,
@@ -90,7 +93,8 @@ def runs():
     made = {}
 
     def get(experiment, devices=4, optimizer=None):
-        key = (repr(model_of(experiment.config)), repr(experiment.method), devices, optimizer is None)
+        settings = repr(model_of(experiment.config)), repr(experiment.method), experiment.config.train.average
+        key = (*settings, devices, optimizer is None)
         if key not in made:
             made[key] = Run(experiment, devices, optimizer)
         return made[key]
@@ -149,6 +153,21 @@ def test_one_step_moves_every_parameter(tiny_config, runs, source):
     weighted = sum(weight * ramped[name] * float(after.sums[name]) for name, weight in method.terms.items())
     assert float(after.sums["loss"]) == pytest.approx(weighted, rel=1e-5) and weighted > 0
     assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.sums))} == {jnp.dtype("float32")}
+
+
+def test_one_step_with_every_setting_of_the_recipe_moves_every_parameter(tiny_config):
+    """Biases and scales do not decay: each moves by its gradient, those of the coarser heads too."""
+    config = tiny_config()
+    config.model.depth, config.model.deep_supervision, config.method.dice = 4, True, 1.0
+    config.optimizer.schedule, config.optimizer.weight_decay, config.optimizer.clip_norm = "polynomial", 0.01, 12.0
+    config.train.average = 0.9
+    experiment = open_experiment(config)
+    run = Run(experiment, optimizer=make_optimizer(experiment.config))
+    after = run.step(run.start, synthetic(experiment))
+    assert finite(after) and unequal(run.start.params, after.params) == paths(after.params)
+    assert any("Conv_0_1" in path for path in paths(after.params)) and not unequal(after.average, after.trained())
+    weighted = sum(weight * float(after.sums[name]) for name, weight in experiment.method.terms.items())
+    assert float(after.sums["loss"]) == pytest.approx(weighted, rel=1e-5)
 
 
 def test_methods_without_a_student_have_none(tiny_config, runs):
@@ -247,7 +266,22 @@ def test_bfloat16_leaves_losses_and_parameters_float32(tiny_config, runs):
         assert float(value) == pytest.approx(float(expected.sums[name]), rel=0.05, abs=0.01)
 
 
-# Guides
+# Averages and guides
+
+
+def test_the_average_of_three_steps_by_hand(tiny_config, runs):
+    """With decay 0.6: the first network, the mean of two, then 0.6 of that mean and 0.4 of the third."""
+    config = tiny_config()
+    config.train.average = 0.6
+    experiment = open_experiment(config)
+    run = runs(experiment)
+    states = [run.start]
+    for seed in range(3):
+        states.append(run.step(states[-1], synthetic(experiment, seed)))
+    one, two, three = (state.trained() for state in states[1:])
+    assert unequal(one, two) == unequal(two, three) == paths(three)
+    expected = jax.tree.map(lambda a, b, c: 0.6 * (a + b) / 2 + 0.4 * c, one, two, three)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), states[3].network(), expected)
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])

@@ -12,9 +12,10 @@ import pytest
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import cross_entropy
+from msl_jax.methods.deep_supervision import most_frequent, nearest
+from msl_jax.methods.losses import cross_entropy, dice, entropy
 from msl_jax.methods.table import METHODS
-from msl_jax.models.dual_branch import DualBranchUNet
+from msl_jax.models.dual_branch import DualBranchUNet, at_level
 from msl_jax.models.initial import init_variables
 from msl_jax.settings.objects import model_of, preparation_of
 from msl_jax.system import machine
@@ -127,6 +128,47 @@ def test_with_instance_norm_parts_give_the_update_of_the_whole_batch(batch):
     for other in (after(method, 2), after(METHODS["kl_ent"], 1)):
         for a, b in zip(jax.tree.leaves(other.params), jax.tree.leaves(whole.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_terms_with_labels_are_weighted_over_the_levels(batch):
+    """By hand from the logits, two thirds at full and one third at half size; parts of a batch give the same update."""
+    model = DualBranchUNet(width=2, depth=4, norm="instance", levels=2)
+    terms = METHODS["kl_ent"].terms | {"dice": 1.0}
+    method, optimizer = dataclasses.replace(METHODS["kl_ent"], batch_norm=None, terms=terms), optax.sgd(1.0)
+    before = start(init_variables(model, SIZE, BRANCHES, seed=0)["params"], {}, optimizer, method)
+
+    def after(parts):
+        step = make_train_step(
+            apply_fn=model.apply,
+            optimizer=optimizer,
+            method=method,
+            devices=1,
+            key=jax.random.key(0),
+            parts=parts,
+            levels=model.levels,
+        )
+        return jax.jit(step)(before, batch)
+
+    whole, divided = after(1), after(2)
+    images = {name: arrays["image"][None] for name, arrays in batch.items()}
+    logits = jax.jit(lambda params: model.apply({"params": params}, images, dict.fromkeys(BRANCHES, images), False))(
+        before.params
+    )
+    both = {level: jnp.concatenate([*logits[at_level("student", level)].values()], axis=1)[0] for level in (0, 1)}
+    label, weak = batch["strong"]["label"], jnp.concatenate([batch[name]["weak_label"] for name in ("strong", "weak")])
+    strong = [logits[at_level("teacher", level)]["strong"][0] for level in (0, 1)]
+    expected = {
+        "s": (2 * cross_entropy(strong[0], label) + cross_entropy(strong[1], nearest(label, 2))) / 3,
+        "w": (2 * cross_entropy(both[0], weak) + cross_entropy(both[1], most_frequent(weak, 2))) / 3,
+        "dice": (2 * dice(strong[0], label) + dice(strong[1], nearest(label, 2))) / 3,
+        "ent": entropy(both[0][4:]),
+    }
+    for term, value in expected.items():
+        np.testing.assert_allclose(whole.sums[term], value, rtol=1e-4, err_msg=term)
+        np.testing.assert_allclose(divided.sums[term], value, rtol=1e-4, err_msg=term)
+    assert unequal(before.params, whole.params) == paths(whole.params)
+    for a, b in zip(jax.tree.leaves(divided.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.soak

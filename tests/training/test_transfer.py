@@ -46,8 +46,8 @@ def started(experiment):
     return init_state(experiment.config, first, optax.adam(1e-3), loaded=loaded)
 
 
-def head(branch):
-    return {f"['params']['{branch}']['Conv_0']['{name}']" for name in ("kernel", "bias")}
+def head(branch, level=""):
+    return {f"['params']['{branch}']['Conv_0{level}']['{name}']" for name in ("kernel", "bias")}
 
 
 def of(part, tree):
@@ -77,6 +77,14 @@ def test_heads_of_other_classes_are_initialised(opened, source, capsys, classes)
     assert "randomly initialised: output convolutions (classes there: LV)." in capsys.readouterr().out
 
 
+def test_heads_of_coarser_levels_are_initialised_too(opened, source):
+    deep = {"model__depth": 4, "model__deep_supervision": True}
+    folder, network = source("seed=5,classes=LV", **deep)
+    state = started(opened("seed=1,classes=all", init_from=str(folder), **deep))
+    heads = {path for branch in ("teacher", "student") for level in ("", "_1") for path in head(branch, level)}
+    assert unequal(state.network(), network) == heads
+
+
 def test_a_branch_that_was_not_trained_there_is_initialised(opened, source, capsys):
     folder, network = source("method=lower_bound,seed=5")
     experiment = opened("method=kl_ent,seed=1", init_from=str(folder))
@@ -96,6 +104,12 @@ def test_an_average_starts_as_the_network(opened, source):
     folder, _ = source("method=lower_bound,seed=5")
     state = started(opened("method=mean_teacher,seed=1", init_from=str(folder)))
     assert not unequal(state.guide, state.network())
+
+
+def test_a_network_without_running_statistics_starts_from_another(opened, source):
+    folder, network = source(model__norm="instance")
+    state = started(opened("seed=1", model__norm="instance", init_from=str(folder)))
+    assert network["batch_stats"] == {} and not unequal(state.network(), network)
 
 
 # The loop
@@ -124,7 +138,13 @@ def test_the_first_stage_starts_there_and_resuming_needs_no_source(opened, sourc
 
 @pytest.mark.parametrize(
     ("key", "value", "there"),
-    [("model.norm", "instance", "batch"), ("model.width", 4, 2), ("model.depth", 3, 1), ("data.channels", 2, 1)],
+    [
+        ("model.norm", "instance", "batch"),
+        ("model.width", 4, 2),
+        ("model.depth", 3, 1),
+        ("model.deep_supervision", True, False),
+        ("data.channels", 2, 1),
+    ],
 )
 def test_a_network_of_another_shape_is_refused(opened, source, tmp_path, key, value, there):
     folder, _ = source()
