@@ -68,16 +68,8 @@ def predict(
     problems: list[str] = []
     for label_file, image in readable_images(config, targets, problems):
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
-        label_file.parent.mkdir(parents=True, exist_ok=True)
         turns = ensemble.turns(image.directions)
-        label_map, probabilities = ensemble.label_map(
-            image.voxels, image.spacing, turns, branch, scratch_folder=label_file.parent if save_probabilities else None
-        )
-        if largest_component:
-            label_map = largest_components(label_map)
-        volumes.write(label_file, label_map, image)
-        if probabilities is not None:
-            volumes.write(_probability_file(label_file), probabilities, image)
+        _segment(ensemble, image, turns, branch, label_file, save_probabilities, largest_component)
         turned = turns[0] != orientation.turn_across(config.data.axis)
         notes = [
             *dict.fromkeys(ensemble.branches(branch)),
@@ -90,6 +82,26 @@ def predict(
         problems.append(f"{output}: contains the label maps of the other {counted(len(written), 'image')} of {source}.")
     raise_all(problems)
     return written
+
+
+def _segment(
+    ensemble: Ensemble,
+    image: volumes.Volume,
+    turns: Sequence[orientation.Turn],
+    branch: str | None,
+    label_file: pathlib.Path,
+    save_probabilities: bool,
+    largest_component: bool,
+) -> None:
+    """Writes the label map of an image and, on request, its probabilities; arguments as of `predict`."""
+    folder = label_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    label_map, probabilities = ensemble.label_map(
+        image.voxels, image.spacing, turns, branch, scratch_folder=folder if save_probabilities else None
+    )
+    volumes.write(label_file, largest_components(label_map) if largest_component else label_map, image)
+    if probabilities is not None:
+        volumes.write(_probability_file(label_file), probabilities, image)
 
 
 def largest_components(label_map: np.ndarray) -> np.ndarray:
