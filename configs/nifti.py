@@ -36,8 +36,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.split_sizes = ((None, 2, 3),)  # None: all other patients
     config.data.strong = "all"
     config.data.split_seed = 0
-    # Cross-validation, for few masks: with 0/4 the test split is part 0 of 4 of the strong patients. Train 1/4, 2/4 and
-    # 3/4 too, to test every mask once.
+    # Cross-validation, for few masks: with 0/4 the test split is part 0 of 4 of the strong patients. Leave it empty for
+    # msl_jax.sweep --folds=4, which trains all four and tests every strong mask once.
     config.data.fold = ""
     # Or assign roles in a CSV with the columns patient and role: strong, weak, validation, test, train (strong ones are
     # drawn from these), or empty (unused). Optional columns: group (draws are stratified by it) and weak (see below).

@@ -213,10 +213,10 @@ def load(workdir: PathLike | Sequence[PathLike]) -> Run:
     """Loads a trained run, or several, like seeds or folds, to average their probabilities.
 
     Args:
-      workdir: the run's folder, or several folders.
+      workdir: the folder of a run or of all folds of a cross-validation, or several folders.
 
     Raises:
-      InputError: a folder contains no run, or the runs have different structures or kinds of images.
+      InputError: a folder contains no run or not all folds, or the runs have different structures or kinds of images.
     """
     return Run([workdir] if isinstance(workdir, str | os.PathLike) else list(workdir))
 

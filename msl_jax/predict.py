@@ -31,7 +31,8 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     WORKDIR = command.define_path_list(
-        "workdir", "Folder of the run; for several, separated by commas, probabilities are averaged."
+        "workdir",
+        "Folder of the run, or of all its folds; for several, separated by commas, probabilities are averaged.",
     )
     INPUT = command.define_path(
         "input",

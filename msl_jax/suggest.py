@@ -27,7 +27,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    WORKDIR = command.define_path("workdir", None, "Folder of the run.")
+    WORKDIR = command.define_path("workdir", None, "Folder of the run, or of all its folds.")
     INPUT = command.define_path("input", None, "Folder of unannotated images, searched recursively.")
     OUTPUT = command.define_path(
         "output", "runs/suggest", "Folder for the ranking, suggest.csv, and a picture of the first cases, suggest.png."

@@ -4,9 +4,15 @@ python -m msl_jax.sweep --config=configs/acdc_cpu.py --methods=lower_bound,kl,kl
     --workdir=SWEEP [--config.KEY=VALUE ...]
 
 Every run is a process of `msl_jax.main` in its own folder, SWEEP/METHOD/strongN/seedS, or SWEEP/METHOD/all/seedS for a
-method that uses all masks; its output goes to train.log there. Settings of --config apply to all runs, weights like
---config.method.terms.ent to every method. Rerun the same command to train missing runs and resume interrupted ones;
-longer lists extend the sweep.
+method that always uses all masks; its output goes to train.log there. Settings of --config apply to all runs, weights
+like --config.method.terms.ent to every method. Rerun the same command to train missing runs and resume interrupted
+ones; longer lists extend the sweep.
+
+--folds=4 cross-validates: the strong patients are divided into 4 parts, and 4 runs, SWEEP/METHOD/strongN/seedS/fold0 to
+fold3, each leave one part out of training and are tested on it. The table compares the cases of all folds together.
+--strong=all uses all full masks; for one method, this scores every mask once:
+
+python -m msl_jax.sweep --config=configs/mine.py --methods=kl_ent --strong=all --seeds=0 --folds=4 --workdir=SWEEP
 
 --parallel=N trains N runs at once, each on its share of the CPU cores and of the NVIDIA GPUs. Several hosts can divide
 a sweep in a shared folder: --share=1/4 trains every fourth run, starting with the first. Every call writes the table of
@@ -38,7 +44,7 @@ def main(_) -> None:
     config = flags.FLAGS["config"]
     failed = train_and_compare(
         WORKDIR.value,
-        runs_of(NAMES.value, numbers("strong", STRONG.value), numbers("seeds", SEEDS.value)),
+        runs_of(NAMES.value, numbers("strong", STRONG.value, "all"), numbers("seeds", SEEDS.value), FOLDS.value),
         CONFIG.value,
         functools.partial(
             flags_of,
@@ -55,9 +61,12 @@ def main(_) -> None:
 if __name__ == "__main__":
     CONFIG = command.define_config("The experiment that the runs share")
     NAMES = flags.DEFINE_list("methods", None, "Methods to compare, separated by commas.", required=True)
-    STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients with full masks.", required=True)
+    STRONG = flags.DEFINE_list("strong", None, "Numbers of training patients with full masks, or all.", required=True)
     SEEDS = flags.DEFINE_list(
         "seeds", None, "Seeds of weights, batches and the choice of strong patients.", required=True
+    )
+    FOLDS = flags.DEFINE_integer(
+        "folds", None, "Cross-validation: parts of the strong patients, each tested by a run of its own.", lower_bound=2
     )
     WORKDIR = command.define_path("workdir", None, "Folder of the sweep; rerun the same command to resume.")
     PARALLEL = flags.DEFINE_integer(

@@ -20,6 +20,7 @@ import msl_jax
 from msl_jax import api
 from msl_jax.data.formats import volumes
 from msl_jax.errors import OddInput
+from msl_jax.inference.ensemble import Ensemble
 from msl_jax.inference.files import predict
 from msl_jax.inference.segmenter import load_network
 from msl_jax.settings.parsing import with_settings
@@ -116,6 +117,17 @@ def test_several_runs_give_the_mean_of_their_probabilities(drawn, image):
     run = msl_jax.load(drawn)
     np.testing.assert_array_equal(run.probabilities(image, spacing=SPACING), np.mean(each, axis=0))
     np.testing.assert_array_equal(run.predict(image, spacing=SPACING), 3 * np.mean(each, axis=0).argmax(-1))
+
+
+def test_every_branch_of_several_runs_is_averaged(drawn, image):
+    voxels = image[..., None]
+    ensemble = Ensemble(drawn)
+    found = ensemble.probabilities_by_branch(voxels, ensemble.turns_of_slices())
+    each = [load_network(folder) for folder in drawn]
+    each = [segmenter.probabilities(variables, voxels) for segmenter, variables, _ in each]
+    assert list(found) == ["teacher", "student"]
+    for branch, probabilities in found.items():
+        np.testing.assert_array_equal(probabilities, np.mean([one[branch] for one in each], axis=0))
 
 
 def test_a_network_is_read_once_and_not_before_it_is_used(drawn, image, monkeypatch):

@@ -5,22 +5,30 @@ Dice is the mean over its cases (two frames of one heart are not independent), t
 have. The interval is Student's t over the patients' differences, as in scipy.stats.ttest_rel: with the 15 to 20
 patients of a test split, bootstrap intervals are too short, and t needs no random seed. The interval covers variation
 between patients, not between seeds.
+
+The folds of a cross-validation count as one run: their cases are joined, each scored once, by the run that was not
+trained on it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import json
+import math
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
 from msl_jax.errors import InputError
+from msl_jax.evaluation import metrics
+from msl_jax.evaluation.results import Row, results
 from msl_jax.runs import config, journal
 from msl_jax.system import atomic, text
 
+Strong = int | Literal["all"] | None
+"""Number of strong patients, or "all" training patients with full masks; None for a method that always uses all."""
 BASELINE = "lower_bound"
 DIFFERENCE = ("mean", "low", "high", "better", "patients")
 COLUMNS = (
@@ -35,26 +43,34 @@ class Run:
 
     Attributes:
       method: a name in methods.METHODS.
-      strong: number of training patients with full masks; None for all.
+      strong: number of training patients with full masks, or "all"; None for a method that always uses all.
       seed: seed of weights, batches and the choice of strong patients.
+      fold: "I/N": fold I, counted from 0, of N of a cross-validation; None without one.
     """
 
     method: str
-    strong: int | None
+    strong: Strong
     seed: int
+    fold: str | None = None
 
     @property
     def folder(self) -> pathlib.PurePath:
-        """The run's folder below the sweep's: kl/strong3/seed0 or upper_bound/all/seed0."""
-        return pathlib.PurePath(self.method, strong_text(self.strong, "strong"), f"seed{self.seed}")
+        """The run's folder below the sweep's: kl/strong3/seed0, kl/strongall/seed0/fold2 or upper_bound/all/seed0."""
+        fold = [f"fold{self.fold.partition('/')[0]}"] if self.fold else []
+        return pathlib.PurePath(self.method, strong_text(self.strong, "strong"), f"seed{self.seed}", *fold)
+
+    @property
+    def folds(self) -> int:
+        """The number of folds; 1 without a cross-validation."""
+        return int(self.fold.partition("/")[2]) if self.fold else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A finished run, as read from its folder.
+    """A finished run, as read from its folder, or all folds of a cross-validation, joined by `pooled`.
 
     Attributes:
-      run: its method, number of strong patients and seed.
+      run: its method, number of strong patients, seed and fold.
       config: config.json, with defaults for settings missing from older runs.
       results: results/test.json.
       cases: rows of results/test.csv, as text.
@@ -99,29 +115,68 @@ def paired_difference(
     """The difference between two methods, paired by patient.
 
     Args:
-      ones: seed -> patient -> Dice.
+      ones: seed -> patient -> Dice. Folds of a number of strong patients test others for each seed.
       others: the same for the other method; only seeds that both have are used.
 
     Returns:
-      "mean" of the patients' differences (ones - others), "low" and "high" of its 95 % interval (Student's t; None for
-      one patient), "better", the number of patients with a difference above 0, and "patients", the number of all. All
-      are None without a common seed.
+      "mean" of the patients' differences (ones - others, the mean over the seeds that tested the patient), "low" and
+      "high" of its 95 % interval (Student's t; None for one patient), "better", the number of patients with a
+      difference above 0, and "patients", the number of all. All are None without a common seed.
 
     Raises:
-      InputError: they were tested on different patients.
+      InputError: with one seed, they were tested on different patients.
     """
-    seeds = ones.keys() & others.keys()
+    seeds = sorted(ones.keys() & others.keys())
     if not seeds:
         return dict.fromkeys(DIFFERENCE)
-    patients = sorted(ones[min(seeds)])
-    if any(sorted(dice[seed]) != patients for dice in (ones, others) for seed in seeds):
+    if any(ones[seed].keys() != others[seed].keys() for seed in seeds):
         raise InputError("The runs of this sweep were tested on different patients; give another workdir.")
-    differences = np.array([np.mean([ones[s][patient] - others[s][patient] for s in seeds]) for patient in patients])
+    patients = sorted(set().union(*(ones[seed] for seed in seeds)))
+    differences = np.array(
+        [np.mean([ones[s][patient] - others[s][patient] for s in seeds if patient in ones[s]]) for patient in patients]
+    )
     mean, low, high = float(differences.mean()), None, None
     if len(patients) > 1:
         margin = float(stats.sem(differences) * stats.t.ppf(0.975, len(patients) - 1))
         low, high = mean - margin, mean + margin
     return dict(zip(DIFFERENCE, (mean, low, high, int((differences > 0).sum()), len(patients)), strict=True))
+
+
+def whole(finished: Sequence[Finished]) -> list[Finished]:
+    """The runs without those of a cross-validation whose folds are not all among them."""
+    return [result for group in _by_folds(finished).values() for result in group]
+
+
+def pooled(finished: Sequence[Finished]) -> list[Finished]:
+    """Joins the folds of each cross-validation into one result, as if one run had scored all of their cases.
+
+    Incomplete cross-validations are left out; runs without folds stay as they are. Means and standard deviations are
+    over the cases of all folds, in the order of the folds.
+    """
+    return [group[0] if run == group[0].run else _joined(run, group) for run, group in _by_folds(finished).items()]
+
+
+def _by_folds(finished: Sequence[Finished]) -> dict[Run, list[Finished]]:
+    """Run without its fold -> all of its folds; without incomplete ones."""
+    groups: dict[Run, list[Finished]] = {}
+    for result in finished:
+        groups.setdefault(dataclasses.replace(result.run, fold=None), []).append(result)
+    return {run: group for run, group in groups.items() if len(group) == group[0].run.folds}
+
+
+def _joined(run: Run, folds: Sequence[Finished]) -> Finished:
+    cases = [case for fold in folds for case in fold.cases]
+    branches = folds[0].results["branches"]
+    rows = [_scored(case, branches[case["branch"]]) for case in cases]
+    return Finished(run, folds[0].config, results(rows, units_of(folds), folds[0].results["checkpoint"]), cases, [])
+
+
+def _scored(case: Mapping[str, str], structures: Iterable[str]) -> Row:
+    """A row of test.csv with its scores as numbers, NaN where a distance is undefined."""
+    scores = {
+        name: {metric: float(case[f"{name}_{metric}"] or "nan") for metric in metrics.METRICS} for name in structures
+    }
+    return {"case": case["case"], "patient": case["patient"], "branch": case["branch"], "scores": scores}
 
 
 def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
@@ -133,26 +188,34 @@ def compare(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     from its own teacher. Missing values are None.
 
     Args:
-      finished: runs in any order; rows are sorted by strong patients (all last), then in the order of the methods.
+      finished: runs in any order, folds joined by `pooled`; rows are sorted by strong patients (all last), then in the
+        order of the methods.
     """
     units_of(finished)
     baselines = [f for f in finished if f.run.method == BASELINE]
-    fewest = min((f.run.strong for f in baselines if f.run.strong is not None), default=None)
     methods = list(dict.fromkeys(f.run.method for f in finished))
-    groups = sorted({(f.run.strong or np.inf, methods.index(f.run.method)) for f in finished})
+    groups = sorted({(_rank(f.run.strong), methods.index(f.run.method)) for f in finished})
     rows = []
     for strong, index in groups:
-        group = [f for f in finished if (f.run.strong or np.inf, f.run.method) == (strong, methods[index])]
-        baseline = [f for f in baselines if f.run.strong == (group[0].run.strong or fewest)]
+        group = [f for f in finished if (_rank(f.run.strong), f.run.method) == (strong, methods[index])]
+        baseline = [f for f in baselines if f.run.strong == (group[0].run.strong or fewest(baselines))]
         for branch, structures in group[0].results["branches"].items():
             rows += [_row(group, branch, structure, baseline) for structure in structures]
     return rows
 
 
 def fewest_strong(finished: Sequence[Finished]) -> list[Finished]:
-    """The runs with the fewest strong patients, and those that use all masks."""
-    fewest = min((f.run.strong for f in finished if f.run.strong), default=None)
-    return [f for f in finished if f.run.strong in (fewest, None)]
+    """The runs with the fewest strong patients, and those of methods that always use all masks."""
+    return [f for f in finished if f.run.strong in (fewest(finished), None)]
+
+
+def fewest(finished: Sequence[Finished]) -> Strong:
+    """The smallest number of strong patients of these runs, or "all"; None if their methods always use all masks."""
+    return min((f.run.strong for f in finished if f.run.strong), key=_rank, default=None)
+
+
+def _rank(strong: Strong) -> float:
+    return strong if isinstance(strong, int) else math.inf
 
 
 def median_case(finished: Sequence[Finished]) -> str:
@@ -163,7 +226,7 @@ def median_case(finished: Sequence[Finished]) -> str:
 
 
 def units_of(finished: Sequence[Finished]) -> str:
-    """The unit of all distances, "mm" or "voxel".
+    """The unit of all distances, "mm" or "voxel"; "" without a run.
 
     Raises:
       InputError: the runs have different units.
@@ -172,16 +235,23 @@ def units_of(finished: Sequence[Finished]) -> str:
     if len(units) > 1:
         examples = ", ".join(f"{folder} in {unit}" for unit, folder in units.items())
         raise InputError(f"The runs' distances have different units ({examples}); compare them in separate sweeps.")
-    return next(iter(units))
+    return next(iter(units), "")
 
 
-def strong_text(strong: int | None, prefix: str = "") -> str:
-    """The number of strong patients as text, with a prefix, or "all"."""
+def strong_text(strong: Strong, prefix: str = "") -> str:
+    """The number of strong patients or "all" as text, with a prefix unless the method always uses all."""
     return "all" if strong is None else f"{prefix}{strong}"
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Run]) -> str:
-    """The comparison as a Markdown table, Dice and its differences in percentage points, and the missing runs."""
+def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Run], folds: int = 1) -> str:
+    """The comparison as a Markdown table, Dice and its differences in percentage points, and the missing runs.
+
+    Args:
+      rows: result of `compare`.
+      units: of the distances.
+      missing: runs that are not finished.
+      folds: number of folds that each result joins.
+    """
     header = ["strong", "method", "branch", "structure", "seeds", "Dice %", f"HD95 {units}", f"ASSD {units}", "empty"]
     header += [f"minus {BASELINE}", "minus teacher"]
     table = []
@@ -205,6 +275,11 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
         "patients. Cases without the structure in prediction or reference are counted as empty and left out of the "
         "mean distances."
     )
+    if folds > 1:
+        note += (
+            f" Each result joins the test cases of {folds} folds, each scored once, by the run that was not trained on "
+            "it; results without all folds are left out."
+        )
     absent = ", ".join(str(run.folder) for run in missing)
     lines = [text.markdown(header, table), "", note]
     return "\n".join([*lines, *(["", f"Missing, not trained or failed: {absent}."] if absent else []), ""])
@@ -212,8 +287,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], units: str, missing: Iterable[Ru
 
 def write(sweep: pathlib.Path, finished: Sequence[Finished], missing: Iterable[Run]) -> str:
     """Writes table.md, table.csv, cases.csv and runs.csv for one or more finished runs; returns the Markdown."""
-    rows = compare(finished)
-    text = markdown(rows, units_of(finished), missing)
+    rows = compare(pooled(finished))
+    text = markdown(rows, units_of(finished), missing, finished[0].run.folds)
     atomic.write_text(sweep / "table.md", text)
     _write_csv(sweep / "table.csv", [{**row, "strong": strong_text(row["strong"])} for row in rows])
     _write_csv(sweep / "cases.csv", [_key(f) | case for f in finished for case in f.cases])
@@ -266,7 +341,8 @@ def difference_text(difference: Mapping[str, float | int | None]) -> str:
 
 def _key(finished: Finished) -> dict[str, Any]:
     run = finished.run
-    return {"method": run.method, "strong": strong_text(run.strong), "seed": run.seed}
+    fold = {"fold": run.fold} if run.fold else {}
+    return {"method": run.method, "strong": strong_text(run.strong), "seed": run.seed, **fold}
 
 
 def _run_rows(finished: Finished) -> list[dict[str, Any]]:

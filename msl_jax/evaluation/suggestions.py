@@ -15,10 +15,10 @@ from msl_jax.data.formats import volumes
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError, raise_all, warn_all
 from msl_jax.evaluation import metrics
-from msl_jax.inference.images import readable_images, remarks, turn_of
-from msl_jax.inference.segmenter import joined, load_network, most_probable
+from msl_jax.inference.ensemble import Ensemble
+from msl_jax.inference.images import readable_images, remarks
+from msl_jax.inference.segmenter import joined, most_probable
 from msl_jax.pictures import plots
-from msl_jax.runs.config import read_config
 from msl_jax.system import atomic, text
 from msl_jax.system.paths import check_output
 
@@ -109,23 +109,28 @@ def _owner(name: str, cases: set[str]) -> str:
 def suggest(workdir: epath.Path, folder: pathlib.Path, output: pathlib.Path) -> list[tuple[str, Uncertainty]]:
     """Writes suggest.csv and suggest.png into `output`; returns the cases in the order to annotate them.
 
+    Args:
+      workdir: the folder of a run, or of the folds of a cross-validation, whose probabilities are averaged.
+      folder: images, searched recursively; those with a mask or annotation are skipped.
+      output: the output folder.
+
     Raises:
-      InputError: the folder contains no unannotated image. Files that are no images or have other channels than in
-        training are listed after all others are ranked.
+      InputError: there is no run, or not all folds, or the folder contains no unannotated image. Files that are no
+        images or have other channels than in training are listed after all others are ranked.
     """
-    config = read_config(workdir)
+    ensemble = Ensemble([workdir])
+    config = ensemble.configs[0]
     check_output(output)
     cases = unannotated(folder, config.data.layout)
-    segmenter, variables, _ = load_network(workdir, config.eval.checkpoint)
+    ensemble.load()
     ranked: list[tuple[str, Uncertainty]] = []
     shown: dict[str, plots.Segmented] = {}
     problems: list[str] = []
     for name, image in readable_images(config, cases, problems):
-        warn_all(remarks(config, image))
-        turn, _ = turn_of(config, image)
-        volume = turn.apply(image.voxels)
-        spacing = turn.spacing(image.spacing)
-        turned = uncertainty(slab for _, slab in segmenter.slabs(variables, volume, spacing))
+        warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
+        turn, *_ = turns = ensemble.turns(image.directions)
+        volume, spacing = turn.apply(image.voxels), turn.spacing(image.spacing)
+        turned = uncertainty(ensemble.slabs_by_branch(image.voxels, image.spacing, turns))
         stored = dataclasses.replace(turned, slice=len(volume) - 1 - turned.slice) if turn.flips[0] else turned
         ranked = sorted([*ranked, (name, stored)], key=lambda pair: (-pair[1].score, pair[0]))
         shown[name] = plots.Segmented(

@@ -84,7 +84,7 @@ def score_test(
     turn: Turn = UNTURNED,
     largest: Largest = MappingProxyType({}),
 ) -> tuple[dict[str, Any], list[Row]]:
-    """Scores a network on the test split, over labelled voxels and the structures that the test cases have.
+    """Scores a network on the test split, over labelled voxels and the structures of `Experiment.scored`.
 
     Args:
       experiment: the experiment with the test split.
@@ -101,7 +101,7 @@ def score_test(
     Raises:
       InputError: the network's probabilities are not finite.
     """
-    structures = experiment.structures(experiment.split["test"])
+    structures = experiment.scored()
     rows, units = [], set()
     sums: dict[str, list[calibration.Sums]] = {branch: [] for branch in segmenter.branches}
     for entry in experiment.entries(experiment.split["test"]):
@@ -175,8 +175,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
         entries = experiment.entries(experiment.split["test"])
         for rank, index in _ranked(rows, segmenter.branches[-1]).items():
             case = case_to_score(experiment, entries[index], segmenter.preparation.size)
-            structures = experiment.structures(experiment.split["test"])
-            picture = _overlay(segmenter, variables, case, structures, largest, rank)
+            picture = _overlay(segmenter, variables, case, experiment.scored(), largest, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
         print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")

@@ -19,6 +19,7 @@ def cautions(experiment: Experiment) -> list[str]:
     warnings += _orientations(experiment, used)
     warnings += _time_points(used, roles)
     warnings += _absent_structures(experiment)
+    warnings += outside_folds(experiment)
     return list(dict.fromkeys(warnings))
 
 
@@ -75,6 +76,19 @@ def _absent_structures(experiment: Experiment) -> Iterator[str]:
             yield f"No strong case contains {name}={value}; choose other strong cases, or leave the structure out."
     for role in ("validation", "test"):
         patients = experiment.split[role]
-        absent = [name for name in experiment.config.data.classes if name not in experiment.structures(patients)]
+        present = experiment.scored() if role == "test" else experiment.structures(patients)
+        absent = [name for name in experiment.config.data.classes if name not in present]
         if patients and absent:
             yield f"No {role} case contains {', '.join(absent)}, so scores leave it out; choose other {role} cases."
+
+
+def outside_folds(experiment: Experiment) -> Iterator[str]:
+    """Warns of masks in no fold of a cross-validation that is otherwise over all of them."""
+    used = {patient for patients in experiment.split.values() for patient in patients}
+    masked = experiment.data.masked(full=True)
+    outside = [patient for patient in masked if patient not in used]
+    if experiment.config.data.fold and outside and not set(masked) & set(experiment.weak()):
+        yield (
+            f"{counted(len(outside), 'patient')} with full masks in no fold, not being training patients: "
+            f"{few(outside)}; to use all masks, give --config.data.split_sizes='((None, 0, 0),)'."
+        )

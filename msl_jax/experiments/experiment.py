@@ -48,6 +48,10 @@ class Experiment:
         """Name -> class of the trained structures present in masks of these patients."""
         return structures_of(self.config, self.entries(patients))
 
+    def scored(self) -> dict[str, int]:
+        """Name -> class of the structures to score: those of the test cases, in a cross-validation of all folds'."""
+        return self.structures([*self.split["test"], *(self.strong if self.config.data.fold else [])])
+
     def annotator(self) -> Annotator:
         """The source of the training patients' weak labels."""
         data = self.config.data

@@ -194,8 +194,8 @@ def oddities(experiment: Experiment, findings: Sequence[Finding]) -> list[str]:
             warnings.append(f"{few([entry.name for entry in duplicates])}: are the same image; keep one of them.")
     if not experiment.split["validation"]:
         warnings.append(
-            "There is no validation case, so no best step can be chosen; with few masks, train with "
-            "--config.data.fold=0/4, 1/4, 2/4 and 3/4 to test every mask once."
+            "There is no validation case, so no best step can be chosen; with few masks, cross-validate by "
+            "python -m msl_jax.sweep --folds=4, which tests every mask once."
         )
     return warnings
 

@@ -14,7 +14,7 @@ from msl_jax.inference.components import largest_components
 from msl_jax.inference.segmenter import Segmenter, Slab, load_network
 from msl_jax.models.initial import Variables
 from msl_jax.runs import selection
-from msl_jax.runs.config import read_config
+from msl_jax.runs.config import read_config, runs_in
 from msl_jax.settings.objects import directions_of, method_of, preparation_of
 from msl_jax.system import scratch
 
@@ -22,17 +22,17 @@ AGREE = ("layout", "classes", "channels")
 """Keys of config.data that must be equal in all runs of an ensemble."""
 
 
-MeanSlab = tuple[Turn, slice, np.ndarray]
-"""How the volume is turned, some of its slices then, and their probabilities, float32 (n, y, x, classes)."""
-RunSlabs = Iterator[tuple[slice, np.ndarray]]
-"""Slices of the volume as one run turns it, and their probabilities."""
+RunSlabs = Iterator[tuple[slice, list[np.ndarray]]]
+"""Slices of the volume as a run turns it, and probabilities of some branches, float32 (n, y, x, classes)."""
+MeanSlab = tuple[Turn, slice, list[np.ndarray]]
+"""How the volume is turned (as for the first run), some of its slices then, and mean probabilities."""
 
 
 class Ensemble:
     """One or more runs whose probabilities are averaged. Each network is read once, when first needed.
 
     Attributes:
-      workdirs: the runs' folders.
+      workdirs: the runs' folders, one for each fold of a cross-validation.
       configs: their filled-in configs.
       selections: how each of them predicts.
     """
@@ -41,14 +41,14 @@ class Ensemble:
         """Reads the runs' configs.
 
         Args:
-          workdirs: the runs' folders, at least one.
+          workdirs: the folders of runs or of the folds of a cross-validation, at least one.
 
         Raises:
-          InputError: a folder contains no run or a damaged selection.json, or the runs have different structures or
-            kinds of images.
+          InputError: a folder contains no run, not all folds, or a damaged selection.json, or the runs have different
+            structures or kinds of images.
         """
-        self.workdirs = tuple(workdirs)
-        self.configs = tuple(read_config(workdir) for workdir in workdirs)
+        self.workdirs = tuple(run for workdir in workdirs for run in runs_in(workdir))
+        self.configs = tuple(read_config(workdir) for workdir in self.workdirs)
         self.selections = tuple(
             selection.read(workdir, config) for workdir, config in zip(self.workdirs, self.configs, strict=True)
         )
@@ -82,7 +82,7 @@ class Ensemble:
           InputError: a run has no readable checkpoint, or did not train the branch.
         """
         for index, name in enumerate(self.branches(branch)):
-            self._network(index, name)
+            self._network(index, (name,))
 
     def turns(self, directions: np.ndarray | None) -> list[Turn]:
         """For each run, how to reorient a file's volume with these axis directions (None: unknown)."""
@@ -113,7 +113,7 @@ class Ensemble:
           InputError: as `load`, or the disk has too little space for those of runs with different orientations.
         """
         result = np.empty(self._shape(voxels), np.float32)
-        for turn, slices, mean in self._slabs(voxels, spacing, turns, branch):
+        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch)):
             turn.apply(result)[slices] = mean
         return result
 
@@ -135,34 +135,52 @@ class Ensemble:
         values = preparation_of(self.configs[0]).value_of_class()
         labels = np.empty(voxels.shape[:3], np.uint8)
         kept = None if scratch_folder is None else scratch.array(self._shape(voxels), scratch_folder)
-        for turn, slices, mean in self._slabs(voxels, spacing, turns, branch):
+        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch)):
             turn.apply(labels)[slices] = values[mean.argmax(-1)]
             if kept is not None:
                 turn.apply(kept)[slices] = mean
         return labels, kept
 
+    def slabs_by_branch(
+        self, voxels: np.ndarray, spacing: Sequence[float], turns: Sequence[Turn]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Branch of the first run's method -> mean probabilities (n, y, x, classes), the student last, slab by slab.
+
+        Slices are those of the first run. Arguments and errors are those of `probabilities`.
+        """
+        names = tuple(method_of(self.configs[0]).branches())
+        for _, _, means in self._slabs(voxels, spacing, turns, [names] * len(self.configs)):
+            yield dict(zip(names, means, strict=True))
+
+    def _one_branch(self, branch: str | None) -> list[tuple[str, ...]]:
+        return [(name,) for name in self.branches(branch)]
+
     def _shape(self, voxels: np.ndarray) -> tuple[int, ...]:
         return (*voxels.shape[:3], 1 + len(self.configs[0].data.classes))
 
     def _slabs(
-        self, voxels: np.ndarray, spacing: Sequence[float], turns: Sequence[Turn], branch: str | None
+        self,
+        voxels: np.ndarray,
+        spacing: Sequence[float],
+        turns: Sequence[Turn],
+        branches: Sequence[tuple[str, ...]],
     ) -> Iterator[MeanSlab]:
-        """The mean over the runs, slab by slab."""
+        """The mean over the runs, slab by slab; each run has as many `branches`, whose means are in that order."""
         runs = []
         lengths = set()
-        for index, (turn, name) in enumerate(zip(turns, self.branches(branch), strict=True)):
-            segmenter, variables = self._network(index, name)
+        for index, (turn, names) in enumerate(zip(turns, branches, strict=True)):
+            segmenter, variables = self._network(index, names)
             turned, size = turn.apply(voxels), turn.spacing(spacing)
             lengths.add(segmenter.slab_length(turned.shape, size))
-            runs.append((turn, _of_branch(name, segmenter.slabs(variables, turned, size))))
+            runs.append((turn, _of_branches(names, segmenter.slabs(variables, turned, size))))
         alike = len(lengths) == 1 and len(set(turns)) == 1
-        return _together(runs) if alike else _one_by_one(runs, self._shape(voxels))
+        return _together(runs) if alike else _one_by_one(runs, (len(branches[0]), *self._shape(voxels)))
 
-    def _network(self, index: int, branch: str) -> tuple[Segmenter, Variables]:
-        """A run's network for one branch; the arrays of all branches are loaded together."""
+    def _network(self, index: int, branches: tuple[str, ...]) -> tuple[Segmenter, Variables]:
+        """A run's network for some branches; the arrays of all branches are loaded together."""
         workdir, config = self.workdirs[index], self.configs[index]
         trained = tuple(method_of(config).branches())
-        if branch not in trained:
+        for branch in set(branches) - set(trained):
             raise InputError(
                 f"branch: is '{branch}', but method '{config.method.name}' of {workdir} trains "
                 f"{' and '.join(trained)}; give one of these."
@@ -170,26 +188,30 @@ class Ensemble:
         if index not in self._networks:
             self._networks[index] = load_network(workdir, config.eval.checkpoint)[:2]
         segmenter, variables = self._networks[index]
-        return dataclasses.replace(segmenter, branches=(branch,)), variables
+        return dataclasses.replace(segmenter, branches=branches), variables
 
 
-def _of_branch(name: str, slabs: Iterator[Slab]) -> RunSlabs:
-    return ((slices, slab[name]) for slices, slab in slabs)
+def _of_branches(names: Sequence[str], slabs: Iterator[Slab]) -> RunSlabs:
+    return ((slices, [slab[name] for name in names]) for slices, slab in slabs)
 
 
 def _together(runs: Sequence[tuple[Turn, RunSlabs]]) -> Iterator[MeanSlab]:
     """The mean of runs that have the same turn and equal slabs."""
     turn = runs[0][0]
     for slabs in zip(*(slabs for _, slabs in runs), strict=True):
-        yield turn, slabs[0][0], np.mean([probabilities for _, probabilities in slabs], axis=0)
+        of_branches = zip(*(probabilities for _, probabilities in slabs), strict=True)
+        yield turn, slabs[0][0], [np.mean(probabilities, axis=0) for probabilities in of_branches]
 
 
 def _one_by_one(runs: Sequence[tuple[Turn, RunSlabs]], shape: Sequence[int]) -> Iterator[MeanSlab]:
-    """The mean of any runs, by way of their sum (slice, y, x, classes) on disk."""
-    total = scratch.array(shape)
+    """The mean of any runs, by way of their sums (branch, slice, y, x, classes) on disk."""
+    totals = scratch.array(shape)
     for turn, slabs in runs:
-        for slices, probabilities in slabs:
-            turn.apply(total)[slices] += probabilities
-    for first in range(len(total)):
+        for slices, of_branches in slabs:
+            for total, probabilities in zip(totals, of_branches, strict=True):
+                turn.apply(total)[slices] += probabilities
+    turn = runs[0][0]
+    turned = [turn.apply(total) for total in totals]
+    for first in range(len(turned[0])):
         slices = slice(first, first + 1)
-        yield UNTURNED, slices, np.asarray(total[slices]) / len(runs)
+        yield turn, slices, [np.asarray(total[slices]) / len(runs) for total in turned]

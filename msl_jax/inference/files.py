@@ -35,7 +35,7 @@ def predict(
     If an image cannot be segmented, the others still are. Suspicious input gives a warning on standard error.
 
     Args:
-      workdirs: the folders of runs (seeds, folds); their probabilities are averaged.
+      workdirs: the folders of runs, or of the folds of a cross-validation; their probabilities are averaged.
       source: an image, or a folder in which images are found as in the data set's layout.
       output: the output folder; names and sub-folders are those of the input.
       branch: "teacher" or "student"; None for the one that each run selected.
@@ -73,15 +73,8 @@ def predict(
     problems: list[str] = []
     for label_file, image in readable_images(config, targets, problems):
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
-        label_file.parent.mkdir(parents=True, exist_ok=True)
         turns = ensemble.turns(image.directions)
-        label_map, probabilities = ensemble.label_map(
-            image.voxels, image.spacing, turns, branch, scratch_folder=label_file.parent if save_probabilities else None
-        )
-        label_map = ensemble.keep_largest(label_map, largest)
-        volumes.write(label_file, label_map, image)
-        if probabilities is not None:
-            volumes.write(_probability_file(label_file), probabilities, image)
+        _segment(ensemble, image, turns, branch, label_file, save_probabilities, largest)
         turned = turns[0] != orientation.turn_across(config.data.axis)
         notes = [
             *dict.fromkeys(ensemble.branches(branch)),
@@ -95,6 +88,29 @@ def predict(
         problems.append(f"{output}: contains the label maps of the other {counted(len(written), 'image')} of {source}.")
     raise_all(problems)
     return written
+
+
+def _segment(
+    ensemble: Ensemble,
+    image: volumes.Volume,
+    turns: Sequence[orientation.Turn],
+    branch: str | None,
+    label_file: pathlib.Path,
+    save_probabilities: bool,
+    largest: Sequence[str],
+) -> None:
+    """Writes the label map of an image and, on request, its probabilities; arguments as of `predict`.
+
+    Of the structures in `largest`, only the largest component is kept.
+    """
+    folder = label_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    label_map, probabilities = ensemble.label_map(
+        image.voxels, image.spacing, turns, branch, scratch_folder=folder if save_probabilities else None
+    )
+    volumes.write(label_file, ensemble.keep_largest(label_map, largest), image)
+    if probabilities is not None:
+        volumes.write(_probability_file(label_file), probabilities, image)
 
 
 def _targets(

@@ -136,15 +136,15 @@ def dice_by_strong(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Dice of every method against the number of strong patients, a panel per structure.
 
     Args:
-      rows: result of comparison.compare: "method", "strong" (None for all), "branch", "structure", "dice_mean" and
-        "dice_std" (None for one seed) in [0, 1].
+      rows: result of comparison.compare: "method", "strong" (a number or "all", None for a method that always uses
+        all), "branch", "structure", "dice_mean" and "dice_std" (None for one seed) in [0, 1].
 
     Returns:
       A line per method for its student or only branch, with the standard deviation over seeds as error bars; dashed for
       the teacher of a student. A method that uses all masks is a horizontal line, its standard deviation a band.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    numbers = sorted({row["strong"] for row in rows if row["strong"]})
+    numbers = sorted({row["strong"] for row in rows if row["strong"]}, key=lambda n: math.inf if n == "all" else n)
     structures = dict.fromkeys(row["structure"] for row in rows)
     lines: dict[tuple[str, str, str], list] = {}
     for row in rows:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 import json
 import os
+import re
 from typing import Any
 
 from etils import epath
@@ -100,6 +101,9 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
     """
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
+        folds = [fold.name for fold in _folds(path.parent)]
+        if folds:
+            raise InputError(f"{workdir}: is no run, but contains the folds {', '.join(folds)}; give one of these.")
         raise InputError(f"{path}: is missing; give the folder of a run as workdir.")
     return completed(_read_known(path))
 
@@ -107,6 +111,46 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
 def read_config(workdir: epath.PathLike) -> ConfigDict:
     """The filled-in config of a run folder; raises InputError as `read`."""
     return in_order(read(workdir))
+
+
+def runs_in(workdir: epath.Path) -> list[epath.Path]:
+    """The folders of the runs in `workdir`: the folder itself, or the folds of a cross-validation, fold0, fold1, ...
+
+    Raises:
+      InputError: there is no run, the folds are not those of one cross-validation, or some are missing or unfinished.
+    """
+    if (workdir / "config.json").exists():
+        return [workdir]
+    folders = _folds(workdir)
+    if not folders:
+        raise InputError(
+            f"{workdir}/config.json: is missing, and there are no folds (fold0, fold1); give the folder of a run or "
+            "of all its folds as workdir."
+        )
+    found = {read(folder)["data"]["fold"]: folder for folder in folders}
+    folds = next(iter(found)).partition("/")[2]
+    wanted = [f"{index}/{folds}" for index in range(int(folds or 0))]
+    if not found.keys() <= set(wanted) or len(found) < len(folders):
+        raise InputError(
+            f"{workdir}: {', '.join(folder.name for folder in folders)} are not the folds of one cross-validation; "
+            "give the folders of single runs."
+        )
+    unfinished = [fold for fold in wanted if fold not in found or not (found[fold] / "results" / "test.json").exists()]
+    if unfinished:
+        raise InputError(
+            f"{workdir}: the runs with config.data.fold={', '.join(unfinished)} are missing or unfinished; train them, "
+            "or give the folders of the others."
+        )
+    return [found[fold] for fold in wanted]
+
+
+def _folds(workdir: epath.Path) -> list[epath.Path]:
+    """The runs in folders fold0, fold1, ... of `workdir`, in this order."""
+    named = [path for path in workdir.glob("fold*") if re.fullmatch(r"fold\d+", path.name)]
+    return sorted(
+        (path for path in named if (path / "config.json").exists()),
+        key=lambda path: int(path.name.removeprefix("fold")),
+    )
 
 
 def _read_known(path: epath.Path) -> dict[str, Any]:

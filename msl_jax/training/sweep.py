@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 import jax
@@ -23,9 +23,10 @@ import numpy as np
 
 from msl_jax import plugins
 from msl_jax.data.builder import Dataset
-from msl_jax.errors import InputError
+from msl_jax.errors import InputError, warn_all
 from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Finished, Run
+from msl_jax.experiments.cautions import outside_folds
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import load_network
 from msl_jax.methods.table import METHODS
@@ -91,7 +92,12 @@ def train_and_compare(
         raise InputError(f"--workdir={workdir}: a sweep needs a local or mounted folder; give one.")
     folder = pathlib.Path(workdir)
     check_name(folder)
+    if config.data.fold and runs[0].fold:
+        raise InputError(
+            f"config.data.fold: is {config.data.fold}, but --folds trains all folds; leave one of them out."
+        )
     opened = {run: open_experiment(with_settings(config, settings_of(run))) for run in runs}
+    warn_all(outside_folds(opened[runs[0]]))
 
     def done() -> list[Run]:
         return [run for run in runs if is_done(folder / run.folder, opened[run].config)]
@@ -118,17 +124,43 @@ def train_and_compare(
     return failed
 
 
-def runs_of(names: Sequence[str], strong: Sequence[int], seeds: Sequence[int]) -> list[Run]:
-    """The runs in the order of training: all runs of the first seed come first, and each run once."""
-    take_all = [name for name, method in METHODS.items() if method.all_strong]
-    runs = (Run(name, None if name in take_all else n, seed) for seed in seeds for n in strong for name in names)
+def runs_of(
+    names: Sequence[str], strong: Sequence[int | Literal["all"]], seeds: Sequence[int], folds: int | None = None
+) -> list[Run]:
+    """The runs in the order of training: all runs of the first seed come first, and each run once.
+
+    Args:
+      names: methods.
+      strong: numbers of strong patients, or "all".
+      seeds: seeds.
+      folds: number of folds of a cross-validation; None for the config's own test split.
+
+    Raises:
+      InputError: methods would be compared that divide different patients into folds.
+    """
+    take_all = [name for name in names if name in METHODS and METHODS[name].all_strong]
+    few = [n for n in strong if n != "all"]
+    if folds and take_all and few:
+        raise InputError(
+            f"--folds={folds}: {take_all[0]} would divide all masks into folds, --strong={few[0]} only some of them; "
+            f"leave {take_all[0]} out, or give --strong=all."
+        )
+    parts = [f"{index}/{folds}" for index in range(folds)] if folds else [None]
+    runs = (
+        Run(name, None if name in take_all else n, seed, part)
+        for seed in seeds
+        for n in strong
+        for name in names
+        for part in parts
+    )
     return list(dict.fromkeys(runs))
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """The settings that distinguish this run: key of the config -> value."""
     strong = {} if run.strong is None else {"data.strong": run.strong}
-    return {"method.name": run.method, "seed": run.seed, **strong}
+    fold = {"data.fold": run.fold} if run.fold else {}
+    return {"method.name": run.method, "seed": run.seed, **strong, **fold}
 
 
 def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
@@ -170,30 +202,34 @@ def shares(parallel: int) -> list[Share]:
 
 
 def draw(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> None:
-    """Writes dice.png and terms.png of one or more finished runs, and methods.png of those with checkpoints."""
-    plots.save(charts.dice_by_strong(comparison.compare(finished)), sweep / "dice.png")
+    """Writes dice.png and terms.png of finished runs, and methods.png of those with checkpoints; all folds or none."""
+    finished = comparison.whole(finished)
+    if not finished:
+        return
+    plots.save(charts.dice_by_strong(comparison.compare(comparison.pooled(finished))), sweep / "dice.png")
     selected = comparison.fewest_strong(finished)
     reports: dict[str, list[Any]] = {}
     for result in selected:
         reports.setdefault(result.run.method, []).append(result.reports)
     plots.save(charts.terms(reports), sweep / "terms.png")
     loadable = [result for result in selected if (sweep / result.run.folder / "checkpoints").exists()]
-    first_seed = [result for result in loadable if result.run.seed == loadable[0].run.seed]
+    first_seed = comparison.whole([result for result in loadable if result.run.seed == loadable[0].run.seed])
     if first_seed:
         plots.save(_methods_figure(sweep, first_seed, data), sweep / "methods.png")
 
 
 def _methods_figure(sweep: pathlib.Path, finished: Sequence[Finished], data: Dataset) -> Figure:
-    name = comparison.median_case(finished)
+    name = comparison.median_case(comparison.pooled(finished))
     case = data.case(next(entry for entry in data.entries if entry.name == name))
     predictions, foreground = {}, {}
-    for result in finished:
+    tested = [result for result in finished if name in {row["case"] for row in result.cases}]  # not in other folds
+    for result in tested:
         segmenter, variables, _ = load_network(epath.Path(sweep / result.run.folder), result.results["checkpoint"])
         dice = [f"{branch} {100 * result.case_dice(branch)[name]:.1f}" for branch in segmenter.branches]
         row = "\n".join([result.run.method, *dice])
         predictions[row], foreground[row] = segmenter.classes_and_foreground(variables, case.image, case.spacing)
     reference = segmenter.preparation.reference(np.asarray(case.mask))
-    strong = comparison.strong_text(min((f.run.strong for f in finished if f.run.strong), default=None))
+    strong = comparison.strong_text(comparison.fewest(finished))
     title = f"{name}, strong patients: {strong}, seed {finished[0].run.seed}, Dice % of the case"
     return plots.methods(case.image[..., 0], reference, predictions, foreground, title, case.spacing)
 
@@ -300,11 +336,16 @@ def _gpus() -> list[str]:
     return [str(index) for index in range(len(re.findall("^GPU ", listed, re.MULTILINE)))]
 
 
-def numbers(flag: str, values: Sequence[str]) -> list[int]:
-    """The values of a flag as integers; raises InputError if there are none, or not all are whole numbers."""
-    if not values or not all(value.isdecimal() for value in values):
-        raise InputError(f"--{flag}={','.join(values)}: give whole numbers separated by commas, like 0,1,2.")
-    return [int(value) for value in values]
+def numbers(flag: str, values: Sequence[str], or_word: str = "") -> list[Any]:
+    """The values of a flag as integers, or as the one word that it also takes.
+
+    Raises:
+      InputError: there are no values, or other ones.
+    """
+    if not values or not all(value.isdecimal() or value == or_word for value in values):
+        other = f" or {or_word}" if or_word else ""
+        raise InputError(f"--{flag}={','.join(values)}: give whole numbers{other} separated by commas, like 0,1,2.")
+    return [value if value == or_word else int(value) for value in values]
 
 
 def part_of(text: str) -> slice:

@@ -34,6 +34,15 @@ REFUSED = {
         ["config.method.class_weights", "'LW'", "background, LV"],
     ),
     "no run to predict with": (["predict", "--workdir=NEW", "--input=IMAGES", "--output=NEW"], ["config.json"]),
+    "folds to evaluate": (
+        ["evaluate", "--workdir=FOLDS", "SETTINGS", "--output=NEW.json"],
+        ["FOLDS", "fold0", "give one of these"],
+    ),
+    "folds to export": (["export", "--workdir=FOLDS", "--format=safetensors"], ["FOLDS", "fold0", "give one of these"]),
+    "other runs as folds": (
+        ["predict", "--workdir=FOLDS", "--input=IMAGES", "--output=NEW"],
+        ["FOLDS: fold0", "not the folds of one cross-validation"],
+    ),
     "no images": ([*PREDICT, "--input=EMPTY"], ["EMPTY", "contains no images"]),
     "no such image": ([*PREDICT, "--input=EMPTY/nothing.nii.gz"], ["EMPTY/nothing.nii.gz", "cannot be read"]),
     "no such branch": ([*PREDICT, "--input=IMAGES", "--branch=master"], ["master", "student", "teacher"]),
@@ -53,6 +62,15 @@ REFUSED = {
     "a sweep over an unknown method": ([*SWEEP, "--methods=kl,klx", "--strong=2"], ["klx", "kl_ent"]),
     "a sweep over too many strong patients": ([*SWEEP, "--methods=kl", "--strong=2,9"], ["data.strong", "9", "5"]),
     "a sweep over no numbers": ([*SWEEP, "--methods=kl", "--strong=few"], ["--strong=few", "whole numbers"]),
+    "a sweep of one fold": ([*SWEEP, "--methods=kl", "--strong=2", "--folds=1"], ["--folds=1", ">= 2"]),
+    "a sweep of more folds than strong patients": (
+        [*SWEEP, "--methods=kl", "--strong=2", "--folds=3"],
+        ["config.data.fold", "0/3", "only 2 patients", "fewer folds"],
+    ),
+    "a sweep of all folds and of one": (
+        [*SWEEP, "--methods=kl", "--strong=2", "--folds=2", "--config.data.fold=0/2"],
+        ["config.data.fold: is 0/2", "--folds"],
+    ),
     "a sweep on a host too many": ([*SWEEP, "--methods=kl", "--strong=2", "--share=3/2"], ["--share=3/2"]),
     "a sweep from no run": ([*SWEEP, "--methods=kl", "--strong=2", "--config.init_from=EMPTY"], ["EMPTY", "no run"]),
     "a sweep in a bucket": ([*SWEEP, "--methods=kl", "--strong=2", "--workdir=gs://a/b"], ["gs://a/b", "mounted"]),
@@ -64,8 +82,16 @@ REFUSED = {
 def test_bad_input_ends_in_one_sentence(command, argv, words, settings, workdir, hospital, predicted, tmp_path):
     (tmp_path / "EMPTY").mkdir()
     new = tmp_path / "new"
-    folders = {"RUN": workdir, "PREDICTED": predicted[0], "EMPTY": tmp_path / "EMPTY", "NEW": new}
-    folders |= {"IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / "fold0").symlink_to(workdir)
+    folders = {
+        "FOLDS": tmp_path / "folds",
+        "RUN": workdir,
+        "PREDICTED": predicted[0],
+        "EMPTY": tmp_path / "EMPTY",
+        "NEW": new,
+    }
+    folders |= {"FOLDS": tmp_path / "folds", "IMAGES": hospital / "images", "REFERENCES": hospital / "references"}
 
     def filled(text):
         return re.sub("|".join(folders), lambda match: str(folders[match[0]]), text)

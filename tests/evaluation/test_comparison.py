@@ -11,6 +11,7 @@ from documents import cells
 from msl_jax.errors import InputError
 from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Run
+from msl_jax.pictures import charts
 
 T_2 = 4.302652729911275
 """The 97.5th percentile of Student's t with 2 degrees of freedom, from a table."""
@@ -219,6 +220,80 @@ def test_the_fewest_strong(finished):
     assert Run("lower_bound", 5, 0) not in runs and len(runs) == len(finished) - 1
     upper = [f for f in finished if f.run.strong is None]
     assert comparison.fewest_strong(upper) == upper
+
+
+# Folds
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Two folds of two methods: patients a and b in the first, c in the second, a with two frames."""
+    dice = {
+        ("lower_bound", "0/2"): {"teacher": {"a": [0.1, 0.3], "b": [0.4]}},
+        ("lower_bound", "1/2"): {"teacher": {"c": [0.6]}},
+        ("kl", "0/2"): {"teacher": {"a": [0.2, 0.4], "b": [0.6]}},
+        ("kl", "1/2"): {"teacher": {"c": [0.9]}},
+    }
+    return [write_run(tmp_path, Run(name, "all", 0, fold), values) for (name, fold), values in dice.items()]
+
+
+def test_folds_are_pooled_case_by_case(folds):
+    """The mean over all four cases is (0.1 + 0.3 + 0.4 + 0.6) / 4; that of the folds' means would be 0.43."""
+    lower, kl = comparison.pooled(folds)
+    assert (lower.run, kl.run) == (Run("lower_bound", "all", 0), Run("kl", "all", 0))
+    assert [case["case"] for case in lower.cases] == ["a_frame0", "a_frame1", "b_frame0", "c_frame0"]
+    found = lower.results["branches"]["teacher"]["LV"]
+    assert found["dice"] == pytest.approx({"mean": 0.35, "std": np.std([0.1, 0.3, 0.4, 0.6])})
+    assert (found["hd95"]["mean"], found["assd"]["mean"], found["empty"]) == (8.0, 2.0, 0)
+    assert (lower.results["cases"], lower.results["patients"]) == (4, 3)
+
+
+def test_pooled_methods_are_paired_by_patient(folds):
+    """Patient a is better by 0.1, b by 0.2 and c by 0.3, as in the test of the interval."""
+    row = row_of(comparison.compare(comparison.pooled(folds)), "kl", "all", "teacher")
+    mean, low, high, better, patients = difference(row, "baseline")
+    assert (row["seeds"], mean, better, patients) == (1, pytest.approx(0.2), 3, 3)
+    assert high - low == pytest.approx(2 * T_2 * 0.1 / np.sqrt(3))
+
+
+def test_a_case_without_distances_is_empty_when_pooled(folds):
+    folds[0].cases[2].update(LV_hd95="", LV_assd="")
+    folds[1].cases[0].update(LV_hd95="14.0")
+    found = comparison.pooled(folds)[0].results["branches"]["teacher"]["LV"]
+    assert (found["hd95"]["mean"], found["empty"]) == (10.0, 1)
+
+
+def test_an_incomplete_cross_validation_is_left_out(tmp_path, folds):
+    assert comparison.whole(folds) == folds
+    assert comparison.whole(folds[:3]) == folds[:2]
+    assert [result.run.method for result in comparison.pooled(folds[:3])] == ["lower_bound"]
+    text = comparison.write(tmp_path, folds[:3], [folds[3].run])
+    assert "Missing, not trained or failed: kl/strongall/seed0/fold1." in text and "of 2 folds" in text
+    assert [row["method"] for row in table(tmp_path / "table.csv")] == ["lower_bound"]
+    fold = [(row["method"], row["fold"]) for row in table(tmp_path / "runs.csv")]
+    assert fold == [("lower_bound", "0/2"), ("lower_bound", "1/2"), ("kl", "0/2")]
+    assert "kl/strongall/seed0/fold1" in comparison.write(tmp_path, folds[:1], [folds[3].run])
+
+
+def test_each_seed_may_test_other_patients():
+    """Patient b is tested with both seeds and better by 0.1 and 0.3, a by 0.4 and c by 0.6."""
+    ones = {0: {"a": 0.9, "b": 0.6}, 1: {"b": 0.8, "c": 0.6}}
+    others = {0: {"a": 0.5, "b": 0.5}, 1: {"b": 0.5, "c": 0.0}}
+    found = comparison.paired_difference(ones, others)
+    assert (found["mean"], found["patients"]) == (pytest.approx((0.4 + 0.2 + 0.6) / 3), 3)
+
+
+def test_all_masks_come_last_and_have_their_own_lower_bound(tmp_path, finished):
+    """The runs with 3 and 5 patients stay as they are; 0.7 of `all` minus 0.1, 0.2 and 0.3 of its lower bound."""
+    low = write_run(tmp_path, Run("lower_bound", "all", 0), {"teacher": {"a": [0.1], "b": [0.2], "c": [0.3]}})
+    kl = write_run(tmp_path, Run("kl_ent", "all", 0), {"teacher": {"a": [0.7], "b": [0.7], "c": [0.7]}})
+    rows = comparison.compare([low, kl, *finished])
+    assert [row["strong"] for row in rows] == [3, 3, 3, 5, "all", "all", None]
+    assert difference(row_of(rows, "kl_ent", "all", "teacher"), "baseline")[0] == pytest.approx(0.5)
+    assert difference(row_of(rows, "upper_bound", None, "teacher"), "baseline")[0] == pytest.approx(0.5)
+    labels = charts.dice_by_strong(rows).axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["3", "5", "all"]
+    assert comparison.fewest([low, kl]) == "all" and comparison.fewest([low, *finished]) == 3
 
 
 # Files

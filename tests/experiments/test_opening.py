@@ -145,6 +145,18 @@ def test_folds_hold_out_every_strong_patient_once(opened):
         opened(**settings)
 
 
+def test_all_folds_score_the_same_structures(opened, phantoms, monkeypatch):
+    """Even those that no test case of a fold has: its cases count like the others when folds are pooled."""
+    settings = {"arg": "classes=LV+MYO", "data__strong": 4}
+    lacking = opened(data__fold="0/2", **settings).split["test"]
+    entries = [dataclasses.replace(e, values=(0, 3)) if e.patient in lacking else e for e in phantoms.entries]
+    data = dataclasses.replace(phantoms, entries=tuple(entries))
+    monkeypatch.setattr(builder, "build", lambda source, cache: data)
+    folds = [opened(data__fold=f"{index}/2", **settings) for index in range(2)]
+    assert folds[0].split["test"] == lacking and "MYO" not in folds[0].structures(lacking)
+    assert [set(fold.scored()) for fold in folds] == [{"LV", "MYO"}] * 2
+
+
 def test_a_split_partitions_the_patients(opened, phantoms):
     experiment = opened()
     assert [len(experiment.split[role]) for role in ("train", "validation", "test")] == [5, 1, 2]

@@ -185,10 +185,11 @@ def test_an_interrupted_run_has_the_same_results(whole, resumed):
 
 
 def test_a_run_that_diverged_is_not_evaluated(whole, monkeypatch):
-    def diverged(segmenter, variables, volume):
-        return {branch: np.full((*volume.shape, 2), np.nan, np.float32) for branch in segmenter.branches}
+    def diverged(segmenter, variables, volume, spacing):
+        undefined = np.full((*volume.shape[:3], 2), np.nan, np.float32)
+        yield slice(None), dict.fromkeys(segmenter.branches, undefined)
 
-    monkeypatch.setattr(Segmenter, "probabilities", diverged)
+    monkeypatch.setattr(Segmenter, "slabs", diverged)
     with pytest.raises(InputError, match=r"learning_rate: the teacher's probabilities for phantom.* are not finite"):
         evaluate_test(whole.experiment, whole.workdir)
 

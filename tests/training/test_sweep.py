@@ -9,15 +9,17 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
+import msl_jax
 from msl_jax.errors import InputError
 from msl_jax.evaluation.comparison import Run
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.runs.config import claim
 from msl_jax.system.signals import Interrupted
 from msl_jax.training import sweep
-from processes import QUICK, finished, run, start
+from processes import QUICK, finished, run, start, table
 
 ALONE = [sweep.Share()]
 KL, SINGLE = Run("kl", 3, 0), Run("single", 3, 0)
@@ -39,6 +41,29 @@ def test_the_first_seed_comes_first_and_all_masks_run_once_per_seed():
         "lower_bound/strong5/seed7",
         "kl/strong5/seed7",
     ]
+
+
+def test_folds_are_runs_of_their_own():
+    runs = sweep.runs_of(["kl", "upper_bound"], ["all"], [0], folds=2)
+    assert [(str(run.folder), sweep.settings_of(run).get("data.strong")) for run in runs] == [
+        ("kl/strongall/seed0/fold0", "all"),
+        ("kl/strongall/seed0/fold1", "all"),
+        ("upper_bound/all/seed0/fold0", None),
+        ("upper_bound/all/seed0/fold1", None),
+    ]
+    assert [sweep.settings_of(run)["data.fold"] for run in runs] == ["0/2", "1/2"] * 2
+    assert "data.fold" not in sweep.settings_of(KL), "a run without folds keeps the settings that it had"
+
+
+def test_methods_whose_folds_hold_other_patients_are_not_compared():
+    with pytest.raises(InputError, match=r"--folds=2: upper_bound .* --strong=3 "):
+        sweep.runs_of(["kl", "upper_bound"], ["all", 3], [0], folds=2)
+
+
+def test_numbers_of_strong_patients_or_all():
+    assert sweep.numbers("strong", ["all", "3"], "all") == ["all", 3]
+    with pytest.raises(InputError, match=r"--strong=few: give whole numbers or all"):
+        sweep.numbers("strong", ["few"], "all")
 
 
 @pytest.mark.parametrize("hosts", [1, 3, 4, 20])
@@ -262,6 +287,38 @@ def test_a_sweep_trains_compares_and_does_nothing_when_rerun(command, argv, caps
     again = capsys.readouterr().out
     assert "2 of them done; 0 to train" in again and (folder / "table.md").read_text() in again
     assert runs == {path: path.stat().st_mtime_ns for path in folder.rglob("seed1/**/*")}
+
+
+def test_a_cross_validation_scores_every_strong_mask_once(command, tiny_flags, phantoms, capsys, monkeypatch, tmp_path):
+    """From the sweep to predictions with all of its folds."""
+    assert jax.device_count() == 4
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
+    short = [f"--config.{key}=2" for key in ("train.checkpoint_every", "train.validate_every")]
+    argv = ["--config=configs/phantom.py:steps=2,classes=LV", *tiny_flags, *short, f"--workdir={tmp_path / 'cv'}"]
+    argv += ["--methods=lower_bound", "--strong=all", "--seeds=1", "--folds=2"]
+    code, err = command("sweep", *argv)
+    assert code is None and "3 patients with full masks in no fold" in err, "of validation and test"
+    out = capsys.readouterr().out
+    assert out.count(": done in") == 2 and "the test cases of 2 folds" in out
+    both = tmp_path / "cv" / "lower_bound" / "strongall" / "seed1"
+    splits = [json.loads((both / fold / "splits.json").read_text()) for fold in ("fold0", "fold1")]
+    tested = sorted(patient for split in splits for patient in split["test"])
+    assert len(tested) == 5 and all(sorted(split["strong"] + split["test"]) == tested for split in splits)
+    rows = table(tmp_path / "cv" / "cases.csv")
+    assert sorted(row["case"] for row in rows) == sorted(entry.name for entry in phantoms.of_patients(tested))
+    (row,) = table(tmp_path / "cv" / "table.csv")
+    assert float(row["dice_mean"]) == pytest.approx(np.mean([float(row["LV_dice"]) for row in rows]))
+    assert [row["fold"] for row in table(tmp_path / "cv" / "runs.csv")] == ["0/2", "1/2"]
+    assert (tmp_path / "cv" / "methods.png").exists()
+
+    image = np.random.default_rng(0).uniform(size=(2, 32, 32)).astype(np.float32)
+    each = [msl_jax.load(both / fold).probabilities(image) for fold in ("fold0", "fold1")]
+    np.testing.assert_array_equal(msl_jax.load(both).probabilities(image), np.mean(each, axis=0))
+    assert not np.array_equal(*each)
+
+    shutil.rmtree(both / "fold1" / "results")
+    with pytest.raises(InputError, match=rf"{both}: the runs with config.data.fold=1/2 are missing or unfinished"):
+        msl_jax.load(both)
 
 
 @pytest.mark.soak
