@@ -94,9 +94,9 @@ def score_test(
       largest: the structures of which only the largest component is scored.
 
     Returns:
-      The content of test.json (the result of `results`, "protocol" and "postprocess" from config.eval,
-      "largest_component" with `largest`, and "calibration" with branch -> `calibration.summarise`), and a row per
-      case and branch.
+      The content of test.json (the result of `results`, "protocol" from config.eval.protocol, "postprocess" with
+      config.eval.postprocess as "setting" and `largest` as "largest_component", and "calibration" with branch ->
+      `calibration.summarise`), and a row per case and branch.
 
     Raises:
       InputError: the network's probabilities are not finite.
@@ -120,8 +120,11 @@ def score_test(
             scores = score(np.where(known, predicted, 0), reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
-    summary |= {key: experiment.config.eval[key] for key in ("protocol", "postprocess")}
-    summary["largest_component"] = {branch: list(largest.get(branch, ())) for branch in segmenter.branches}
+    summary["protocol"] = experiment.config.eval.protocol
+    summary["postprocess"] = {
+        "setting": experiment.config.eval.postprocess,
+        "largest_component": {branch: list(largest.get(branch, ())) for branch in segmenter.branches},
+    }
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(slab_sums)) for branch, slab_sums in sums.items()
     }

@@ -181,8 +181,9 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
     results = folder / "results" / "test.json"
     if not results.exists():
         return False
-    found = {"postprocess": "none", **json.loads(results.read_text(encoding="utf-8"))}
-    return all(found[key] == wanted.eval[key] for key in ("checkpoint", "postprocess"))
+    found = json.loads(results.read_text(encoding="utf-8"))
+    postprocess = found.get("postprocess", {"setting": "none"})["setting"]  # older versions had none
+    return (found["checkpoint"], postprocess) == (wanted.eval.checkpoint, wanted.eval.postprocess)
 
 
 def shares(parallel: int) -> list[Share]:

@@ -64,11 +64,10 @@ def hospital(tmp_path_factory, workdir, phantoms):
 
 @pytest.fixture(scope="session")
 def predicted(tmp_path_factory, workdir, hospital):
+    """The folder of the student's label maps and probabilities, and the output of the command."""
     folder = tmp_path_factory.mktemp("predicted") / "new"
-    out = run(
-        "predict", f"--workdir={workdir}", f"--input={hospital}/images", f"--output={folder}", "--save_probabilities"
-    )
-    return folder, out
+    flags = [f"--workdir={workdir}", f"--input={hospital}/images", f"--output={folder}", "--branch=student"]
+    return folder, run("predict", *flags, "--save_probabilities")
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ STRUCTURES = {"LV": 3}
 
 def test_a_runs_folder_is_complete(workdir):
     names = {path.name for path in workdir.iterdir()}
-    assert {"config.json", "splits.json", "checkpoints", "metrics.csv", "results"} <= names
+    assert {"config.json", "splits.json", "selection.json", "checkpoints", "metrics.csv", "results"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {"test.json", "test.csv", "overlays"} <= {path.name for path in (workdir / "results").iterdir()}
     assert not [name for name in names if name.startswith(".")]
@@ -54,7 +54,9 @@ def test_metrics_have_a_row_per_report_and_no_clock(workdir):
 
 
 def test_results_are_in_the_designs_format(summary):
-    assert set(summary) == {"units", "checkpoint", "branches", "cases", "patients", "protocol", "calibration"}
+    assert set(summary) == {
+        *("units", "checkpoint", "branches", "cases", "patients", "protocol", "postprocess", "calibration")
+    }
     assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
     assert set(summary["branches"]) == {"teacher", "student"}
     for structures in summary["branches"].values():

@@ -8,6 +8,7 @@ import pytest
 
 from documents import cells
 from msl_jax.evaluation import calibration
+from msl_jax.inference.components import largest_components
 from processes import run, table
 
 # predict, evaluate
@@ -34,7 +35,8 @@ def test_predictions_have_the_inputs_grid(predicted, hospital):
         assert label.get_data_dtype() == values.dtype == np.uint8 and set(np.unique(values)) <= {0, 3}
 
 
-def test_probabilities_are_those_of_the_labels(predicted):
+def test_probabilities_are_those_of_the_labels(predicted, summary):
+    kept = summary["postprocess"]["largest_component"]["student"]
     found = sorted(predicted[0].rglob("*_prob.nii.gz"))
     assert len(found) == 4
     for path in found:
@@ -44,7 +46,8 @@ def test_probabilities_are_those_of_the_labels(predicted):
         np.testing.assert_array_equal(probabilities.affine, label.affine)
         p = np.asarray(probabilities.dataobj)
         np.testing.assert_allclose(p.sum(-1), 1, atol=1e-5)
-        np.testing.assert_array_equal(p.argmax(-1) * 3, np.asarray(label.dataobj))
+        expected = largest_components((p.argmax(-1) * 3).astype(np.uint8), [3] if kept else [])
+        np.testing.assert_array_equal(expected, np.asarray(label.dataobj))
 
 
 def test_the_probabilities_are_as_calibrated_as_the_run_says(predicted, hospital, summary):
@@ -72,7 +75,7 @@ def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospit
         f"--output={output}",
     )
     results = json.loads(output.read_text())
-    assert set(results) == set(summary) - {"calibration", "protocol"} and results["units"] == "mm"
+    assert set(results) == set(summary) - {"calibration", "protocol", "postprocess"} and results["units"] == "mm"
     assert (results["cases"], results["patients"]) == (summary["cases"], summary["patients"])
     assert set(results["branches"]) == {"prediction"}
     ours, theirs = results["branches"]["prediction"]["LV"], summary["branches"]["student"]["LV"]

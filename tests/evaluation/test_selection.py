@@ -186,4 +186,4 @@ def test_test_results_are_of_the_selected_components(run, tiny_config, monkeypat
     assert summary == json.loads((run / "results" / "test.json").read_text())
     assert summary["branches"]["teacher"] == plain["branches"]["teacher"]
     assert summary["branches"]["student"] == largest["branches"]["student"]
-    assert summary["largest_component"] == {"teacher": [], "student": ["LV"]} and summary["postprocess"] == "auto"
+    assert summary["postprocess"] == {"setting": "auto", "largest_component": {"teacher": [], "student": ["LV"]}}

@@ -99,9 +99,8 @@ def test_a_sweep_accepts_a_run_that_is_older_than_a_term(tiny_config, tmp_path, 
     experiment = open_experiment(tiny_config("method=kl_ent"))
     claim(experiment, epath.Path(tmp_path))
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "test.json").write_text(
-        json.dumps({"checkpoint": "last", "postprocess": "auto", "branches": {}})
-    )
+    results = {"checkpoint": "last", "postprocess": {"setting": "auto"}, "branches": {}}
+    (tmp_path / "results" / "test.json").write_text(json.dumps(results))
     (tmp_path / "results" / "test.csv").write_text("case\n")
     edit(tmp_path, without("dice", "proposal"))
     monkeypatch.setitem(TERMS, "later", dataclasses.replace(TERMS["ent"]))

@@ -98,7 +98,9 @@ def test_a_run_is_done_when_its_results_are_there(claimed):
     config, folder = claimed
     assert not sweep.is_done(folder / "other", config) and not sweep.is_done(folder, config)
     (folder / "results").mkdir()
-    (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last", "postprocess": "auto"}))
+    (folder / "results" / "test.json").write_text(
+        json.dumps({"checkpoint": "last", "postprocess": {"setting": "auto"}})
+    )
     assert sweep.is_done(folder, config)
     for key, other in (("checkpoint", "best"), ("postprocess", "largest")):
         changed = sweep.with_settings(config, {f"eval.{key}": other})
