@@ -22,7 +22,7 @@ from msl_jax.data.formats import volumes
 from msl_jax.errors import OddInput
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.inference.files import predict
-from msl_jax.inference.segmenter import load_network
+from msl_jax.inference.segmenter import joined, load_network
 from msl_jax.settings.parsing import with_settings
 from msl_jax.system import machine
 from msl_jax.training.complete import train_and_evaluate
@@ -122,9 +122,9 @@ def test_several_runs_give_the_mean_of_their_probabilities(drawn, image):
 def test_every_branch_of_several_runs_is_averaged(drawn, image):
     voxels = image[..., None]
     ensemble = Ensemble(drawn)
-    found = ensemble.probabilities_by_branch(voxels, ensemble.turns_of_slices())
+    found = joined(ensemble.slabs_by_branch(voxels, SPACING, ensemble.turns_of_slices()))
     each = [load_network(folder) for folder in drawn]
-    each = [segmenter.probabilities(variables, voxels) for segmenter, variables, _ in each]
+    each = [segmenter.probabilities(variables, voxels, SPACING) for segmenter, variables, _ in each]
     assert list(found) == ["teacher", "student"]
     for branch, probabilities in found.items():
         np.testing.assert_array_equal(probabilities, np.mean([one[branch] for one in each], axis=0))

@@ -50,7 +50,7 @@ def check_described(text):
     assert metadata["classes"] == {"background": 0, "RV": 1, "MYO": 2, "LV": 3} and metadata["channels"] == 1
     preprocessing = metadata["preprocessing"]
     assert preprocessing["size"] == 32 and preprocessing["normalization"] == "percentiles"
-    assert len(preprocessing["spacing"]) == 2 and "to pixels of `spacing`" in preprocessing["resampling"]
+    assert preprocessing["spacing"] == 8 and "to pixels of `spacing`" in preprocessing["resampling"]
     assert preprocessing["windows"].startswith("images are windows of `size`") and preprocessing["mirror"] is False
 
 

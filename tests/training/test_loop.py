@@ -24,6 +24,7 @@ from msl_jax.system import signals
 from msl_jax.training import loop as training
 from msl_jax.training import recorder
 from msl_jax.training.batches import batches as original_batches
+from msl_jax.training.batches import streams
 from msl_jax.training.loop import train
 from msl_jax.training.state import init_state
 from msl_jax.training.validation import make_validator, one_class_warning
@@ -339,16 +340,15 @@ def test_a_run_whose_losses_stay_infinite_stops_and_names_the_cases(loop, monkey
     monkeypatch.undo()
     again = loop("infinite", report_every=1)
     method = again.experiment.method
-    sets, sizes = again.experiment.training_sets(method), again.experiment.batch_sizes(method)
-    cases = pipeline.cases_of(sets, sizes, again.experiment.config.seed, step=2)
+    cases = pipeline.cases_of(streams(again.experiment, method), again.experiment.batch_sizes(method), step=2)
     assert cases and f"with slices of {', '.join(cases)};" in message
 
 
 def test_a_branch_that_predicts_one_class_gives_a_warning(loop, singles, monkeypatch, capfd):
-    def background(segmenter, variables, volume):
-        return {branch: np.eye(2, dtype=np.float32)[np.zeros(volume.shape[:3], int)] for branch in segmenter.branches}
+    def background(segmenter, variables, volume, spacing):
+        yield slice(len(volume)), dict.fromkeys(segmenter.branches, np.eye(2)[np.zeros(volume.shape[:3], int)])
 
-    monkeypatch.setattr(Segmenter, "probabilities", background)
+    monkeypatch.setattr(Segmenter, "slabs", background)
     loop("collapsed", steps=2)
     warnings = [
         line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: at step 2 the student")
