@@ -88,7 +88,7 @@ CONFIGS = {
     "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
     "settings left out": (
         "data.augment = dict(flip=True)",
-        ["missing settings: data.augment.contrast, data.augment.gamma"],
+        ["missing settings: data.augment.blur, data.augment.brightness, data.augment.contrast and 6 more"],
     ),
 }
 """The text of a config file, or a line in a copy of the template."""

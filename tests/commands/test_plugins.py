@@ -71,9 +71,10 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags, com
     with pytest.raises(InputError, match=r"or in Python call plugins.load\(\['my_plugin'\]\)\.$"):
         msl_jax.load(run)
     assert command(*predict, "--plugins", "my_plugin")[0] is None
-    image, labels = (nib.load(tmp_path / folder / "a.nii.gz").get_fdata().T for folder in ("images", "masks"))
+    files = [nib.load(tmp_path / folder / "a.nii.gz") for folder in ("images", "masks")]
+    (image, labels), spacing = [file.get_fdata().T for file in files], files[0].header.get_zooms()[::-1]
     plugins.load(["my_plugin"])
-    np.testing.assert_array_equal(msl_jax.load(run).predict(image), labels)
+    np.testing.assert_array_equal(msl_jax.load(run).predict(image, spacing=spacing), labels)
 
 
 def test_registering_adds_a_row(tables):

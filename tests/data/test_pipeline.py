@@ -123,7 +123,7 @@ def test_patches_lie_in_the_slice_and_reach_each_of_its_borders(streams):
     """The source patch is larger than the patch by (4, 3) pixels on each side."""
     stream = streams()["weak"]
     draws = [stream.draw(position) for position in range(2000)]
-    starts = np.array([draw.start for draw in draws]) + (4, 3)
+    starts = np.add([draw.start for draw in draws], (4, 3))
     ends = np.array([stream.cases[draw.case].shape[1:] for draw in draws]) - starts - SIZE
     assert starts.min(0).tolist() == ends.min(0).tolist() == [0, 0] and (starts > 0).any(0).all()
 

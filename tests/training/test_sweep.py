@@ -314,8 +314,8 @@ def test_a_cross_validation_scores_every_strong_mask_once(command, tiny_flags, p
     assert (tmp_path / "cv" / "methods.png").exists()
 
     image = np.random.default_rng(0).uniform(size=(2, 32, 32)).astype(np.float32)
-    each = [msl_jax.load(both / fold).probabilities(image) for fold in ("fold0", "fold1")]
-    np.testing.assert_array_equal(msl_jax.load(both).probabilities(image), np.mean(each, axis=0))
+    each = [msl_jax.load(both / fold).probabilities(image, spacing=(8, 4, 4)) for fold in ("fold0", "fold1")]
+    np.testing.assert_array_equal(msl_jax.load(both).probabilities(image, spacing=(8, 4, 4)), np.mean(each, axis=0))
     assert not np.array_equal(*each)
 
     shutil.rmtree(both / "fold1" / "results")
