@@ -25,7 +25,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import journal
-from msl_jax.runs.config import read_config
+from msl_jax.runs.config import read_config, resumed
 from msl_jax.system import atomic
 
 
@@ -130,7 +130,7 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any
     Raises:
       InputError: as `open_experiment`, `load_for` and `score_test`.
     """
-    experiment = open_experiment(config)
+    experiment = open_experiment(resumed(config, workdir))
     return score_test(experiment, *load_for(experiment, workdir))
 
 
