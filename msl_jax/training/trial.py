@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+from typing import Any
 
 import jax
 
@@ -40,7 +41,7 @@ class Trial:
         return (
             f"{self.steps} steps of {self.step:.2g} s take about {duration(self.steps * self.step)} on this machine, "
             f"after {duration(self.compilation)} of compilation and without validation; a step needs "
-            f"{gibibytes(self.memory)} of memory."
+            f"{gibibytes(self.memory)} of memory besides the program itself."
         )
 
 
@@ -61,6 +62,6 @@ def trial(experiment: Experiment) -> Trial:
         times.append(time.perf_counter() - start)
         if sum(times) > SECONDS:
             break
-    memory = step.memory_analysis()
-    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return Trial(compilation, statistics.median(times), size, config.train.steps * len(stages))
+    analysis: Any = step.memory_analysis()
+    memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    return Trial(compilation, statistics.median(times), memory, config.train.steps * len(stages))

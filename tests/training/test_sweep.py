@@ -17,6 +17,7 @@ from msl_jax.errors import InputError
 from msl_jax.evaluation.comparison import Run
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.runs.config import claim
+from msl_jax.settings.auto import with_values
 from msl_jax.system.signals import Interrupted
 from msl_jax.training import sweep
 from processes import QUICK, finished, run, start, table
@@ -76,10 +77,10 @@ def test_hosts_share_all_runs_and_none_twice(hosts):
 
 def test_a_runs_config_is_the_users_with_its_own_settings(tiny_config):
     config = tiny_config("strong=phantom001+phantom002,method=kl_ent,seed=5").lock()
-    run = sweep.with_settings(config, sweep.settings_of(Run("kl", 4, 2)))
+    run = with_values(config, sweep.settings_of(Run("kl", 4, 2)))
     assert (run.method.name, run.data.strong, run.seed, run.data.size) == ("kl", 4, 2, 32)
     assert (config.method.name, config.seed) == ("kl_ent", 5)
-    upper = sweep.with_settings(config, sweep.settings_of(Run("upper_bound", None, 2)))
+    upper = with_values(config, sweep.settings_of(Run("upper_bound", None, 2)))
     assert upper.data.strong == config.data.strong == ["phantom001", "phantom002"]
 
 
