@@ -1,7 +1,6 @@
 """What "auto" stands for: the rules as numbers worked out by hand, and runs that keep theirs."""
 
 import dataclasses
-import json
 
 from etils import epath
 import nibabel as nib
@@ -18,7 +17,7 @@ from msl_jax.runs.config import claim, read_config, resumed
 from msl_jax.settings.auto import WITH, unsettled
 from msl_jax.settings.rules import check_config
 from msl_jax.system.machine import Machine
-from msl_jax.training.complete import train_and_evaluate
+from msl_jax.training import complete
 
 LAPTOP, GPU, SMALL_GPU = Machine(False, 1, 8 * 2**30), Machine(True, 1, 80 * 2**30), Machine(True, 1, 4 * 2**30)
 HIPPOCAMPUS = Fingerprint((1.0, 1.0, 1.0), (50, 35), (50, 35), None, "")
@@ -183,23 +182,20 @@ def test_a_folder_of_ct_across_its_thick_axis(tmp_path):
 
 def test_a_run_has_numbers_and_keeps_them_on_another_machine(tiny_config, tmp_path, monkeypatch):
     config, workdir = tiny_config("method=lower_bound"), epath.Path(tmp_path)
-    config.train.steps = 1
     config.update_from_flattened_dict(ALL | {"data.axis": "auto", "data.spacing": 16.0, "model.width": 2})
-    config.train.checkpoint_every = config.train.validate_every = 1
-    train_and_evaluate(config, workdir)
+    config.train.steps = config.train.checkpoint_every = 1
+    scored = []
+    monkeypatch.setattr(complete, "evaluate_test", lambda *run: scored.append(run))
+    complete.train_and_evaluate(config, workdir)
     before = (workdir / "config.json").read_text()
-    assert '"auto"' not in before and (workdir / "results" / "test.json").exists()
-    assert read_config(workdir).model.depth == 3 and read_config(workdir).train.weak_batch == 8
+    run = read_config(workdir)
+    assert '"auto"' not in before and (run.model.depth, run.train.strong_batch, run.train.weak_batch) == (3, 8, 8)
 
-    monkeypatch.setattr(opening, "this_machine", lambda: Machine(True, 4, 2**20))
-    with pytest.raises(InputError, match=r"data\.size was .* and is"):
+    monkeypatch.setattr(opening, "this_machine", lambda: Machine(True, 4, memory=1))
+    with pytest.raises(InputError, match=r"train\.weak_batch was 8 and is 4"):
         claim(open_experiment(config), workdir)
-    train_and_evaluate(config, workdir)
-    assert json.loads((workdir / "config.json").read_text()) == json.loads(before)
+    complete.train_and_evaluate(config, workdir)
+    assert (workdir / "config.json").read_text() == before and len(scored) == 2
+    config.model.depth = 2  # a value that the user gives
     with pytest.raises(InputError, match=r"model\.depth was 3 and is 2"):
-        claim(open_experiment(resumed(open_with(config, "model.depth", 2), workdir)), workdir)
-
-
-def open_with(config, key, value):
-    config.update_from_flattened_dict({key: value})
-    return config
+        claim(open_experiment(resumed(config, workdir)), workdir)
