@@ -31,7 +31,8 @@ COVERED = 0.5
 """Share of the median slice that the largest patch covers; if it covers less, pixels are made larger. On ACDC, patches
 of 96 x 96 with pixels 1.667 times as large, which cover 0.46, gave good results on a CPU."""
 BATCH = (4, 8)
-"""Least and most images of a set in a batch: those of configs/acdc.py and configs/hippocampus.py."""
+"""Images of a set in a batch, those of configs/acdc.py and configs/hippocampus.py: the second for patches of at most
+half of the budget's pixels, if they fit the memory."""
 MEMORY = 0.8
 """Share of the memory that a step may take."""
 
@@ -42,7 +43,7 @@ class Budget:
 
     Attributes:
       pixels: most pixels of a patch.
-      width: channels of the finest level; twice as many for patches of half the pixels or less.
+      width: channels of the finest level; twice as many for patches of at most half of these pixels.
     """
 
     pixels: int
@@ -216,18 +217,22 @@ def _width(config: ConfigDict, fingerprint: Fingerprint, machine: Machine) -> It
 
 def width_of(pixels: int, machine: Machine) -> int:
     """Channels of the finest level, for patches of this many pixels."""
-    budget = BUDGETS[machine.accelerator]
-    return budget.width * (2 if 2 * pixels <= budget.pixels else 1)
+    return BUDGETS[machine.accelerator].width * (2 if _are_small(pixels, machine) else 1)
+
+
+def _are_small(pixels: int, machine: Machine) -> bool:
+    """Whether patches of this many pixels leave room for a larger network and batch."""
+    return 2 * pixels <= BUDGETS[machine.accelerator].pixels
 
 
 def _batch(name: str) -> Rule:
     def rule(config: ConfigDict, fingerprint: Fingerprint, machine: Machine) -> Iterator[Settled]:
         size = pair(config.data.size)
-        most = min(BATCH[1], BATCH[0] * BUDGETS[machine.accelerator].pixels // math.prod(size))
-        images = next((n for n in range(most, BATCH[0], -1) if _fits(config, machine, size, n)), BATCH[0])
+        large = _are_small(math.prod(size), machine) and _fits(config, machine, size, BATCH[1])
         unit = machine.devices * config.train.accumulate
-        reason = f"{BATCH[0]} to {BATCH[1]} images, for patches of {math.prod(size)} pixels on {machine.kind()}"
-        yield Settled(name, unit * math.ceil(images / unit), reason)
+        reason = f"{BATCH[large]} images for patches of {math.prod(size)} pixels on {machine.kind()}"
+        shared = f", a multiple of {unit} for devices and parts" if BATCH[large] % unit else ""
+        yield Settled(name, unit * math.ceil(BATCH[large] / unit), reason + shared)
 
     return rule
 
