@@ -44,7 +44,8 @@ def labels(source: Source) -> dict[str, int]:
 
 def modalities(source: Source) -> list[str]:
     """The name of every channel in dataset.json."""
-    return [str(name) for name in _channels(layouts.folder(source, INDEX) / INDEX).values()]
+    channels = _channels(layouts.folder(source, INDEX) / INDEX)
+    return [name if isinstance(name, str) else key for key, name in channels.items()]
 
 
 def fingerprint(source: Source) -> str:
@@ -120,7 +121,7 @@ def _inverted(path: pathlib.Path, named: Mapping[str, str]) -> dict[str, int]:
 
 
 def _channels(index: pathlib.Path) -> dict[str, Any]:
-    """Number -> name of every channel in dataset.json."""
+    """Number -> name of every channel in dataset.json, or name -> number."""
     contents = layouts.read_json(index)
     key = "modality" if "modality" in contents and "channel_names" not in contents else "channel_names"
     return layouts.read_json(index, **{key: dict})[key]
