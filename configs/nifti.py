@@ -1,7 +1,10 @@
-"""The template for your own data: copy it, adapt the settings, and check the data with msl_jax.prepare before training.
+"""The template for your own data: name your folder and its labels, and check the data with msl_jax.prepare.
+
+Settings that are "auto" follow from the data and the machine (msl_jax/experiments/planning.py); msl_jax.prepare prints
+their values, the reasons, and how long training takes. A run keeps its values on any machine.
 
 Source: your folder.
-Cost: depends on image size and width; see acdc_cpu.py and acdc.py.
+Cost: up to about half an hour on 2 CPU cores; msl_jax.prepare measures it.
 Result: depends on the data.
 Command: python -m msl_jax.main --config=configs/nifti.py --config.data.source=FOLDER --workdir=RUN
 """
@@ -25,8 +28,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Cases of one patient stay together. The first group of this regular expression extracts the patient from a case's
     # name, as in r"^(patient\d+)_"; empty if every case is a different patient.
     config.data.patient = ""
-    # Slices are cut across this axis of the files' x, y, z: the one with the largest voxel size, usually 2.
-    config.data.axis = 2
+    # Slices are cut across this axis of the files' x, y, z: 0, 1 or 2; auto for the one with the largest voxel size.
+    config.data.axis = "auto"
     # The structures to learn: "all", or some of them, like "LV" or "LV+MYO". All others are background.
     config.data.classes = "all"
 
@@ -51,14 +54,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.weak_every = 4  # for slices: full masks on every 4th slice
 
     # Slices are resampled to this pixel size in the files' unit: a number, (y, x), the median of all cases (auto), or
-    # each its own (native). Training sees patches of `size`, one side or (y, x), multiples of 2^(model.depth - 1); a
-    # share of them is centred on labelled structures.
+    # each its own (native). Training sees patches of `size`, one side or (y, x), multiples of 2^(model.depth - 1), or
+    # auto, with which pixels may also become larger; a share of them is centred on labelled structures.
     config.data.spacing = "auto"
-    config.data.size = 256
+    config.data.size = "auto"
     config.data.foreground = 0.33
     # The intensities that become 0 and 1: percentiles of a volume (MRI); window, fixed values (CT, Hounsfield units);
-    # zscore, a volume's mean -/+ 3 standard deviations; or minmax, its smallest and largest value.
-    config.data.normalization = "percentiles"
+    # zscore, a volume's mean -/+ 3 standard deviations; minmax, its smallest and largest value; or auto: for CT the
+    # window between the structures' 0.5 and 99.5 % percentiles, for other images percentiles.
+    config.data.normalization = "auto"
     config.data.percentiles = (1.0, 99.0)
     config.data.window = (-160.0, 240.0)
     # Turn flip off if left and right, or front and back, are different structures. Rotation is in degrees; all other
@@ -73,14 +77,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # to avoid oversegmentation.
     config.method.weak_weight = 1.0
 
-    # Width 8 at size 96 trains in minutes on a laptop, 64 at 256 in hours on a GPU.
-    config.model.width = 16
-    config.model.depth = 5
+    # Channels of the finest level, and number of levels. Width 8 at size 96 trains in minutes on a laptop.
+    config.model.width = "auto"
+    config.model.depth = "auto"
     config.model.dtype = "float32"  # bfloat16 on a GPU or TPU
 
     config.optimizer.learning_rate = 2e-3
     config.train.steps = 5_000
-    config.train.strong_batch = config.train.weak_batch = 4
+    config.train.strong_batch = config.train.weak_batch = "auto"
     config.train.checkpoint_every = config.train.validate_every = 500
     config.eval.checkpoint = "last"  # or best, by validation Dice
     # Keep only the largest connected component of a structure: auto, where it raises validation Dice; none; largest, of

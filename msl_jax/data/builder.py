@@ -30,6 +30,8 @@ from msl_jax.labels import UNLABELED
 SPLIT = "slices"
 READY = "ready"
 """Folder beside a build's versions."""
+FOREGROUND = (0.5, 99.5)
+"""Percentiles of intensities in structures, as in nnU-Net's fingerprint (Isensee et al., Nature Methods 2021)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Entry:
     Attributes:
       first: the case's first record; its slices are records `first` to `first + slices - 1`, in the volume's order.
       slices: number of slices.
+      shape: (y, x) of every slice.
+      lowest: the smallest intensity of each channel.
+      foreground: the percentiles FOREGROUND of each channel in the structures of mask and annotation, (2, channels);
+        None if neither has a structure.
       masked: whether its mask labels at least one voxel.
       full: whether its mask labels every voxel.
       values: the values in its mask.
@@ -58,6 +64,9 @@ class Entry:
     role: str
     first: int
     slices: int
+    shape: tuple[int, int]
+    lowest: tuple[float, ...]
+    foreground: tuple[tuple[float, ...], ...] | None
     masked: bool
     full: bool
     values: tuple[int, ...]
@@ -79,6 +88,8 @@ class Dataset:
       labels: name -> value of every structure.
       channels: number of channels of every image.
       contents: a hash of the source's contents, independent of its path.
+      modalities: the name of every channel, such as "CT"; empty if the layout has no names.
+      axis: the axis of the files' (x, y, z) that the slices are perpendicular to.
       directions: axis directions of all cases, as defined in orientation.py; None if no file has any.
       ready: local folder for cases that are ready for training (ready.py).
       entries: the cases, in the reader's order.
@@ -90,6 +101,8 @@ class Dataset:
     labels: Mapping[str, int]
     channels: int
     contents: str
+    modalities: tuple[str, ...]
+    axis: int
     directions: np.ndarray | None
     ready: pathlib.Path
     entries: tuple[Entry, ...]
@@ -163,15 +176,16 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(entries=[], channels=0, directions=None),
+            metadata=tfds.core.MetadataDict(entries=[], channels=0, axis=orientation.LAST, directions=None),
         )
 
     def _split_generators(self, dl_manager):
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        reader, axis, first = READERS[self._source.layout], self._source.axis, 0
-        directions = _common_directions(reader, self._source)
+        reader, first = READERS[self._source.layout], 0
+        axis, directions = _axis_and_directions(reader, self._source)
+        self.info.metadata["axis"] = axis
         self.info.metadata["directions"] = None if directions is None else directions.tolist()
         for original in case_lib.load_all(reader.read(self._source)):
             turn, _ = orientation.turn_of(original.directions, directions, axis)
@@ -187,6 +201,9 @@ class MslSlices(tfds.core.GeneratorBasedBuilder):
                 role=case.role,
                 first=first,
                 slices=len(case.image),
+                shape=case.image.shape[1:3],
+                lowest=tuple(case.image.min((0, 1, 2)).tolist()),
+                foreground=_foreground(case),
                 masked=masked,
                 full=masked and not np.any(case.mask == UNLABELED),
                 values=() if case.mask is None or not masked else tuple(np.unique(case.mask).tolist()),
@@ -240,6 +257,8 @@ def build(source: Source, cache: str | None = None) -> Dataset:
         labels=READERS[layout].labels(source),
         channels=metadata["channels"],
         contents=contents,
+        modalities=tuple(READERS[layout].modalities(source)),
+        axis=metadata["axis"],
         directions=None if metadata["directions"] is None else np.asarray(metadata["directions"]),
         ready=pathlib.Path(builder.data_dir).parent / READY,
         entries=tuple(Entry(**{key: _tuple(value) for key, value in entry.items()}) for entry in metadata["entries"]),
@@ -248,13 +267,30 @@ def build(source: Source, cache: str | None = None) -> Dataset:
     )
 
 
-def _common_directions(reader: Reader, source: Source) -> np.ndarray | None:
-    """The most common axis directions; None if no file has any. Reads every case once."""
+def _axis_and_directions(reader: Reader, source: Source) -> tuple[int, np.ndarray | None]:
+    """The axis that slices are perpendicular to, and the most common axis directions; None if no file has any.
+
+    Reads every case once. If the source names no axis, it is the coarsest one by the median voxel size.
+    """
     if not reader.oriented:
+        return orientation.LAST if source.axis is None else source.axis, None
+    headers = [(case.directions, case.spacing) for case in case_lib.load_all(reader.read(source))]
+    common = orientation.commonest(directions for directions, _ in headers if directions is not None)
+    axis = source.axis
+    if axis is None:
+        turns = [orientation.turn_of(directions, common, orientation.LAST)[0] for directions, _ in headers]
+        sizes = [turn.spacing(spacing) for turn, (_, spacing) in zip(turns, headers, strict=True)]
+        axis = orientation.coarsest(np.median(sizes, axis=0).tolist())
+    return axis, None if common is None else orientation.turn_across(axis).directions(common)
+
+
+def _foreground(case: Case) -> tuple[tuple[float, ...], ...] | None:
+    """The field of an Entry."""
+    labels = [labels for labels in (case.mask, case.annotation) if labels is not None]
+    inside = np.any([(label != 0) & (label != UNLABELED) for label in labels], axis=0)
+    if not inside.any():
         return None
-    cases = case_lib.load_all(reader.read(source))
-    common = orientation.commonest(case.directions for case in cases if case.directions is not None)
-    return None if common is None else orientation.turn_across(source.axis).directions(common)
+    return _tuple(np.percentile(case.image[inside], FOREGROUND, axis=0).tolist())
 
 
 def _tuple(value: Any) -> Any:

@@ -34,7 +34,7 @@ class Source:
       unlabeled: the value of unlabelled pixels in masks and annotations, unless the layout defines it.
       patient: a regular expression; its first group is the patient in the name of a case. "" if every case is a
         separate patient, or if the layout maps cases to patients.
-      axis: the axis of the files' arrays (x, y, z) perpendicular to the slices: 2 for z.
+      axis: the axis of the files' arrays (x, y, z) perpendicular to the slices: 2 for z; None for the coarsest one.
     """
 
     layout: str
@@ -42,7 +42,7 @@ class Source:
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unlabeled: int = UNLABELED
     patient: str = ""
-    axis: int = 2
+    axis: int | None = 2
 
     def patient_of(self, case: str) -> str:
         """The patient of a case; raises InputError if the pattern finds none."""
@@ -173,6 +173,7 @@ class Reader:
         channel or one for all.
       read_image: those files -> the image, on the grid of the label map to write.
       oriented: whether its files can contain an orientation.
+      modalities: source -> the name of every channel, such as "CT"; empty if the layout has no names.
     """
 
     labels: Callable[[Source], Mapping[str, int]]
@@ -181,6 +182,7 @@ class Reader:
     images: Callable[[pathlib.Path], Mapping[str, tuple[pathlib.Path, ...]]]
     read_image: Callable[[Sequence[pathlib.Path]], volumes.Volume] = volumes.read_channels
     oriented: bool = False
+    modalities: Callable[[Source], Sequence[str]] = lambda source: ()
 
 
 def hash_of(files: Iterable[tuple[str, pathlib.Path]]) -> str:

@@ -27,7 +27,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import journal, selection
-from msl_jax.runs.config import read_config
+from msl_jax.runs.config import read_config, resumed
 from msl_jax.system import atomic
 
 Largest = Mapping[str, Collection[str]]
@@ -145,7 +145,7 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any
     Raises:
       InputError: as `open_experiment`, `load_for` and `score_test`.
     """
-    experiment = open_experiment(config)
+    experiment = open_experiment(resumed(config, workdir))
     segmenter, variables, turn = load_for(experiment, workdir)
     run_config = read_config(workdir)
     run_config.eval = experiment.config.eval

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from msl_jax.data import builder, splits
 from msl_jax.data.annotator import Annotator
 from msl_jax.data.weak_labels import Style
+from msl_jax.experiments.planning import Settled
 from msl_jax.methods.table import Method
 from msl_jax.settings.objects import preparation_of
 
@@ -23,6 +24,7 @@ class Experiment:
       strong: training patients whose masks are used (full ones, unless listed by name); the others are weak.
       recipes: patient -> recipe of its weak labels, if it differs from config.data.weak.
       method: the method with the config's settings.
+      settled: the settings that were "auto", with reasons.
     """
 
     config: ConfigDict
@@ -31,6 +33,7 @@ class Experiment:
     strong: list[str]
     recipes: dict[str, str]
     method: Method
+    settled: tuple[Settled, ...] = ()
 
     def weak(self) -> list[str]:
         """The training patients that are not strong."""

@@ -19,6 +19,7 @@ from msl_jax.experiments.planning import planned
 from msl_jax.labels import UNLABELED
 from msl_jax.settings.objects import filled_in, method_of, source_of
 from msl_jax.settings.rules import check_config
+from msl_jax.system.machine import Machine, this_machine
 from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
 
@@ -30,8 +31,12 @@ MAX_CHARACTERS = 120
 """Length to which an error message of array_record is shortened."""
 
 
-def open_experiment(config: ConfigDict) -> Experiment:
+def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Experiment:
     """Validates a config, builds or opens its data set and assigns roles to patients.
+
+    Args:
+      config: as returned by `settings.load`.
+      machine: that which trains, for settings that are "auto"; None for this one.
 
     Raises:
       InputError: a setting or a file is invalid.
@@ -40,11 +45,13 @@ def open_experiment(config: ConfigDict) -> Experiment:
     method = method_of(config)
     data = _build(config)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
-    filled = filled_in(planned(config, data), method, data.labels, data.channels, data.contents, data.directions)
+    config, settled = planned(config, data, machine or this_machine())
+    check_config(config)
+    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     split, strong = assign_roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
-    experiment = Experiment(filled, data, split, strong, recipes, method)
+    experiment = Experiment(filled, data, split, strong, recipes, method, settled)
     _check_masks(experiment)
     _check_test_and_validation(experiment)
     _check_sets(experiment)

@@ -13,15 +13,13 @@ import numpy as np
 from msl_jax.data import intensity, ready
 from msl_jax.data.builder import Entry
 from msl_jax.data.case import ROLES, Case, in_case
+from msl_jax.data.formats.orientation import COARSER
 from msl_jax.data.weak_labels import DRAWN
 from msl_jax.experiments.cautions import cautions
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.labels import UNLABELED
 from msl_jax.settings.objects import preparation_of
 from msl_jax.system.text import counted, few
-
-COARSER = 2.0
-"""Warn if voxels are more than this many times larger in the slice plane than across slices."""
 
 
 @dataclasses.dataclass(frozen=True)

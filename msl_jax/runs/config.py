@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from msl_jax import plugins
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
+from msl_jax.settings.auto import numbers_for, with_values
 from msl_jax.settings.objects import in_order
 from msl_jax.settings.older import completed, unknown_terms
 from msl_jax.system import atomic
@@ -26,6 +27,19 @@ MAY_DIFFER_ON_RESUME = (
 """Settings that may differ when a run is resumed: they do not affect training. Data may move; data.contents stays."""
 DERIVED = ("data.directions",)
 """Settings that follow from data.contents and data.axis; older runs lack them."""
+
+
+def resumed(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
+    """A copy of a config with the numbers of the run in `workdir`, if there is one, in place of "auto".
+
+    So a run keeps its numbers on another machine and in later versions. data.axis stays "auto": it depends only on the
+    data, and names their build.
+
+    Raises:
+      InputError: the run's config.json is damaged, or needs plugins or terms that are not loaded.
+    """
+    path = workdir / "config.json"
+    return with_values(config, numbers_for(config, _read_known(path) if path.exists() else {}))
 
 
 def claim(experiment: Experiment, workdir: epath.Path) -> None:

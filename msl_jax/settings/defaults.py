@@ -1,8 +1,15 @@
 """All settings with their defaults."""
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 from msl_jax.methods.terms import TERMS
+
+
+def _any(default: Any) -> config_dict.FieldReference:
+    """A setting of any type, such as a number that may also be "auto" (msl_jax/experiments/planning.py)."""
+    return config_dict.FieldReference(default, field_type=object)
 
 
 def defaults() -> ConfigDict:
@@ -18,10 +25,10 @@ def defaults() -> ConfigDict:
             labels="",  # LV=3,MYO=2: names and values, for layouts without label names
             unlabeled=255,  # value of unlabelled pixels, for the same layouts
             patient="",  # regular expression for the patient in a case's name, for the same layouts
-            axis=2,  # axis of the files' x, y, z across which slices are cut
+            axis=_any(2),  # axis of the files' x, y, z across which slices are cut, or auto
             classes="LV",  # names joined by "+", or all
             table="",  # CSV of roles, groups and weak labels per patient, instead of a draw (data/patient_table.py)
-            strong=config_dict.FieldReference(3, field_type=object),  # a number, a list of patients, or all
+            strong=_any(3),  # a number, a list of patients, or all
             split_seed=0,
             split_sizes=((75, 5, 20), (55, 10, 15)),  # train, validation, test: the row that adds up to all patients
             split=dict(train=(), validation=(), test=()),  # lists of patients, instead of a draw
@@ -30,12 +37,10 @@ def defaults() -> ConfigDict:
             weak_background=False,
             weak_radius=3,  # radius of points in pixels
             weak_every=4,  # for slices: full masks on every 4th slice
-            spacing=config_dict.FieldReference(
-                "auto", field_type=object
-            ),  # of resampled pixels (experiments/planning.py)
-            size=config_dict.FieldReference(256, field_type=object),  # of patches: one side, or (y, x)
+            spacing=_any("auto"),  # of resampled pixels
+            size=_any(256),  # of patches: one side, (y, x), or auto
             foreground=0.33,  # share of patches around a labelled structure
-            normalization="percentiles",  # or window, zscore, minmax (msl_jax/data/intensity.py)
+            normalization="percentiles",  # or window, zscore, minmax, auto (msl_jax/data/intensity.py)
             percentiles=(1.0, 99.0),
             window=(-160.0, 240.0),
             batches_ahead=4,  # prefetched batches; more need more memory
@@ -71,8 +76,8 @@ def defaults() -> ConfigDict:
         model=dict(
             name="unet",  # or released, by the papers' authors (msl_jax/models/)
             norm="batch",  # or instance: each image by itself, without running statistics
-            width=64,
-            depth=5,
+            width=_any(64),
+            depth=_any(5),
             dropout=config_dict.placeholder(float),  # at the coarsest level; default: the method's or network's
             dtype="float32",
             deep_supervision=False,  # logits and losses also at all coarser levels but two, as nnU-Net
@@ -87,8 +92,8 @@ def defaults() -> ConfigDict:
         ),
         train=dict(
             steps=20_000,
-            strong_batch=4,
-            weak_batch=4,
+            strong_batch=_any(4),
+            weak_batch=_any(4),
             accumulate=1,  # number of parts of the batch, to save memory
             average=0.0,  # decay per step of averaged weights, as 0.999, used in evaluation; 0 for none
             report_every=100,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from msl_jax.data.case import Source
-from msl_jax.data.preparation import Preparation
+from msl_jax.data.preparation import AUTO, Preparation
 from msl_jax.errors import InputError
 from msl_jax.methods.resolve import CHOICES, LIMITS, class_weights, resolve
 from msl_jax.methods.table import Method
@@ -23,7 +23,8 @@ def source_of(config: ConfigDict) -> Source:
     """The config's data set: its place and how to read it."""
     data = config.data
     labels = parse_labels(data.labels, "config.data.labels") if data.labels else {}
-    return Source(data.layout, data.source, labels, data.unlabeled, data.patient, data.axis)
+    axis = None if data.axis == AUTO else data.axis
+    return Source(data.layout, data.source, labels, data.unlabeled, data.patient, axis)
 
 
 def method_of(config: ConfigDict) -> Method:

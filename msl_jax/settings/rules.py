@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msl_jax.data.intensity import NORMALIZATIONS
-from msl_jax.data.preparation import SPACINGS
+from msl_jax.data.preparation import AUTO, SPACINGS
 from msl_jax.data.protocols import PROTOCOLS
 from msl_jax.data.weak_labels import DRAWN, RECIPES
 from msl_jax.errors import InputError
@@ -28,7 +28,7 @@ Check = Callable[[Any], str]
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks the settings that can be checked without the data.
+    """Checks the settings that can be checked without the data; those that are "auto" are valid.
 
     Raises:
       InputError: a setting is invalid; the message names it, its value and valid values.
@@ -56,6 +56,18 @@ def at_least(least: int, what: str = "a whole number") -> Check:
     'is 0; give a whole number, at least 1'
     """
     return such_that(lambda value: value >= least, f"give {what}, at least {least}")
+
+
+def or_auto(least: int) -> Check:
+    """AUTO, or whole numbers of at least `least`, of a setting that takes any type.
+
+    >>> or_auto(1)("auto"), or_auto(1)(2.5)
+    ('', 'is 2.5; give auto, or a whole number, at least 1')
+    """
+    return such_that(
+        lambda value: value == AUTO or (type(value) is int and value >= least),
+        f"give {AUTO}, or a whole number, at least {least}",
+    )
 
 
 def between(least: int, most: int, what: str = "a whole number") -> Check:
@@ -133,7 +145,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("data.cache", filled("a folder")),
     ("data.unlabeled", between(0, 255, "a label value")),
     ("data.patient", pattern),
-    ("data.axis", one_of((0, 1, 2))),
+    ("data.axis", one_of((0, 1, 2, AUTO))),
     ("data.strong", such_that(_is_choice_of_strong, "give a whole number, a list of patients, or all")),
     ("data.weak", one_of(RECIPES, (DRAWN,))),
     ("data.weak_radius", at_least(0, "a whole number of pixels")),
@@ -145,9 +157,15 @@ RULES: tuple[tuple[str, Check], ...] = (
             f"give one of {', '.join(SPACINGS)}, a pixel size, or a pair (y, x)",
         ),
     ),
-    ("data.size", such_that(_is_size, "give a whole number of pixels, at least 1, or a pair (y, x)")),
+    (
+        "data.size",
+        such_that(
+            lambda value: value == AUTO or _is_size(value),
+            f"give {AUTO}, a whole number of pixels, at least 1, or a pair (y, x)",
+        ),
+    ),
     ("data.foreground", such_that(lambda share: 0 <= share <= 1, "give a share from 0 to 1")),
-    ("data.normalization", one_of(NORMALIZATIONS)),
+    ("data.normalization", one_of(NORMALIZATIONS, (AUTO,))),
     ("data.percentiles", INCREASING_PAIR),
     ("data.percentiles", such_that(lambda p: 0 <= p[0] and p[1] <= 100, "give numbers from 0 to 100")),
     (
@@ -159,8 +177,8 @@ RULES: tuple[tuple[str, Check], ...] = (
     *((f"data.augment.{name}", STRENGTH) for name in ("rotation", "zoom", "elastic", "noise", "blur", "gamma")),
     *((f"data.augment.{name}", BELOW_ONE) for name in ("low_resolution", "brightness", "contrast")),
     ("model.name", one_of(NETWORKS)),
-    ("model.width", at_least(1)),
-    ("model.depth", at_least(1)),
+    ("model.width", or_auto(1)),
+    ("model.depth", or_auto(1)),
     ("model.dropout", such_that(lambda rate: rate is None or 0 <= rate < 1, "give a rate from 0 to below 1")),
     ("model.dtype", one_of(DTYPES)),
     ("optimizer.learning_rate", such_that(lambda rate: 0 < rate < math.inf, "give a finite number above 0")),
@@ -168,8 +186,8 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("optimizer.weight_decay", STRENGTH),
     ("optimizer.clip_norm", STRENGTH),
     ("train.steps", at_least(1)),
-    ("train.strong_batch", at_least(1)),
-    ("train.weak_batch", at_least(1)),
+    ("train.strong_batch", or_auto(1)),
+    ("train.weak_batch", or_auto(1)),
     ("train.accumulate", at_least(1)),
     ("train.average", such_that(lambda decay: 0 <= decay < 1, "give a decay from 0 (no average) to below 1")),
     ("train.report_every", at_least(1)),
@@ -186,6 +204,8 @@ RULES: tuple[tuple[str, Check], ...] = (
 
 def _size_fits(config: ConfigDict) -> str:
     size = config.data.size
+    if AUTO in (size, config.model.depth):  # checked again when they are settled
+        return ""
     sides = size if isinstance(size, list | tuple) else (size,)
     cures = (NETWORKS[config.model.name].wrong_size(side, config.model.depth) for side in sides)
     return next((f"is {size}; {cure}" for cure in cures if cure), "")
@@ -204,7 +224,7 @@ def _batch_norm_is_used(config: ConfigDict) -> str:
 
 def _has_coarser_logits(config: ConfigDict) -> str:
     name, depth = config.model.name, config.model.depth
-    if not config.model.deep_supervision:
+    if not config.model.deep_supervision or depth == AUTO:
         return ""
     if not NETWORKS[name].deep_supervision:
         return f"is True; model.name={name} has logits of one level, leave it out"

@@ -3,10 +3,14 @@
 Measured on 2 cores (AMD EPYC with AVX-512, jaxlib 0.10.2) with tests/benchmarks/train_step.py; see its README.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 from importlib.metadata import version
+import json
 import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -22,6 +26,51 @@ FAST_COMPILE = {"xla_backend_optimization_level": "1"}
 """Compiles faster, runs slower: initialising acdc_cpu's network takes 9 s of CPU time instead of 38 (on a slower
 machine of the same kind), with bit-identical results.
 """
+
+
+DEFAULT_MEMORY = 8 * 2**30
+"""Bytes assumed where the system does not tell: those of nnU-Net's default plans (8 GB)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """The devices that train.
+
+    Attributes:
+      accelerator: whether they are GPUs or TPUs.
+      devices: their number, over all hosts.
+      memory: bytes that one of them may use; for the CPU, the host's memory.
+    """
+
+    accelerator: bool
+    devices: int
+    memory: int
+
+    def kind(self) -> str:
+        """Its kind, for messages."""
+        return "an accelerator" if self.accelerator else "a CPU"
+
+
+def this_machine() -> Machine:
+    """The devices that JAX uses in this process."""
+    if jax.default_backend() == "cpu":
+        return Machine(False, jax.device_count(), _host_memory())
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return Machine(True, jax.device_count(), statistics.get("bytes_limit", DEFAULT_MEMORY))
+
+
+def machine_of_a_child(environment: Mapping[str, str]) -> Machine:
+    """The devices that JAX would use in a child process with this environment; they are free again afterwards."""
+    argv = [sys.executable, "-m", __name__]
+    done = subprocess.run(argv, env=dict(environment), stdout=subprocess.PIPE, text=True, check=True)
+    return Machine(**json.loads(done.stdout))
+
+
+def _host_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows
+        return DEFAULT_MEMORY
 
 
 def set_up() -> None:
@@ -70,3 +119,7 @@ def accumulate(add: Callable[[Any, Any], Any], start: Any, items: Any) -> Any:
             start = add(start, jax.tree.map(lambda a, i=i: a[i], items))
         return start
     return jax.lax.scan(lambda carry, item: (add(carry, item), None), start, items)[0]
+
+
+if __name__ == "__main__":
+    print(json.dumps(dataclasses.asdict(this_machine())))

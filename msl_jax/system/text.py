@@ -23,6 +23,26 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which it has at least one.
+
+    >>> duration(20), duration(150), duration(7200)
+    ('20 s', '2.5 min', '2 h')
+    """
+    units = {"h": 3600, "min": 60, "s": 1}
+    unit = next((unit for unit, length in units.items() if seconds >= length), "s")
+    return f"{seconds / units[unit]:.2g} {unit}"
+
+
+def gibibytes(size: float) -> str:
+    """A number of bytes in GiB.
+
+    >>> gibibytes(3 * 2**29)
+    '1.5 GiB'
+    """
+    return f"{size / 2**30:.2g} GiB"
+
+
 def csv_text(rows: Sequence[Sequence]) -> str:
     """Rows as CSV."""
     out = io.StringIO()

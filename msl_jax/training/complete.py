@@ -9,8 +9,9 @@ from msl_jax.evaluation.selection import select
 from msl_jax.evaluation.test_split import evaluate_test
 from msl_jax.experiments.cautions import cautions
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.experiments.planning import lines
 from msl_jax.runs import lock
-from msl_jax.runs.config import claim
+from msl_jax.runs.config import claim, resumed
 from msl_jax.training import transfer
 from msl_jax.training.loop import train
 
@@ -31,10 +32,12 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: 
     """
     if distributed:
         jax.distributed.initialize()
-    opened = open_experiment(config)
+    opened = open_experiment(resumed(config, workdir))
     transfer.check(opened.config, workdir)
     with lock.held(workdir):
         claim(opened, workdir)
+        if jax.process_index() == 0 and opened.settled:
+            print("\n".join(lines(opened.settled)), flush=True)
         warn_all(cautions(opened))
         train(opened, workdir)
         selection, remarks = select(opened, workdir)

@@ -55,7 +55,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
             if done == begin and index:
                 state = init_state(config, method, optimizer, previous_network=state.network())
             recorder.begin_stage(method, begin, end)
-            state = jax.device_put(state, _replicated(mesh))
+            state = jax.device_put(state, replicated(mesh))
             state = train_stage(experiment, method, index, state, done, end, recorder, optimizer, mesh)
             done = end
     recorder.close()
@@ -81,27 +81,9 @@ def train_stage(
       InputError: training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config, model = experiment.config, model_of(experiment.config)
-    sharded = NamedSharding(mesh, PartitionSpec("data"))
-    step_fn = jax.jit(
-        make_train_step(
-            apply_fn=model.apply,
-            optimizer=optimizer,
-            method=method,
-            devices=mesh.size,
-            key=jax.random.fold_in(jax.random.key(config.seed), index),
-            augment=make_augment(config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES),
-            parts=config.train.accumulate,
-            class_weights=tuple(config.method.class_weights.values()),
-            average=config.train.average,
-            levels=model.levels,
-        ),
-        in_shardings=(_replicated(mesh), sharded),
-        out_shardings=_replicated(mesh),
-        donate_argnums=0,
-    )
+    step_fn = make_step(experiment, method, index, optimizer, mesh)
     with _signals() as received:
-        for step, batch in enumerate(batches(experiment, method, done, end, sharded), start=done + 1):
+        for step, batch in enumerate(batches(experiment, method, done, end, sharded_over(mesh)), start=done + 1):
             state = step_fn(state, batch)
             stopping = bool(received) or recorder.manager.reached_preemption(step)
             state = recorder.record(step, state, stopping)
@@ -115,8 +97,38 @@ def train_stage(
     return state
 
 
-def _replicated(mesh: Mesh) -> NamedSharding:
+def make_step(
+    experiment: Experiment, method: Method, index: int, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> jax.stages.Wrapped:
+    """The jitted train step of stage number `index`, (state, batch) -> state; it takes over the state's memory."""
+    config, model = experiment.config, model_of(experiment.config)
+    return jax.jit(
+        make_train_step(
+            apply_fn=model.apply,
+            optimizer=optimizer,
+            method=method,
+            devices=mesh.size,
+            key=jax.random.fold_in(jax.random.key(config.seed), index),
+            augment=make_augment(config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES),
+            parts=config.train.accumulate,
+            class_weights=tuple(config.method.class_weights.values()),
+            average=config.train.average,
+            levels=model.levels,
+        ),
+        in_shardings=(replicated(mesh), sharded_over(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of the state: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded_over(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: an equal part on every device."""
+    return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def _first_line(experiment: Experiment, done: int, total: int) -> str:
@@ -165,7 +177,7 @@ def _initial_or_restored(
             variables,
             previous,
         )
-        sharding = _replicated(mesh)
+        sharding = replicated(mesh)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
         return {"network": state.network(), "training": state.training()}
 

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import copy
 import dataclasses
 import json
 import os
@@ -28,12 +27,15 @@ from msl_jax.evaluation import comparison
 from msl_jax.evaluation.comparison import Finished, Run
 from msl_jax.experiments.cautions import outside_folds
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.experiments.planning import lines
 from msl_jax.inference.segmenter import load_network
 from msl_jax.methods.table import METHODS
 from msl_jax.pictures import charts, plots
 from msl_jax.runs import lock
 from msl_jax.runs.config import check_resumable, read
+from msl_jax.settings.auto import OF_THE_MACHINE, numbers_for, unsettled, with_values
 from msl_jax.system import signals
+from msl_jax.system.machine import machine_of_a_child
 from msl_jax.system.paths import check_name
 from msl_jax.training import transfer
 
@@ -96,7 +98,10 @@ def train_and_compare(
         raise InputError(
             f"config.data.fold: is {config.data.fold}, but --folds trains all folds; leave one of them out."
         )
-    opened = {run: open_experiment(with_settings(config, settings_of(run))) for run in runs}
+    machine = shares(parallel)
+    values = settled_values(config, folder, runs, machine[0])
+    config = with_values(config, values)
+    opened = {run: open_experiment(with_values(config, settings_of(run))) for run in runs}
     warn_all(outside_folds(opened[runs[0]]))
 
     def done() -> list[Run]:
@@ -109,12 +114,13 @@ def train_and_compare(
         results = finished()
         return comparison.write(folder, results, [run for run in runs if run not in [f.run for f in results]])
 
-    before, machine = done(), shares(parallel)
+    before = done()
     missing = [run for run in runs[part] if run not in before]
     for run in missing:
         transfer.check(opened[run].config, folder / run.folder)
     print(f"{len(runs)} runs in {folder}, {len(before)} of them done; {len(missing)} to train here", flush=True)
-    failed = train(folder, missing, flags_of, machine, after_each=write)
+    settled = [f"--config.{key}={value}" for key, value in values.items()]
+    failed = train(folder, missing, lambda run: [*flags_of(run), *settled], machine, after_each=write)
     if done():
         print(f"\n{write()}", flush=True)
         draw(folder, finished(), opened[runs[0]].data)
@@ -163,11 +169,19 @@ def settings_of(run: Run) -> dict[str, Any]:
     return {"method.name": run.method, "seed": run.seed, **strong, **fold}
 
 
-def with_settings(config: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the config with these settings."""
-    config = copy.deepcopy(config)
-    config.update_from_flattened_dict(settings)
-    return config
+def settled_values(config: ConfigDict, sweep: pathlib.Path, runs: Sequence[Run], share: Share) -> dict[str, Any]:
+    """The values of all runs for "auto", if some of them follow from the machine: setting -> value.
+
+    They are those of the first run that exists, or else follow from the share of the machine that a run gets.
+    """
+    if not set(OF_THE_MACHINE) & set(unsettled(config)):
+        return {}
+    for run in runs:
+        if (sweep / run.folder / "config.json").exists():
+            return numbers_for(config, read(sweep / run.folder))
+    opened = open_experiment(with_values(config, settings_of(runs[0])), machine_of_a_child(_environment(share)))
+    print("\n".join(lines(opened.settled)), flush=True)
+    return numbers_for(config, opened.config)
 
 
 def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
@@ -289,7 +303,6 @@ def train(
 
 def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str], share: Share) -> Child:
     argv = [sys.executable, "-m", "msl_jax.main", *main_flags, f"--workdir={folder}"]
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as log, _on_cores(share.cores):
         # The child inherits the lock and keeps it even if this process is killed.
@@ -298,10 +311,15 @@ def _start(run: Run, name: str, folder: pathlib.Path, main_flags: Sequence[str],
             f"{folder}: another process is training this run; wait for it, or divide a sweep with --share.",
         )
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_environment(share)
         )
     print(f"{name}: started", flush=True)
     return Child(run, name, share, folder / LOG, process, time.monotonic())
+
+
+def _environment(share: Share) -> dict[str, str]:
+    """The environment variables of a run's process."""
+    return os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {})
 
 
 def _print_end(child: Child) -> None:

@@ -230,6 +230,28 @@ def test_cases_in_other_orientations_are_turned_to_the_most_common_one(mixed, ax
     np.testing.assert_allclose(data.directions, turn_across(axis).directions(LPS))
 
 
+def test_slices_are_cut_across_the_coarsest_axis_of_the_most_common_orientation(mixed):
+    folder, voxels = mixed
+    source = Source("folder", str(folder), {"A": 1}, axis=None)
+    data = builder.build(source, str(folder / "cache"))
+    assert data.axis == 2 and {entry.spacing for entry in data.entries} == {(8, 1.25, 1.5)}
+    for name in ("a", "c", "d"):  # the most common orientation is now that of "b" and "e", across other axes
+        for part in ("images", "masks"):
+            (folder / part / f"{name}.nii.gz").unlink()
+    data = builder.build(source, str(folder / "cache"))
+    assert data.axis == 0 and {entry.spacing[0] for entry in data.entries} == {8}
+    labelled = [int((data.case(entry).mask == 1).sum()) for entry in data.entries]
+    assert labelled == [voxels["masks"].sum()] * 2 and {entry.shape for entry in data.entries} == {(7, 6)}
+
+
+def test_entries_have_the_intensities_of_structures(mixed):
+    folder, voxels = mixed
+    for entry in builder.build(Source("folder", str(folder), {"A": 1}), str(folder / "cache")).entries:
+        inside = voxels["images"][voxels["masks"] == 1]
+        assert entry.lowest == (voxels["images"].min(),)
+        np.testing.assert_allclose(entry.foreground, np.percentile(inside, (0.5, 99.5))[:, None], rtol=1e-5)
+
+
 def test_a_data_set_without_orientation_has_no_directions(phantoms):
     assert phantoms.directions is None and not any(entry.turned or entry.axis_codes for entry in phantoms.entries)
 

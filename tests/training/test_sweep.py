@@ -17,6 +17,8 @@ from msl_jax.errors import InputError
 from msl_jax.evaluation.comparison import Run
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.runs.config import claim
+from msl_jax.settings.auto import with_values
+from msl_jax.system.machine import Machine
 from msl_jax.system.signals import Interrupted
 from msl_jax.training import sweep
 from processes import QUICK, finished, run, start, table
@@ -76,10 +78,10 @@ def test_hosts_share_all_runs_and_none_twice(hosts):
 
 def test_a_runs_config_is_the_users_with_its_own_settings(tiny_config):
     config = tiny_config("strong=phantom001+phantom002,method=kl_ent,seed=5").lock()
-    run = sweep.with_settings(config, sweep.settings_of(Run("kl", 4, 2)))
+    run = with_values(config, sweep.settings_of(Run("kl", 4, 2)))
     assert (run.method.name, run.data.strong, run.seed, run.data.size) == ("kl", 4, 2, 32)
     assert (config.method.name, config.seed) == ("kl_ent", 5)
-    upper = sweep.with_settings(config, sweep.settings_of(Run("upper_bound", None, 2)))
+    upper = with_values(config, sweep.settings_of(Run("upper_bound", None, 2)))
     assert upper.data.strong == config.data.strong == ["phantom001", "phantom002"]
 
 
@@ -120,6 +122,28 @@ def test_a_folder_with_other_settings_is_refused(claimed):
     config.model.width = 4
     with pytest.raises(InputError, match=r"model\.width was 2 and is 4"):
         sweep.is_done(folder, config)
+
+
+# Settings that are "auto"
+
+
+def test_all_runs_get_the_values_of_the_machine_that_trains(tiny_config, tmp_path, monkeypatch):
+    accelerator, machines = Machine(True, 4, memory=2**40), []
+    monkeypatch.setattr(sweep, "machine_of_a_child", lambda environment: machines.append(environment) or accelerator)
+    config, runs = tiny_config(), sweep.runs_of(["lower_bound", "kl"], [3], [0, 1])
+    assert sweep.settled_values(config, tmp_path, runs, sweep.Share()) == {} and not machines
+    config.model.width = config.train.weak_batch = "auto"
+    values = sweep.settled_values(config, tmp_path, runs, sweep.Share(gpus=("5",)))
+    assert values == {"model.width": 64, "train.weak_batch": 8} and machines[0]["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+def test_a_sweep_goes_on_with_the_values_of_its_runs(tiny_config, tmp_path, monkeypatch):
+    config, runs = tiny_config(), sweep.runs_of(["lower_bound", "kl"], [3], [0, 1])
+    config.model.width = 3
+    claim(open_experiment(with_values(config, sweep.settings_of(runs[2]))), tmp_path / runs[2].folder)
+    config.model.width = "auto"
+    monkeypatch.delattr(sweep, "machine_of_a_child")
+    assert sweep.settled_values(config, tmp_path, runs, sweep.Share()) == {"model.width": 3}
 
 
 # Shares of the machine

@@ -14,6 +14,10 @@ from scipy.optimize import linear_sum_assignment
 
 FAR = 30.0
 """Largest angle in degrees between axes after reorientation without a warning; augmentation rotates up to 30."""
+COARSER = 2.0
+"""A voxel is clearly larger along an axis if it is more than this many times its size along each other axis."""
+LAST = 2
+"""The axis of (x, y, z) that slices are perpendicular to if no other one is clearly coarser."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,16 @@ def turn_across(axis: int) -> Turn:
     first = 2 - axis
     second, third = (i for i in range(3) if i != first)
     return Turn((first, second, third))
+
+
+def coarsest(spacing: Sequence[float]) -> int:
+    """The axis of (x, y, z) along which voxels (z, y, x) are COARSER than along both others, else LAST.
+
+    >>> coarsest((1.0, 1.0, 5.0)), coarsest((10.0, 1.5, 1.5)), coarsest((1.0, 1.2, 1.0)), coarsest((1.0, 3.0, 3.0))
+    (0, 2, 2, 2)
+    """
+    second, largest = np.argsort(spacing)[1:].tolist()
+    return 2 - largest if spacing[largest] > COARSER * spacing[second] else LAST
 
 
 def directions_of(affine: np.ndarray) -> np.ndarray:

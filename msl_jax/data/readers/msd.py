@@ -41,6 +41,12 @@ def labels(source: Source) -> dict[str, int]:
     return found
 
 
+def modalities(source: Source) -> list[str]:
+    """The modality of every channel in dataset.json."""
+    index = layouts.folder(source, INDEX) / INDEX
+    return [str(name) for name in layouts.read_json(index, modality=dict)["modality"].values()]
+
+
 def fingerprint(source: Source) -> str:
     """SHA-256 over dataset.json and all training files that it lists."""
     root = layouts.folder(source, INDEX)
@@ -57,16 +63,16 @@ def read(source: Source) -> Iterator[Load]:
     """
     root = layouts.folder(source, INDEX)
     values = layouts.values(labels(source), source.unlabeled)
-    modalities = layouts.read_json(root / INDEX, modality=dict)["modality"]
+    expected = len(modalities(source))
     entries = _entries(root)
     remarks = layouts.count_remarks(root / INDEX, len(entries))
 
     def load(image_path: pathlib.Path, mask_path: pathlib.Path | None) -> Case:
         image = volumes.read_image(image_path)
         channels = image.voxels.shape[-1]
-        if channels != len(modalities):
+        if channels != expected:
             raise InputError(
-                f"{image_path}: has {channels} channels, but {INDEX} lists {len(modalities)} modalities; correct one"
+                f"{image_path}: has {channels} channels, but {INDEX} lists {expected} modalities; correct one"
                 f"{volumes.or_time_points(channels)}."
             )
         name = volumes.stem(image_path)
@@ -104,4 +110,4 @@ def _entries(root: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path | None
     return entries
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True, modalities=modalities)

@@ -42,6 +42,12 @@ def labels(source: Source) -> dict[str, int]:
     return _labels(layouts.folder(source, INDEX) / INDEX)[0]
 
 
+def modalities(source: Source) -> list[str]:
+    """The name of every channel in dataset.json."""
+    channels = _channels(layouts.folder(source, INDEX) / INDEX)
+    return [name if isinstance(name, str) else key for key, name in channels.items()]
+
+
 def fingerprint(source: Source) -> str:
     """SHA-256 over dataset.json, the images and the masks."""
     root = layouts.folder(source, INDEX)
@@ -59,7 +65,7 @@ def read(source: Source) -> Iterator[Load]:
     root = layouts.folder(source, INDEX)
     structures, ignored = _labels(root / INDEX)
     values = layouts.values(structures, *ignored)
-    channel_count = _channels(root / INDEX)
+    channel_count = len(_channels(root / INDEX))
     files = _cases(root)
     masked = sum(mask is not None for _, mask in files.values())
     remarks = layouts.count_remarks(root / INDEX, len(files), masked)
@@ -114,11 +120,11 @@ def _inverted(path: pathlib.Path, named: Mapping[str, str]) -> dict[str, int]:
     return inverted
 
 
-def _channels(index: pathlib.Path) -> int:
-    """The number of channels in dataset.json."""
+def _channels(index: pathlib.Path) -> dict[str, Any]:
+    """Number -> name of every channel in dataset.json, or name -> number."""
     contents = layouts.read_json(index)
     key = "modality" if "modality" in contents and "channel_names" not in contents else "channel_names"
-    return len(layouts.read_json(index, **{key: dict})[key])
+    return layouts.read_json(index, **{key: dict})[key]
 
 
 def _cases(root: pathlib.Path) -> dict[str, Files]:
@@ -178,4 +184,4 @@ def _grouped(files: Mapping[str, pathlib.Path]) -> dict[str, tuple[pathlib.Path,
     return {name: tuple(numbered.values()) for name, numbered in channels.items()}
 
 
-READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True)
+READER = Reader(labels=labels, fingerprint=fingerprint, read=read, images=images, oriented=True, modalities=modalities)

@@ -45,6 +45,7 @@ def test_written_cases_are_read_in_the_order_of_the_index(root):
         assert_case(case, name, *of(name))
         assert case.spacing == SIZES[::-1] and (case.units, case.patient, case.role) == ("mm", name, "")
     assert msd.labels(at("msd", root)) == {"Anterior": 1, "Größe": 2}
+    assert msd.READER.modalities(at("msd", root)) == ["MRI"]
 
 
 def test_an_entry_may_have_no_label(root):

@@ -49,6 +49,19 @@ def test_written_cases_are_read_in_the_order_of_names(root):
     assert nnunet.labels(at("nnunet", root)) == {"LV": 3, "Größe": 1}
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"channel_names": {"0": "CT", "1": "PET"}},
+        {"channel_names": {"CT": 0, "PET": 1}},
+        {"channel_names": None, "modality": {"0": "CT", "1": "PET"}},
+    ],
+)
+def test_channels_have_names(root, changed):
+    index(root, **changed)
+    assert nnunet.READER.modalities(at("nnunet", root)) == ["CT", "PET"]
+
+
 def test_a_pattern_maps_cases_to_patients(root):
     assert [case.patient for case in read(root, patient="^(p1|ü)")] == ["p1", "p1", "ü"]
 
