@@ -73,6 +73,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Any method of the README. kl_ent can gain more than kl, but its entropy term may lose a structure of the student;
     # predictions use the branch with the better validation Dice.
     config.method.name = "kl"
+    config.method.dice = 1.0  # weight of the soft Dice loss beside each cross-entropy
     # Weight of the weak labels: 1 if they include background, as scribbles do; 0.05 if only structures are labelled,
     # to avoid oversegmentation.
     config.method.weak_weight = 1.0
