@@ -1,9 +1,6 @@
 """Opens an experiment: validates the config, builds the data set, assigns roles to patients."""
 
 from collections.abc import Mapping, Sequence
-import errno
-import os
-import pathlib
 
 import jax
 from ml_collections import ConfigDict
@@ -14,21 +11,14 @@ from msl_jax.data.patient_table import read_table
 from msl_jax.data.weak_labels import DRAWN
 from msl_jax.errors import InputError, raise_all
 from msl_jax.experiments.assignment import assign_roles
+from msl_jax.experiments.cache import cache_of, writing
 from msl_jax.experiments.experiment import Experiment, structures_of
 from msl_jax.experiments.planning import planned
 from msl_jax.labels import UNLABELED
 from msl_jax.settings.objects import filled_in, method_of, source_of
 from msl_jax.settings.rules import check_config
 from msl_jax.system.machine import Machine, this_machine
-from msl_jax.system.paths import expanded
 from msl_jax.system.text import few
-
-CACHE = "~/tensorflow_datasets"
-"""TFDS's default folder for built data sets."""
-WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors that only writing causes; building writes only to the cache."""
-MAX_CHARACTERS = 120
-"""Length to which an error message of array_record is shortened."""
 
 
 def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Experiment:
@@ -43,7 +33,9 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
     """
     check_config(config)
     method = method_of(config)
-    data = _build(config)
+    cache = cache_of(config)
+    with writing(cache):
+        data = builder.build(source_of(config), cache)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     config, settled = planned(config, data, machine or this_machine())
     check_config(config)
@@ -56,22 +48,6 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
     _check_test_and_validation(experiment)
     _check_sets(experiment)
     return experiment
-
-
-def _build(config: ConfigDict) -> builder.Dataset:
-    """The data set, built in config.data.cache; raises InputError if that is not writable."""
-    cure = "give a writable folder with --config.data.cache=FOLDER"
-    cache = expanded(config.data.cache or os.environ.get("TFDS_DATA_DIR") or CACHE, cure)
-    cache = cache if "://" in cache else os.path.abspath(cache)
-    try:
-        return builder.build(source_of(config), cache)
-    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError on a full disk
-        path = getattr(error, "filename", None) or cache
-        is_parent = pathlib.Path(path) in pathlib.Path(cache).parents
-        if not (cache in str(error) or is_parent or getattr(error, "errno", None) in WRITE_ERRORS):
-            raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:MAX_CHARACTERS]
-        raise InputError(f"{path}: {reason}; {cure}.") from error
 
 
 def _check_masks(experiment: Experiment) -> None:

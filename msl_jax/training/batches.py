@@ -1,12 +1,14 @@
 """The batches of a stage, sharded over the devices."""
 
 from collections.abc import Iterator
+import os
 
 import jax
 from jax.sharding import NamedSharding
 
 from msl_jax.data import pipeline
 from msl_jax.data.ready import make_ready
+from msl_jax.experiments.cache import writing
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
 from msl_jax.settings.objects import preparation_of
@@ -15,18 +17,21 @@ from msl_jax.training.step import Batch
 
 
 def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream]:
-    """The stream of patches of each set; prepares cases that are not ready yet."""
-    config, preparation = experiment.config, preparation_of(experiment.config)
+    """The stream of patches of each set; prepares cases that are not ready yet.
+
+    Raises:
+      InputError: the cache is not writable.
+    """
+    config, preparation, annotator = experiment.config, preparation_of(experiment.config), experiment.annotator()
+    with writing(os.fspath(experiment.data.ready)):
+        ready = {
+            name: make_ready(experiment.data, entries, preparation, annotator)
+            for name, entries in experiment.training_sets(method).items()
+        }
+    source = source_size(preparation.size, config.data.augment.to_dict())
     return {
-        name: pipeline.Stream(
-            name,
-            make_ready(experiment.data, entries, preparation, experiment.annotator()),
-            preparation.size,
-            source_size(preparation.size, config.data.augment.to_dict()),
-            config.data.foreground,
-            config.seed,
-        )
-        for name, entries in experiment.training_sets(method).items()
+        name: pipeline.Stream(name, cases, preparation.size, source, config.data.foreground, config.seed)
+        for name, cases in ready.items()
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from msl_jax.data import builder
 from msl_jax.errors import InputError
+from msl_jax.training import batches
 from processes import forget_home
 
 
@@ -49,6 +50,16 @@ def test_other_errors_do_not_blame_the_cache(opened, tmp_path, monkeypatch, erro
     with pytest.raises(type(error)) as raised:
         opened(data__cache=f"{tmp_path}/cache")
     assert raised.value is error
+
+
+def test_a_full_disk_while_cases_are_made_ready_names_the_setting_of_the_cache(opened, monkeypatch):
+    def full(*args):
+        raise os_error(errno.ENOSPC)
+
+    experiment = opened(data__foreground=0.1)
+    monkeypatch.setattr(batches, "make_ready", full)
+    with pytest.raises(InputError, match=r"ready: No space left on device; give .* --config.data.cache=FOLDER\.$"):
+        batches.streams(experiment, experiment.method)
 
 
 def test_the_default_cache_is_in_the_home_folder(opened, phantoms, tmp_path, monkeypatch):
