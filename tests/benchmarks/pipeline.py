@@ -6,21 +6,21 @@ python tests/benchmarks/pipeline.py --config configs/phantom.py --patients 400 -
 The loop is that of a run without reports, validation and checkpoints: it asks for the next batch while a step runs. A
 batch that came when the step was already done was waited for, at most as long as it took to come, and that much is
 counted. With --await each step is waited for before the next batch is asked for, so that all of that time counts.
-Prints one JSON line: batches per second of the pipeline alone, steps per second and the share of the loop's time spent
-waiting, the first 10 steps left out of all, and the loop's resident memory in MB at step 100, 200, 400 and so on, and
-at the last one. Memory that grows step by step doubles its growth from one of these to the next; --width 2 makes the
-steps short where that alone is asked.
+Prints one JSON line: batches and images per second of the pipeline alone, and images per second of its CPU time (all
+threads); steps per second and the share of the loop's time spent waiting, the first 10 steps left out of all; and the
+loop's resident memory in MB at step 100, 200, 400 and so on, and at the last one. Memory that grows step by step
+doubles its growth from one of these to the next; --width 2 makes the steps short where that alone is asked.
 """
 
 from msl_jax import settings
+from msl_jax.data import pipeline
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
-from msl_jax.settings.objects import model_of
 from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.system import machine, restart
-from msl_jax.training.batches import batches
+from msl_jax.training.batches import batches, streams
+from msl_jax.training.loop import make_step, replicated, sharded_over
 from msl_jax.training.state import init_state, make_mesh
-from msl_jax.training.step import make_train_step
 
 if __name__ == "__main__":
     restart.restart_on_huge_pages()
@@ -34,7 +34,6 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 LEFT_OUT = 10
 
@@ -48,18 +47,15 @@ def resident_mb() -> float:
 def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     """Trains for `steps` steps, each `awaited` before the next batch is asked for, or not."""
     config, mesh = experiment.config, make_mesh()
-    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     optimizer = make_optimizer(config)
-    state = jax.device_put(init_state(config, experiment.method, optimizer), replicated)
-    apply_fn, key = model_of(config).apply, jax.random.key(config.seed)
-    step_fn = jax.jit(
-        make_train_step(apply_fn=apply_fn, optimizer=optimizer, method=experiment.method, devices=mesh.size, key=key),
-        in_shardings=(replicated, sharded),
-        out_shardings=replicated,
-        donate_argnums=0,
-    )
+    state = jax.device_put(init_state(config, experiment.method, optimizer), replicated(mesh))
+    step_fn = make_step(experiment, experiment.method, 0, optimizer, mesh)
     marks = {steps, *(100 * 2**k for k in range(steps.bit_length()))}
-    iterator, memory, waited = batches(experiment, experiment.method, 0, config.train.steps, sharded), {}, 0.0
+    iterator, memory, waited = (
+        batches(experiment, experiment.method, 0, config.train.steps, sharded_over(mesh)),
+        {},
+        0.0,
+    )
     for step in range(1, steps + 1):
         asked = time.perf_counter()
         batch = next(iterator)
@@ -81,15 +77,20 @@ def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     }
 
 
-def alone(experiment: Experiment, steps: int) -> float:
-    """Batches per second when nothing is done with them."""
-    sharded = NamedSharding(make_mesh(), PartitionSpec("data"))
-    iterator = batches(experiment, experiment.method, 0, experiment.config.train.steps, sharded)
+def alone(experiment: Experiment, steps: int) -> dict[str, float]:
+    """Batches and images per second when nothing is done with them; also images per second of CPU time."""
+    sizes, given = experiment.batch_sizes(experiment.method), streams(experiment, experiment.method)
+    iterator = pipeline.batches(given, sizes, ahead=4, start=0, stop=steps).as_numpy_iterator()
     for _ in itertools.islice(iterator, LEFT_OUT):
         pass
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     count = sum(1 for _ in iterator)
-    return round(count / (time.perf_counter() - start), 2)
+    images = count * sum(sizes.values())
+    return {
+        "batches_per_s_alone": round(count / (time.perf_counter() - start), 2),
+        "images_per_s_alone": round(images / (time.perf_counter() - start), 1),
+        "images_per_cpu_s_alone": round(images / (time.process_time() - start_cpu), 1),
+    }
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def main() -> None:
         "slices": len(experiment.data.records),
         "steps": a.steps,
         **loop(experiment, a.steps, a.awaited),
-        "batches_per_s_alone": alone(experiment, a.steps),
+        **alone(experiment, a.steps),
     }
     print(json.dumps(report))
 
