@@ -260,11 +260,18 @@ def build(source: Source, cache: str | None = None) -> Dataset:
         modalities=tuple(READERS[layout].modalities(source)),
         axis=metadata["axis"],
         directions=None if metadata["directions"] is None else np.asarray(metadata["directions"]),
-        ready=pathlib.Path(builder.data_dir).parent / READY,
+        ready=_local(builder.data_dir).parent / READY,
         entries=tuple(Entry(**{key: _tuple(value) for key, value in entry.items()}) for entry in metadata["entries"]),
         records=records,
         features=builder.info.features,
     )
+
+
+def _local(folder: str) -> pathlib.Path:
+    """The folder; for a remote one, that of the same build in TFDS's default folder on this machine."""
+    if "://" not in folder:
+        return pathlib.Path(folder)
+    return pathlib.Path("~/tensorflow_datasets", *pathlib.PurePath(folder).parts[-3:]).expanduser()
 
 
 def _axis_and_directions(reader: Reader, source: Source) -> tuple[int, np.ndarray | None]:

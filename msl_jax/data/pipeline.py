@@ -21,7 +21,7 @@ STREAMS = {"strong": 0, "weak": 1}
 GUIDES = {"strong": "label", "weak": "weak_label"}
 """Set -> the label map whose structures the patches of `foreground` are centred on."""
 FILL_VALUES = {"label": 0, "weak_label": UNLABELED}
-"""Label map -> the class of pixels from outside the slice, where images are 0."""
+"""Label map -> the class of pixels from outside the slice, where images are 0; UNLABELED beside a partial mask."""
 MAPS = {"strong": ("label", "weak_label"), "weak": ("weak_label",)}
 """Set -> the label maps of its images. Strong images have weak labels, too: see the method's setting w_on."""
 ORDER, PATCH = 0, 1
@@ -106,8 +106,9 @@ class Stream:
         return {key: np.stack([patch[key] for patch in cut]) for key in cut[0]}
 
     def _cut(self, draw: Draw) -> dict[str, np.ndarray]:
-        """A patch, filled up with 0 and FILL_VALUES outside the slice."""
-        pixels = self.cases[draw.case].slice(draw.slice)
+        """A patch, filled up outside the slice."""
+        case = self.cases[draw.case]
+        pixels, fill_values = case.slice(draw.slice), FILL_VALUES if case.entry.full else {}
         inside, target = [], []
         for start, patch, n in zip(draw.start, self.source_size, pixels.shape, strict=True):
             first, last = max(start, 0), min(start + patch, n)
@@ -116,7 +117,7 @@ class Stream:
         pixels = pixels[*inside]
         patches: dict[str, np.ndarray] = {
             "image": np.zeros((*self.source_size, pixels["image"].shape[-1]), np.float16),
-            **{name: np.full(self.source_size, FILL_VALUES[name], np.uint8) for name in MAPS[self.name]},
+            **{name: np.full(self.source_size, fill_values.get(name, UNLABELED), np.uint8) for name in MAPS[self.name]},
         }
         for name, array in patches.items():
             array[*target] = pixels[name]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 from msl_jax.data import resampling
 from msl_jax.data.case import Case
+from msl_jax.data.preparation import STRETCH
+from msl_jax.errors import InputError
 
 Protocol = Callable[[Case, tuple[int, int]], Case]
 """(case on its original grid, (y, x) of the network's images) -> the case to segment and score."""
@@ -19,6 +22,15 @@ def papers(case: Case, size: tuple[int, int]) -> Case:
     mask = None if case.mask is None else resampling.resize_nearest(case.mask, size)
     image = resampling.resize_image(case.image, size, antialias=False)
     return dataclasses.replace(case, image=image, mask=mask, spacing=(1.0, 1.0, 1.0), units="voxel")
+
+
+def check_protocol(protocol: str, spacing: Any) -> None:
+    """Raises InputError if a run whose config.data.spacing this is cannot be scored by the protocol."""
+    if protocol == "papers" and spacing != STRETCH:
+        raise InputError(
+            f"config.eval.protocol: is papers, which stretches slices, but the run resamples them (data.spacing is "
+            f"{spacing}); give native, or train with config.data.spacing={STRETCH}."
+        )
 
 
 PROTOCOLS: Mapping[str, Protocol] = {"native": lambda case, size: case, "papers": papers}

@@ -87,9 +87,18 @@ def compute(
 
 
 def labels(case: Case, entry: Entry, preparation: Preparation, annotator: Annotator) -> tuple[np.ndarray, np.ndarray]:
-    """The label maps of `compute`."""
+    """The label maps of `compute`.
+
+    Masks that leave pixels unlabelled, like scribbles in a folder of masks, are resampled like annotations: by the
+    largest share, thin lines would be lost.
+    """
     unlabelled = np.full(case.image.shape[:3], UNLABELED, np.uint8)
-    label = preparation.mask(unlabelled if case.mask is None else case.mask, case.spacing)
+    mask = unlabelled if case.mask is None else case.mask
+    if entry.full:
+        label = preparation.mask(mask, case.spacing)
+    else:
+        grid = preparation.grid(mask.shape[1:], case.spacing[1:])
+        label = np.stack([weak_labels.resize(classes, grid) for classes in preparation.class_of_value()[mask]])
     annotation = preparation.class_of_value()[unlabelled if case.annotation is None else case.annotation]
     return label, np.stack([annotator(entry, z, label[z], annotation[z]) for z in range(len(label))])
 
@@ -104,14 +113,21 @@ def _write(folder: pathlib.Path, image: np.ndarray, label: np.ndarray, weak_labe
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
     try:
-        np.save(temporary / SLICES, slices)
-        np.save(temporary / CLASSES, present)
+        _save(temporary / SLICES, slices)
+        _save(temporary / CLASSES, present)
         os.chmod(temporary, 0o755)
         os.rename(temporary, folder)
-    except OSError:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.exists():  # else another process wrote the same case first
+        if not (isinstance(error, OSError) and folder.exists()):  # another process wrote the same case first
             raise
+
+
+def _save(path: pathlib.Path, array: np.ndarray) -> None:
+    """As np.save, but an OSError has the number and the reason; np.save reports a full disk without them."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _open(entry: Entry, folder: pathlib.Path) -> ReadyCase:

@@ -15,13 +15,14 @@ from msl_jax.data.builder import Entry
 from msl_jax.data.case import Case, turned
 from msl_jax.data.formats import orientation, volumes
 from msl_jax.data.formats.orientation import UNTURNED, Turn
-from msl_jax.data.protocols import PROTOCOLS
+from msl_jax.data.protocols import PROTOCOLS, check_protocol
 from msl_jax.errors import InputError, warn_all
 from msl_jax.evaluation import calibration, metrics
 from msl_jax.evaluation.results import Row, markdown, results, score, write_csv
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.components import largest_components
+from msl_jax.inference.images import units_differ
 from msl_jax.inference.segmenter import Segmenter, load_network
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
@@ -42,7 +43,8 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
       experiment's volumes.
 
     Raises:
-      InputError: there is no readable network, or it has other structures or channels.
+      InputError: there is no readable network, it has other structures or channels, or config.eval.protocol does not
+        apply to it.
     """
     config = read_config(workdir)
     run_data, data = config.data, experiment.config.data
@@ -52,6 +54,8 @@ def load_for(experiment: Experiment, workdir: epath.Path) -> tuple[Segmenter, Va
     ):
         if expected != actual:
             raise InputError(f"workdir: {workdir} has {key} {actual}, the experiment {expected}; they must agree.")
+    check_protocol(experiment.config.eval.protocol, run_data.spacing)
+    warn_all([f"{workdir}: {text}" for text in units_differ(run_data.units, data.units)])
     segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
     values = (0, *data.classes.values())
     preparation = dataclasses.replace(segmenter.preparation, values=values)
@@ -94,7 +98,7 @@ def score_test(
       largest: the structures of which only the largest component is scored.
 
     Returns:
-      The content of test.json (the result of `results`, "protocol" from config.eval.protocol, "postprocess" with
+      The content of test.json (the result of `results`, "protocol" and "mirror" from config.eval, "postprocess" with
       config.eval.postprocess as "setting" and `largest` as "largest_component", and "calibration" with branch ->
       `calibration.summarise`), and a row per case and branch.
 
@@ -120,7 +124,7 @@ def score_test(
             scores = score(np.where(known, predicted, 0), reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
     summary = results(rows, "mm" if "mm" in units else "voxel", experiment.config.eval.checkpoint)
-    summary["protocol"] = experiment.config.eval.protocol
+    summary |= {key: experiment.config.eval[key] for key in ("protocol", "mirror")}
     summary["postprocess"] = {
         "setting": experiment.config.eval.postprocess,
         "largest_component": {branch: list(largest.get(branch, ())) for branch in segmenter.branches},

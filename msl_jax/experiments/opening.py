@@ -13,7 +13,7 @@ from msl_jax.errors import InputError, raise_all
 from msl_jax.experiments.assignment import assign_roles
 from msl_jax.experiments.cache import cache_of, writing
 from msl_jax.experiments.experiment import Experiment, structures_of
-from msl_jax.experiments.planning import planned
+from msl_jax.experiments.planning import planned, units_of
 from msl_jax.labels import UNLABELED
 from msl_jax.settings.objects import filled_in, method_of, source_of
 from msl_jax.settings.rules import check_config
@@ -39,7 +39,9 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     config, settled = planned(config, data, machine or this_machine())
     check_config(config)
-    filled = filled_in(config, method, data.labels, data.channels, data.contents, data.directions)
+    filled = filled_in(
+        config, method, data.labels, data.channels, data.contents, data.directions, units_of(config, data)
+    )
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     split, strong = assign_roles(config, method, data, table)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}

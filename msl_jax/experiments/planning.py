@@ -78,12 +78,20 @@ def planned(config: ConfigDict, data: Dataset, machine: Machine) -> tuple[Config
     Raises:
       InputError: slices are to be resampled, but some cases have voxel sizes and some do not.
     """
-    if config.data.spacing not in (NATIVE, STRETCH):
-        shared_unit(data.entries)
+    units_of(config, data)
     fingerprint = fingerprint_of(data)
     axis = [Settled("data.axis", data.axis, _axis_reason(fingerprint))] if config.data.axis == AUTO else []
     config, settled = settle(with_values(config, {"data.axis": data.axis}), fingerprint, machine)
     return config, (*axis, *settled)
+
+
+def units_of(config: ConfigDict, data: Dataset) -> str | None:
+    """The unit of the data set's voxel sizes, "mm" or "voxel"; None if slices are not resampled.
+
+    Raises:
+      InputError: slices are to be resampled, but some cases have voxel sizes and some do not.
+    """
+    return None if config.data.spacing in (NATIVE, STRETCH) else shared_unit(data.entries)
 
 
 def settle(config: ConfigDict, fingerprint: Fingerprint, machine: Machine) -> tuple[ConfigDict, list[Settled]]:

@@ -74,7 +74,11 @@ def predict(
     for label_file, image in readable_images(config, targets, problems):
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
         turns = ensemble.turns(image.directions)
-        _segment(ensemble, image, turns, branch, label_file, save_probabilities, largest)
+        try:
+            _segment(ensemble, image, turns, branch, label_file, save_probabilities, largest)
+        except InputError as error:  # too little space for a temporary file
+            problems.append(str(error))
+            continue
         turned = turns[0] != orientation.turn_across(config.data.axis)
         notes = [
             *dict.fromkeys(ensemble.branches(branch)),

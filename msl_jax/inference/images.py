@@ -7,10 +7,9 @@ from typing import TypeVar
 from ml_collections import ConfigDict
 
 from msl_jax.data.formats import orientation, volumes
-from msl_jax.data.preparation import NATIVE, STRETCH
 from msl_jax.data.readers import READERS
 from msl_jax.errors import InputError
-from msl_jax.settings.objects import directions_of, preparation_of
+from msl_jax.settings.objects import directions_of
 
 Name = TypeVar("Name")
 
@@ -53,17 +52,27 @@ def turn_of(config: ConfigDict, image: volumes.Volume) -> tuple[orientation.Turn
     return orientation.turn_of(image.directions, directions_of(config), config.data.axis)
 
 
+def units_differ(run: str | None, images: str | None) -> list[str]:
+    """A warning if the voxel sizes of a run that resamples and of images have different units.
+
+    Args:
+      run: the run's config.data.units, "mm" or "voxel"; None if it does not resample.
+      images: the same of the images.
+    """
+    if None in (run, images) or run == images:
+        return []
+    known, unknown = ("the run's", "theirs") if run == "mm" else ("theirs", "the run's")
+    return [
+        f"{known} voxel sizes are in mm, {unknown} are unknown (in voxels), so slices are resampled to a wrong size; "
+        "write voxel sizes into the headers, or use a run that was trained on such images."
+    ]
+
+
 def remarks(config: ConfigDict, image: volumes.Volume) -> list[str]:
     """Warnings about an image for a run, a sentence each."""
     angle = turn_of(config, image)[1]
     warnings = list(image.remarks)
-    spacing = preparation_of(config).spacing
-    if image.units == "voxel" and spacing not in (STRETCH, NATIVE, (1.0, 1.0)):
-        warnings.append(
-            f"{image.path}: its voxel size is unknown, so it is segmented as if pixels were 1 x 1, but the run "
-            f"resamples slices to {spacing[0]:g} x {spacing[1]:g}; if the result is poor, write the size into its "
-            "header."
-        )
+    warnings += [f"{image.path}: {text}" for text in units_differ(config.data.units, image.units)]
     if config.data.directions is None:
         warnings.append(
             "The orientation of the run's training images is unknown, so images are segmented as stored; check that "

@@ -171,7 +171,7 @@ def import_weights(
     config.data.layout, config.data.spacing = layout, STRETCH
     check_config(config)
     method = method_of(config)
-    config = filled_in(config, method, labels, channels=1, contents="", directions=None)
+    config = filled_in(config, method, labels, channels=1, contents="", directions=None, units=None)
     model = model_of(config)
     entries = read_state_dict(weights)
     check_entries(weights, entries, model, size)

@@ -83,6 +83,7 @@ def filled_in(
     channels: int,
     contents: str,
     directions: np.ndarray | None,
+    units: str | None,
 ) -> ConfigDict:
     """A config with all defaults filled in: names of classes become name -> value, and the method's row its settings.
 
@@ -93,6 +94,7 @@ def filled_in(
       channels: number of channels of its images.
       contents: a text that changes whenever the data change.
       directions: its slice directions, as in orientation.py; None if unknown.
+      units: of its voxel sizes, "mm" or "voxel"; None if slices are not resampled.
 
     Raises:
       InputError: a class or a class weight names an unknown structure.
@@ -104,7 +106,7 @@ def filled_in(
             raise InputError(f"config.data.classes: '{name}' is unknown; give some of {', '.join(labels)}, or all.")
     filled = json.loads(config.to_json())
     filled["data"]["classes"] = {name: value for name, value in labels.items() if name in names}
-    filled["data"] |= {"channels": channels, "contents": contents}
+    filled["data"] |= {"channels": channels, "contents": contents, "units": units}
     filled["data"]["directions"] = None if directions is None else directions.tolist()
     filled["method"] |= {
         "weak_weight": None,  # now part of the terms' weights, as is "dice"

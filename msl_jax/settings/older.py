@@ -26,6 +26,7 @@ MISSING_DEFAULTS = {
     "data.window": (-160.0, 240.0),
     "data.channels": 1,
     "data.directions": None,
+    "data.units": None,
     "method.weak_weight": None,
     "method.dice": None,
     "model.name": "unet",

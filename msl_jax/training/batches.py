@@ -1,6 +1,6 @@
 """The batches of a stage, sharded over the devices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import os
 
 import jax
@@ -35,10 +35,17 @@ def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream
     }
 
 
-def batches(experiment: Experiment, method: Method, start: int, stop: int, sharding: NamedSharding) -> Iterator[Batch]:
-    """The batches of steps `start` to `stop - 1`, each sharded over all devices of all hosts."""
+def batches(
+    experiment: Experiment,
+    method: Method,
+    streams: Mapping[str, pipeline.Stream],
+    start: int,
+    stop: int,
+    sharding: NamedSharding,
+) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop - 1` from a stage's streams, each sharded over all devices of all hosts."""
     dataset = pipeline.batches(
-        streams(experiment, method),
+        streams,
         experiment.batch_sizes(method),
         ahead=experiment.config.data.batches_ahead,
         start=start,

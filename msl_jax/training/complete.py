@@ -4,6 +4,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
+from msl_jax.data.protocols import check_protocol
 from msl_jax.errors import warn_all
 from msl_jax.evaluation.selection import select
 from msl_jax.evaluation.test_split import evaluate_test
@@ -33,6 +34,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path, *, distributed: 
     if distributed:
         jax.distributed.initialize()
     opened = open_experiment(resumed(config, workdir))
+    check_protocol(opened.config.eval.protocol, opened.config.data.spacing)
     transfer.check(opened.config, workdir)
     with lock.held(workdir):
         claim(opened, workdir)

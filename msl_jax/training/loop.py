@@ -23,7 +23,7 @@ from msl_jax.settings.optimizer import make_optimizer, make_schedule
 from msl_jax.system import signals
 from msl_jax.training import transfer
 from msl_jax.training.augmentation import make_augment
-from msl_jax.training.batches import batches
+from msl_jax.training.batches import batches, streams
 from msl_jax.training.recorder import Recorder
 from msl_jax.training.state import TrainState, init_state, make_mesh, state_of
 from msl_jax.training.step import make_train_step
@@ -82,8 +82,9 @@ def train_stage(
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
     step_fn = make_step(experiment, method, index, optimizer, mesh)
-    with _signals() as received:
-        for step, batch in enumerate(batches(experiment, method, done, end, sharded_over(mesh)), start=done + 1):
+    stage = streams(experiment, method), done, end, sharded_over(mesh)
+    with _signals() as received:  # not while cases are prepared, which may take long
+        for step, batch in enumerate(batches(experiment, method, *stage), start=done + 1):
             state = step_fn(state, batch)
             stopping = bool(received) or recorder.manager.reached_preemption(step)
             state = recorder.record(step, state, stopping)

@@ -185,7 +185,7 @@ def settled_values(config: ConfigDict, sweep: pathlib.Path, runs: Sequence[Run],
 
 
 def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
-    """Whether a run has results, of the checkpoint and with the postprocessing that the filled-in config selects.
+    """Whether a run has results with the evaluation settings of the filled-in config, except for its batch.
 
     Raises:
       InputError: the folder contains a run with other settings.
@@ -196,8 +196,10 @@ def is_done(folder: pathlib.Path, wanted: ConfigDict) -> bool:
     if not results.exists():
         return False
     found = json.loads(results.read_text(encoding="utf-8"))
-    postprocess = found.get("postprocess", {"setting": "none"})["setting"]  # older versions had none
-    return (found["checkpoint"], postprocess) == (wanted.eval.checkpoint, wanted.eval.postprocess)
+    by_older_versions = {"postprocess": {"setting": "none"}, "mirror": False, "protocol": "native"}
+    found = by_older_versions | found
+    found["postprocess"] = found["postprocess"]["setting"]
+    return all(found[key] == wanted.eval[key] for key in ("checkpoint", *by_older_versions))
 
 
 def shares(parallel: int) -> list[Share]:

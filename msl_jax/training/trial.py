@@ -10,7 +10,7 @@ import jax
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.system.text import duration, gibibytes
-from msl_jax.training.batches import batches
+from msl_jax.training.batches import batches, streams
 from msl_jax.training.loop import make_step, replicated, sharded_over
 from msl_jax.training.state import init_state, make_mesh
 
@@ -50,7 +50,7 @@ def trial(experiment: Experiment) -> Trial:
     config, stages, mesh = experiment.config, experiment.method.stages(), make_mesh()
     method, optimizer = stages[0], make_optimizer(config)
     state = jax.device_put(init_state(config, method, optimizer), replicated(mesh))
-    stream = batches(experiment, method, 0, STEPS + 1, sharded_over(mesh))
+    stream = batches(experiment, method, streams(experiment, method), 0, STEPS + 1, sharded_over(mesh))
     first = next(stream)
     start = time.perf_counter()
     step = make_step(experiment, method, 0, optimizer, mesh).lower(state, first).compile()

@@ -46,13 +46,13 @@ def resident_mb() -> float:
 
 def loop(experiment: Experiment, steps: int, awaited: bool) -> dict[str, Any]:
     """Trains for `steps` steps, each `awaited` before the next batch is asked for, or not."""
-    config, mesh = experiment.config, make_mesh()
+    config, method, mesh = experiment.config, experiment.method, make_mesh()
     optimizer = make_optimizer(config)
-    state = jax.device_put(init_state(config, experiment.method, optimizer), replicated(mesh))
-    step_fn = make_step(experiment, experiment.method, 0, optimizer, mesh)
+    state = jax.device_put(init_state(config, method, optimizer), replicated(mesh))
+    step_fn = make_step(experiment, method, 0, optimizer, mesh)
     marks = {steps, *(100 * 2**k for k in range(steps.bit_length()))}
     iterator, memory, waited = (
-        batches(experiment, experiment.method, 0, config.train.steps, sharded_over(mesh)),
+        batches(experiment, method, streams(experiment, method), 0, config.train.steps, sharded_over(mesh)),
         {},
         0.0,
     )

@@ -33,11 +33,24 @@ def run(untrained):
     return untrained(ARG)
 
 
-def test_a_run_is_scored_by_the_protocol_of_the_config(tiny_config, run):
+@pytest.fixture
+def stretched(run, tmp_path):
+    """The run as one that stretches slices to the network's size."""
+    folder = epath.Path(tmp_path / "run")
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["spacing"] = "stretch"
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_is_scored_by_the_protocol_of_the_config(tiny_config, run, stretched):
     config = tiny_config(ARG)
     config.eval.protocol = "papers"
     experiment = open_experiment(config)
-    segmenter, variables, turn = load_for(experiment, run)
+    with pytest.raises(InputError, match=r"eval.protocol: is papers, which stretches slices, but the run resamples"):
+        load_for(experiment, run)
+    segmenter, variables, turn = load_for(experiment, stretched)
     summary, rows = score_test(experiment, segmenter, variables, turn)
     assert (summary["protocol"], summary["units"], summary["cases"]) == ("papers", "voxel", len(rows) / 2)
     case = case_to_score(experiment, experiment.entries(experiment.split["test"])[0], (32, 32))

@@ -5,6 +5,7 @@ import pytest
 
 from msl_jax import settings
 from msl_jax.methods.table import METHODS
+from msl_jax.methods.terms import DICE_OF
 from msl_jax.settings.objects import method_of
 from msl_jax.settings.rules import check_config
 
@@ -57,9 +58,10 @@ def test_strong_patients_are_listed_with_a_plus(module):
 @pytest.mark.parametrize("method", METHODS)
 def test_each_takes_every_method(module, method):
     config = module.get_config(f"method={method}")
-    assert method_of(config).terms.keys() <= METHODS[method].terms.keys() | {
-        term for term, weight in config.method.terms.items() if weight
-    }
+    added = {term for term, weight in config.method.terms.items() if weight}
+    terms = METHODS[method].terms.keys() | added
+    dice = {DICE_OF[term] for term in terms if term in DICE_OF} if config.method.dice else set()
+    assert method_of(config).terms.keys() <= terms | dice
 
 
 @pytest.mark.parametrize(

@@ -310,8 +310,9 @@ def test_a_signal_saves_and_the_run_resumes_bit_for_bit(loop, singles, number=si
 def with_broken(*steps):
     """A replacement of `batches` with images that are not finite at these steps."""
 
-    def batches(experiment, method, start, stop, sharding):
-        for step, batch in enumerate(original_batches(experiment, method, start, stop, sharding), start=start + 1):
+    def batches(experiment, method, streams, start, stop, sharding):
+        stage = streams, start, stop, sharding
+        for step, batch in enumerate(original_batches(experiment, method, *stage), start=start + 1):
             weak = batch["weak"]
             if step in steps:
                 weak = weak | {"image": weak["image"] * jax.numpy.float32("nan")}
