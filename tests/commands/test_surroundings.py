@@ -37,7 +37,7 @@ def imported(path):
 def test_only_the_package_the_standard_library_and_what_is_required_is_imported():
     required = {"absl", "clu", "etils", "flax", "h5py", "jax", "matplotlib", "medpy", "ml_collections", "nibabel"}
     required |= {"numpy", "optax", "orbax", "PIL", "safetensors", "scipy", "SimpleITK", "skimage", "tensorflow"}
-    required |= {"tensorflow_datasets", "torch", "jax2onnx", "IPython", "array_record"}
+    required |= {"tensorflow_datasets", "torch", "jax2onnx", "IPython", "array_record", "tqdm"}
     for path in [*(ROOT / "msl_jax").rglob("*.py"), *settings.EXPERIMENTS.values()]:
         own = {"msl_jax"} if path.parent != FOLDER else {"msl_jax", "ml_collections"}
         allowed = own if path.parent == FOLDER else own | required | sys.stdlib_module_names

@@ -152,10 +152,10 @@ def test_a_file_without_orientation_is_segmented_as_stored_with_a_warning(altere
 
 def test_a_file_without_voxel_size_gives_a_warning_if_the_run_resamples(runs, altered, image, tmp_path, recwarn):
     nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj), None), tmp_path / "bare.nii")
-    for workdir, told in ((runs[1], 1), (altered("spacing", "native"), 0)):
+    for workdir, told in ((runs[1], 1), (altered("units", None), 0)):
         recwarn.clear()
         predict([workdir], tmp_path / "bare.nii", tmp_path / "out", overwrite=True)
-        assert sum("bare.nii: its voxel size is unknown" in str(one.message) for one in recwarn) == told
+        assert sum("bare.nii: the run's voxel sizes are in mm, theirs are unknown" in str(one.message) for one in recwarn) == told
 
 
 @pytest.mark.parametrize(("degrees", "told"), [(15, False), (40, True), (65, False)])

@@ -104,8 +104,8 @@ def test_a_run_is_done_when_its_results_are_there(claimed):
         json.dumps({"checkpoint": "last", "postprocess": {"setting": "auto"}})
     )
     assert sweep.is_done(folder, config)
-    for key, other in (("checkpoint", "best"), ("postprocess", "largest")):
-        changed = sweep.with_settings(config, {f"eval.{key}": other})
+    for key, other in (("checkpoint", "best"), ("postprocess", "largest"), ("mirror", True), ("protocol", "papers")):
+        changed = with_values(config, {f"eval.{key}": other})
         assert not sweep.is_done(folder, changed), f"results of another {key} are not those that were asked for"
 
 
@@ -114,7 +114,7 @@ def test_results_of_older_versions_have_all_components(claimed):
     (folder / "results").mkdir()
     (folder / "results" / "test.json").write_text(json.dumps({"checkpoint": "last"}))
     assert not sweep.is_done(folder, config)
-    assert sweep.is_done(folder, sweep.with_settings(config, {"eval.postprocess": "none"}))
+    assert sweep.is_done(folder, with_values(config, {"eval.postprocess": "none"}))
 
 
 def test_a_folder_with_other_settings_is_refused(claimed):
