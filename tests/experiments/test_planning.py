@@ -189,7 +189,8 @@ def test_a_run_has_numbers_and_keeps_them_on_another_machine(tiny_config, tmp_pa
     complete.train_and_evaluate(config, workdir)
     before = (workdir / "config.json").read_text()
     run = read_config(workdir)
-    assert not unsettled(run) and run.data.axis in (0, 1, 2) and (run.model.depth, run.train.strong_batch, run.train.weak_batch) == (3, 8, 8)
+    assert not unsettled(run) and run.data.axis in (0, 1, 2)
+    assert (run.model.depth, run.train.strong_batch, run.train.weak_batch) == (3, 8, 8)
 
     monkeypatch.setattr(opening, "this_machine", lambda: Machine(True, 4, memory=1))
     with pytest.raises(InputError, match=r"train\.weak_batch was 8 and is 4"):
