@@ -55,7 +55,7 @@ def test_metrics_have_a_row_per_report_and_no_clock(workdir):
 
 def test_results_are_in_the_designs_format(summary):
     assert set(summary) == {
-        *("units", "checkpoint", "branches", "cases", "patients", "protocol", "postprocess", "calibration")
+        *("units", "checkpoint", "branches", "cases", "patients", "protocol", "mirror", "postprocess", "calibration")
     }
     assert (summary["units"], summary["checkpoint"], summary["cases"], summary["patients"]) == ("mm", "last", 4, 2)
     assert set(summary["branches"]) == {"teacher", "student"}
