@@ -75,7 +75,8 @@ def test_evaluating_the_predictions_gives_the_runs_own_results(predicted, hospit
         f"--output={output}",
     )
     results = json.loads(output.read_text())
-    assert set(results) == set(summary) - {"calibration", "protocol", "mirror", "postprocess"} and results["units"] == "mm"
+    assert set(results) == set(summary) - {"calibration", "protocol", "mirror", "postprocess"}
+    assert results["units"] == "mm"
     assert (results["cases"], results["patients"]) == (summary["cases"], summary["patients"])
     assert set(results["branches"]) == {"prediction"}
     ours, theirs = results["branches"]["prediction"]["LV"], summary["branches"]["student"]["LV"]
