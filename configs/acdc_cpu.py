@@ -1,8 +1,7 @@
 """The experiment of acdc.py sized for 2 CPU cores: 96 x 96, width 8, 2,000 steps.
 
 Source: arXiv 2012.08051 and 2109.10902, smaller.
-Cost: kl_ent 10 to 13 minutes on one shared core, lower_bound and upper_bound 4 to 7, including evaluation; 2 GB of
-  memory.
+Cost: not measured on an idle machine; an earlier version took 10 to 13 minutes for kl_ent on one shared core.
 Result: of an earlier version, which stretched slices to 96 x 96 and had no Dice loss; not measured again yet. Dice of
   the left ventricle in percent, 3 strong patients, 15 test patients, mean of seeds 0, 1 and 2: kl_ent student 83.0,
   teacher 80.9, lower_bound 65.5, upper_bound 86.6; all methods in configs/results/acdc_cpu.

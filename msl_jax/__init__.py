@@ -2,7 +2,7 @@
 
     run = msl_jax.train("configs/acdc.py:strong=3", workdir="runs/a", **{"data.source": "ACDC"})
     run = msl_jax.load("runs/a")
-    labels = run.predict(image)
+    labels = run.predict(image, spacing=(8, 1.4, 1.4))
     msl_jax.evaluate(labels, reference, labels={"LV": 3}, spacing=(8, 1.4, 1.4))
 
 See `msl_jax.api`. Importing the package imports neither JAX nor TensorFlow; the first use of a name does.

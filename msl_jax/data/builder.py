@@ -27,6 +27,8 @@ from msl_jax.data.readers import READERS, layouts
 from msl_jax.errors import InputError
 from msl_jax.labels import UNLABELED
 
+DEFAULT_CACHE = "~/tensorflow_datasets"
+"""TFDS's default folder for built data sets."""
 SPLIT = "slices"
 READY = "ready"
 """Folder beside a build's versions."""
@@ -271,7 +273,7 @@ def _local(folder: str) -> pathlib.Path:
     """The folder; for a remote one, that of the same build in TFDS's default folder on this machine."""
     if "://" not in folder:
         return pathlib.Path(folder)
-    return pathlib.Path("~/tensorflow_datasets", *pathlib.PurePath(folder).parts[-3:]).expanduser()
+    return pathlib.Path(DEFAULT_CACHE, *pathlib.PurePath(folder).parts[-3:]).expanduser()
 
 
 def _axis_and_directions(reader: Reader, source: Source) -> tuple[int, np.ndarray | None]:

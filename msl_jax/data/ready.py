@@ -117,10 +117,11 @@ def _write(folder: pathlib.Path, image: np.ndarray, label: np.ndarray, weak_labe
         _save(temporary / CLASSES, present)
         os.chmod(temporary, 0o755)
         os.rename(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not (isinstance(error, OSError) and folder.exists()):  # another process wrote the same case first
+    except OSError:
+        if not folder.exists():  # else another process wrote the same case first
             raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # nothing is left to remove after the renaming
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:

@@ -8,11 +8,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from msl_jax.data.builder import DEFAULT_CACHE
 from msl_jax.errors import InputError
 from msl_jax.system.paths import expanded
 
-DEFAULT = "~/tensorflow_datasets"
-"""TFDS's default folder for built data sets."""
 CURE = "give a writable folder with --config.data.cache=FOLDER"
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that only writing causes."""
@@ -22,7 +21,7 @@ MAX_CHARACTERS = 120
 
 def cache_of(config: ConfigDict) -> str:
     """The folder of config.data.cache, or the default."""
-    cache = expanded(config.data.cache or os.environ.get("TFDS_DATA_DIR") or DEFAULT, CURE)
+    cache = expanded(config.data.cache or os.environ.get("TFDS_DATA_DIR") or DEFAULT_CACHE, CURE)
     return cache if "://" in cache else os.path.abspath(cache)
 
 

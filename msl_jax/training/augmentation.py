@@ -9,6 +9,9 @@ flips change every image, not one in five. Standard deviations of noise are mult
 scaled about 0, because images are in [0, 1] here and z-scores there. A blur always has the taps of the largest
 standard deviation.
 
+The default strengths (settings/defaults.py) are nnU-Net's, except for rotation (there 180 degrees, or 15 if a side is
+more than 1.5 times the other) and zoom (there 0.4).
+
 Like nnU-Net, `augment` does not clip: clipping would turn noise on black background into a bias, and would remove
 structure from images that become brighter. Values are therefore only about in [0, 1].
 """
@@ -28,19 +31,6 @@ from msl_jax.labels import UNLABELED
 
 Patches = Mapping[str, Mapping[str, jax.Array]]
 """Set of images -> "image" or name of a label map -> array (n, y, x, ...)."""
-NNUNET: Mapping[str, Any] = dict(
-    flip=True,
-    rotation=180.0,
-    zoom=0.4,
-    elastic=0.0,
-    noise=0.1,
-    blur=1.0,
-    low_resolution=0.5,
-    brightness=0.25,
-    contrast=0.25,
-    gamma=0.5,
-)
-"""Strengths with nnU-Net's ranges for 2-D patches (its rotation is 15 if a side is more than 1.5 times the other)."""
 INTERVALS = 4
 """Spacings of the control points of elastic deformation along each side of the patch."""
 TINY = 1e-7

@@ -8,6 +8,7 @@ from each padded image; four gathers from all of them at once, with indices flat
 same on one idle core), and seconds to compile.
 """
 
+from msl_jax import settings
 from msl_jax.system import machine, restart
 from msl_jax.training import augmentation
 
@@ -23,13 +24,14 @@ import time
 import jax
 import jax.numpy as jnp
 
-OFF = dict.fromkeys(augmentation.NNUNET, 0)
+NNUNET = {**settings.defaults().data.augment.to_dict(), "rotation": 180.0, "zoom": 0.4}
+OFF = dict.fromkeys(NNUNET, 0)
 STRENGTHS = {
     "off": {},
-    "flip, rotation, zoom": {name: augmentation.NNUNET[name] for name in ("flip", "rotation", "zoom")},
+    "flip, rotation, zoom": {name: NNUNET[name] for name in ("flip", "rotation", "zoom")},
     "elastic": {"elastic": 0.1},
-    **{t.strength: {t.strength: augmentation.NNUNET[t.strength]} for t in augmentation.TRANSFORMS},
-    "all of nnU-Net's": augmentation.NNUNET,
+    **{t.strength: {t.strength: NNUNET[t.strength]} for t in augmentation.TRANSFORMS},
+    "all of nnU-Net's": NNUNET,
 }
 
 

@@ -9,10 +9,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
+from msl_jax import settings
 from msl_jax.labels import UNLABELED
 from msl_jax.training import augmentation
-from msl_jax.training.augmentation import NNUNET, TRANSFORMS
+from msl_jax.training.augmentation import TRANSFORMS
 
+NNUNET = {**settings.defaults().data.augment.to_dict(), "rotation": 180.0, "zoom": 0.4}
 OFF = dict.fromkeys(NNUNET, 0)
 ALL = {**NNUNET, "elastic": 0.1}
 FILL_VALUES = {"label": 0}
