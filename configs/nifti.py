@@ -84,7 +84,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dtype = "float32"  # bfloat16 on a GPU or TPU
 
     config.optimizer.learning_rate = 2e-3
-    config.train.steps = 5_000
+    config.train.steps = "auto"
     config.train.strong_batch = config.train.weak_batch = "auto"
     config.train.checkpoint_every = config.train.validate_every = 500
     config.eval.checkpoint = "last"  # or best, by validation Dice

@@ -32,13 +32,14 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
       InputError: a setting or a file is invalid.
     """
     check_config(config)
-    method = method_of(config)
+    method_of(config)  # an invalid method is found before the data set is built
     cache = cache_of(config)
     with writing(cache):
         data = builder.build(source_of(config), cache)
     table = read_table(config.data.table, data.groups()) if config.data.table else {}
     config, settled = planned(config, data, machine or this_machine())
     check_config(config)
+    method = method_of(config)
     filled = filled_in(
         config, method, data.labels, data.channels, data.contents, data.directions, units_of(config, data)
     )

@@ -37,21 +37,28 @@ MEMORY = 0.8
 """Share of the memory that a step may take."""
 
 
+STEPS = (1_000, 20_000)
+"""Fewest and most training steps, those of configs/hippocampus.py and configs/acdc.py."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a step may cost.
+    """What training may cost.
 
     Attributes:
       pixels: most pixels of a patch.
       width: channels of the finest level; twice as many for patches of at most half of these pixels.
+      work: pixels of all steps' patches times `width`.
     """
 
     pixels: int
     width: int
+    work: float
 
 
-BUDGETS: Mapping[bool, Budget] = {False: Budget(128 * 128, 8), True: Budget(512 * 512, 32)}
-"""Whether there is an accelerator -> its budget. A CPU's is for two cores; more of them only train faster."""
+BUDGETS: Mapping[bool, Budget] = {False: Budget(128 * 128, 8, 4e9), True: Budget(512 * 512, 32, 1.4e12)}
+"""Whether there is an accelerator -> its budget. A CPU's is for half an hour of kl_ent on two cores; more of them only
+train faster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +252,15 @@ def _batch(name: str) -> Rule:
     return rule
 
 
+def _steps(config: ConfigDict, fingerprint: Fingerprint, machine: Machine) -> Iterator[Settled]:
+    images = config.train.strong_batch + config.train.weak_batch
+    work = images * math.prod(pair(config.data.size)) * config.model.width
+    fewest, most = STEPS
+    steps = min(max(BUDGETS[machine.accelerator].work / work, fewest), most)
+    reason = f"for {images} patches of {math.prod(pair(config.data.size))} pixels a step on {machine.kind()}"
+    yield Settled("train.steps", 1_000 * round(steps / 1_000), reason)
+
+
 def _fits(config: ConfigDict, machine: Machine, size: tuple[int, int], images: int) -> bool:
     """Whether a step fits the machine's memory, with this many images of each set whose batch is not given."""
     pixels = math.prod(size)
@@ -281,6 +297,7 @@ RULES: Mapping[str, Rule] = {
     "model.width": _width,
     "train.strong_batch": _batch("train.strong_batch"),
     "train.weak_batch": _batch("train.weak_batch"),
+    "train.steps": _steps,
     "data.normalization": _normalization,
 }
 """Setting -> its rule, in the order in which they are settled: each needs the settings before it."""

@@ -13,7 +13,7 @@ CHOICES = {"kd_on": SETS, "w_on": SETS, "w_mean": MEANS, "batch_norm": ("togethe
 LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
 
 
-def resolve(settings: Mapping[str, Any], dropout: float | None, steps: int) -> Method:
+def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) -> Method:
     """The config's method, with its settings in place of the table's values.
 
     Args:

@@ -91,7 +91,7 @@ def defaults() -> ConfigDict:
             clip_norm=0.0,  # largest norm of the gradient; 0 for no limit
         ),
         train=dict(
-            steps=20_000,
+            steps=_any(20_000),
             strong_batch=_any(4),
             weak_batch=_any(4),
             accumulate=1,  # number of parts of the batch, to save memory

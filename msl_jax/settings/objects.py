@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,7 +30,8 @@ def source_of(config: ConfigDict) -> Source:
 
 def method_of(config: ConfigDict) -> Method:
     """The config's method, with its settings applied."""
-    method = resolve(config.method.to_dict(), config.model.dropout, config.train.steps)
+    steps = math.inf if config.train.steps == AUTO else config.train.steps
+    method = resolve(config.method.to_dict(), config.model.dropout, steps)
     if config.model.dropout is None and not method.dropout:
         method = dataclasses.replace(method, dropout=NETWORKS[config.model.name].dropout)
     if config.model.norm != "batch":

@@ -185,7 +185,7 @@ RULES: tuple[tuple[str, Check], ...] = (
     ("optimizer.schedule", one_of(SCHEDULES)),
     ("optimizer.weight_decay", STRENGTH),
     ("optimizer.clip_norm", STRENGTH),
-    ("train.steps", at_least(1)),
+    ("train.steps", or_auto(1)),
     ("train.strong_batch", or_auto(1)),
     ("train.weak_batch", or_auto(1)),
     ("train.accumulate", at_least(1)),
@@ -250,6 +250,8 @@ def _split_sizes(config: ConfigDict) -> str:
 
 def _warmup_ends(config: ConfigDict) -> str:
     steps = config.train.steps
+    if steps == AUTO:  # checked again when they are settled
+        return ""
     return such_that(lambda warmup: 0 <= warmup < steps, f"give a number from 0 to below train.steps={steps}")(
         config.optimizer.warmup_steps
     )

@@ -15,8 +15,8 @@ IMAGE, MASK, _ = arrays("b")
 SETTINGS = {
     "an unknown key": (["batch_size=4"], ["no setting 'batch_size'"]),
     "a misspelt key": (["train.step=4"], ["no setting 'step'", '"steps"']),
-    "text for a number": (["train.steps=many"], ["train.steps", "'many'", "--help"]),
-    "a float for a whole number": (["train.steps=1e3"], ["train.steps", "'1e3'"]),
+    "text for a number": (["train.keep=many"], ["train.keep", "'many'", "--help"]),
+    "a float for a whole number": (["train.keep=1e3"], ["train.keep", "'1e3'"]),
     "text for a float": (["optimizer.learning_rate=high"], ["learning_rate", "'high'"]),
     "text for yes or no": (["model.remat=maybe"], ["model.remat", "maybe"]),
     "text for two numbers": (["data.percentiles=('low','high')"], ["data.percentiles", "'low'", "two numbers"]),
@@ -85,7 +85,7 @@ CONFIGS = {
         "data.clases = 'LV'",
         ["unknown or missing settings: data.clases;", "msl_jax/settings/defaults.py"],
     ),
-    "a setting of another type": ("train.steps = 'many'", ["TypeError", "steps"]),
+    "a setting of another type": ("train.keep = 'many'", ["TypeError", "keep"]),
     "settings left out": (
         "data.augment = dict(flip=True)",
         ["missing settings: data.augment.blur, data.augment.brightness, data.augment.contrast and 6 more"],

@@ -34,28 +34,29 @@ def open_config(**given):
 
 
 def settled(fingerprint, machine, **given):
-    """(spacing, size, depth, width, both batches) for a config that is "auto" but for the given settings."""
+    """(spacing, size, depth, width, both batches, steps) for a config that is "auto" but for the given settings."""
     config, _ = settle(open_config(**given), fingerprint, machine)
     check_config(config)
     assert not unsettled(config)
     return (
         *(config.data.spacing, config.data.size, config.model.depth, config.model.width),
-        *(config.train.strong_batch, config.train.weak_batch),
+        *(config.train.strong_batch, config.train.weak_batch, config.train.steps),
     )
 
 
 @pytest.mark.parametrize(
     ("fingerprint", "machine", "expected"),
     [
-        # 35 pixels leave 4 after three halvings; multiples of 8.
-        (HIPPOCAMPUS, LAPTOP, ((1, 1), (56, 40), 4, 16, 8, 8)),
-        (HIPPOCAMPUS, GPU, ((1, 1), (56, 40), 4, 64, 8, 8)),
+        # 35 pixels leave 4 after three halvings; multiples of 8. 4e9 pixels and channels are 6,975 steps of 16 x 2,240
+        # pixels and 16 channels.
+        (HIPPOCAMPUS, LAPTOP, ((1, 1), (56, 40), 4, 16, 8, 8, 7_000)),
+        (HIPPOCAMPUS, GPU, ((1, 1), (56, 40), 4, 64, 8, 8, 20_000)),
         # 256 x 216 pixels, 27/16 of twice 128 x 128: 1.299 times larger ones are 197 x 166; the patch is half of that.
-        (HEART, LAPTOP, ((1.949, 1.949), (128, 112), 5, 8, 4, 4)),
-        (HEART, GPU, ((1.5, 1.5), (256, 224), 5, 64, 8, 8)),
+        (HEART, LAPTOP, ((1.949, 1.949), (128, 112), 5, 8, 4, 4, 4_000)),
+        (HEART, GPU, ((1.5, 1.5), (256, 224), 5, 64, 8, 8, 20_000)),
         # 512 x 512 pixels are 8 times twice 128 x 128.
-        (ABDOMEN, LAPTOP, ((2.263, 2.263), (128, 128), 5, 8, 4, 4)),
-        (ABDOMEN, GPU, ((0.8, 0.8), (512, 512), 5, 32, 4, 4)),
+        (ABDOMEN, LAPTOP, ((2.263, 2.263), (128, 128), 5, 8, 4, 4, 4_000)),
+        (ABDOMEN, GPU, ((0.8, 0.8), (512, 512), 5, 32, 4, 4, 20_000)),
     ],
 )
 def test_settings_follow_from_the_medians_and_the_machine(fingerprint, machine, expected):
@@ -63,7 +64,7 @@ def test_settings_follow_from_the_medians_and_the_machine(fingerprint, machine, 
 
 
 def test_a_patch_shrinks_until_a_step_fits_the_memory():
-    _, (y, x), depth, width, strong, weak = settled(ABDOMEN, SMALL_GPU)
+    _, (y, x), depth, width, strong, weak, _ = settled(ABDOMEN, SMALL_GPU)
     assert strong == weak == 4 and y == x < 512
     assert step_memory(8, y * x, width, depth) <= MEMORY * SMALL_GPU.memory < step_memory(8, 512 * 512, 32, 5)
 
@@ -78,7 +79,7 @@ def test_given_settings_stay_and_the_others_fit_them():
     assert settled(HEART, LAPTOP, **{"data.size": (100, 60)})[2] == 3
     assert settled(HEART, LAPTOP, **{"model.depth": 2, "data.spacing": 3.0})[:2] == (3.0, (128, 108))
     assert settled(HEART, LAPTOP, **{"data.spacing": "native", "model.width": 2})[:2] == ("native", (128, 112))
-    assert settled(HEART, dataclasses.replace(GPU, devices=3), **{"train.weak_batch": 6})[4:] == (9, 6)
+    assert settled(HEART, dataclasses.replace(GPU, devices=3), **{"train.weak_batch": 6})[4:6] == (9, 6)
 
 
 @pytest.mark.parametrize("key", ALL)
