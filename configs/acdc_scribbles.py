@@ -13,11 +13,12 @@ from msl_jax import settings
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """acdc_cpu.py with all structures, drawn annotations and more steps."""
+    """acdc_cpu.py with all structures, drawn annotations, larger batches and more steps."""
     config = settings.load("acdc_cpu").unlock()
     config.data.classes = "all"
     config.data.weak = "drawn"
     config.method.weak_weight = 1.0  # scribbles include background
-    config.train.steps = 6_000
-    config.train.checkpoint_every = config.train.validate_every = 2_000
+    config.train.strong_batch = config.train.weak_batch = 8
+    config.train.steps = 5_000
+    config.train.checkpoint_every = config.train.validate_every = 1_000
     return settings.apply(config, arg)
