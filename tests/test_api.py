@@ -291,7 +291,7 @@ def test_missing_files_and_files_of_several_runs_are_errors(drawn):
         (ConfigDict({"seed": 1, "sed": 2}), {}, "^config: unknown or missing settings: "),
         ("phantom", {"data.sorce": "x"}, r"^data\.sorce: there is no such setting"),
         ("phantom", {"data": {}}, r"^data: is a group of settings; set each one separately, like data\."),
-        ("phantom", {"train.steps": "ten"}, r"^train\.steps: is 'ten'; give a value of the default's type"),
+        ("phantom", {"train.keep": "ten"}, r"^train\.keep: is 'ten'; give a value of the default's type"),
         ("phantom", {"train.steps": 0}, r"^config\.train\.steps: is 0"),
     ],
 )

@@ -21,8 +21,12 @@ WITH: Mapping[str, tuple[str, ...]] = {
 }
 """Setting that may be "auto" -> the settings that are settled with it. data.axis may be, too; the build settles it."""
 OF_THE_MACHINE = (
-    *("data.size", "model.depth", "model.width"),
-    *("train.strong_batch", "train.weak_batch", "train.steps"),
+    "data.size",
+    "model.depth",
+    "model.width",
+    "train.strong_batch",
+    "train.weak_batch",
+    "train.steps",
 )
 """Settings that follow from the machine, too."""
 

@@ -16,6 +16,7 @@ SETTINGS = {
     "an unknown key": (["batch_size=4"], ["no setting 'batch_size'"]),
     "a misspelt key": (["train.step=4"], ["no setting 'step'", '"steps"']),
     "text for a number": (["train.keep=many"], ["train.keep", "'many'", "--help"]),
+    "a word for the steps": (["train.steps=many"], ["train.steps", "many", "give auto, or a whole number"]),
     "a float for a whole number": (["train.keep=1e3"], ["train.keep", "'1e3'"]),
     "text for a float": (["optimizer.learning_rate=high"], ["learning_rate", "'high'"]),
     "text for yes or no": (["model.remat=maybe"], ["model.remat", "maybe"]),
