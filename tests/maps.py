@@ -36,8 +36,8 @@ PAIRS = CLASSES.flatmap(lambda c: st.tuples(logit_maps(c), logit_maps(c)))
 QUICK = settings(max_examples=30)
 
 
-def value(loss, *args):
-    result = loss(*(jnp.asarray(a) for a in args))
+def value(loss, *args, **settings):
+    result = loss(*(jnp.asarray(a) for a in args), **settings)
     assert result.shape == () and result.dtype == jnp.float32
     return float(result)
 

@@ -94,36 +94,48 @@ def cross_entropy(
     return total / safe_divisor(divisor)
 
 
-def has_structure(labels: jax.Array) -> jax.Array:
-    """Which images have a pixel labelled as a structure: int32 (..., y, x) -> bool (...)."""
-    return ((labels != UNLABELED) & (labels != 0)).any((-2, -1))
+DICE_SUMS: Mapping[str, Callable[[int], tuple[int, ...]]] = {
+    "batch": lambda rank: tuple(range(rank)),
+    "images": lambda rank: (rank - 2, rank - 1),
+}
+"""What the sums of a Dice loss run over: the batch as if it were one image, or each image. Each function maps the rank
+of the labels to the axes of the sums."""
 
 
-def dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean of 1 - 2 sum p y / (sum p + sum y), the soft Dice loss of each structure of each image.
+def has_structure(labels: jax.Array, sums: str = "batch") -> jax.Array:
+    """Whether the batch has a pixel labelled as a structure, or which images: int32 (..., y, x) -> bool () or (...)."""
+    return ((labels != UNLABELED) & (labels != 0)).any(DICE_SUMS[sums](labels.ndim))
 
-    Sums are over the labelled pixels of one image, p = softmax(logits), y the one-hot labels. The mean is first over
-    the structures present in an image, then over the images with any structure. This is the Dice loss of Milletari et
-    al. (3DV 2016), without squares as in nnU-Net (Isensee et al., Nature Methods 2021), reduced per image and class.
 
-    A structure absent from an image has no loss there, the limit of a negligible smoothing term (Tilborghs et al.,
-    MICCAI 2022); the cross-entropy covers absent structures. A present one has a denominator of at least 1, so no
+def dice(logits: jax.Array, labels: jax.Array, sums: str = "batch") -> jax.Array:
+    """Mean of 1 - 2 sum p y / (sum p + sum y), the soft Dice loss, over the structures.
+
+    Sums are over the labelled pixels of the batch, or of each image; p = softmax(logits), y the one-hot labels. For
+    images, the mean is first over the structures present in one, then over the images with any structure. This is the
+    Dice loss of Milletari et al. (3DV 2016), without squares as in nnU-Net (Isensee et al., Nature Methods 2021), whose
+    2-D networks sum over the batch, too.
+
+    A structure that is absent has no loss, the limit of a negligible smoothing term (Tilborghs et al., MICCAI 2022);
+    the cross-entropy covers absent structures. In an image without a structure that others of the batch have, its
+    probabilities still count in the sum over the batch. A present structure has a denominator of at least 1, so no
     smoothing term is needed.
 
     Args:
       logits: float32 (..., y, x, classes).
       labels: int32 (..., y, x); UNLABELED pixels are ignored.
+      sums: a key of DICE_SUMS.
 
     Returns:
       Scalar from 0 (every structure found with full confidence) to 1; 0 if no image has a structure.
     """
+    axes = DICE_SUMS[sums](labels.ndim)
     labelled = (labels != UNLABELED).astype(logits.dtype)
     y = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)[..., 1:]
     p = jax.nn.softmax(logits)[..., 1:] * labelled[..., None]
-    present = y.any((-3, -2)).astype(logits.dtype)
-    overlap = 2.0 * (p * y).sum((-3, -2)) / safe_divisor(present * (p + y).sum((-3, -2)))
-    of_image = (present - overlap).sum(-1) / safe_divisor(present.sum(-1))
-    return of_image.sum() / safe_divisor(has_structure(labels).sum().astype(logits.dtype))
+    present = y.any(axes).astype(logits.dtype)
+    overlap = 2.0 * (p * y).sum(axes) / safe_divisor(present * (p + y).sum(axes))
+    of_each = (present - overlap).sum(-1) / safe_divisor(present.sum(-1))
+    return of_each.sum() / safe_divisor(has_structure(labels, sums).sum().astype(logits.dtype))
 
 
 def entropy(logits: jax.Array) -> jax.Array:

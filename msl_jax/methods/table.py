@@ -31,6 +31,7 @@ class Method:
       kd_on: images on which the student follows the teacher, a key of SETS.
       w_on: images whose weak labels train the student, a key of SETS.
       w_mean: what the cross-entropy with these labels averages over, a key of MEANS.
+      dice_sums: what the sums of a Dice loss run over, a key of DICE_SUMS.
       batch_norm: whether batch norm computes the statistics of strong and weak images "together" or "apart". Together,
         the network learns to tell the sets apart, and transfers less from strong images to others, or nothing if
         neither full labels nor a teacher constrain the weak images. None for a network without batch norm.
@@ -48,6 +49,7 @@ class Method:
     kd_on: str = "both"
     w_on: str = "both"
     w_mean: str = "labelled"
+    dice_sums: str = "batch"
     batch_norm: str | None = "apart"
     all_strong: bool = False
     dropout: float = 0.0
@@ -67,7 +69,7 @@ class Method:
         return SETS[images if images in SETS else getattr(self, images)]
 
     def mean_of(self, term: str) -> str:
-        """What a term's cross-entropy averages over, a key of MEANS."""
+        """What a term's cross-entropy averages over, a key of MEANS, or its Dice sums over, a key of DICE_SUMS."""
         mean = TERMS[term].mean
         return mean if mean in MEANS else getattr(self, mean)
 
@@ -76,7 +78,7 @@ class Method:
         return tuple((name,) for name in self.sets()) if self.batch_norm == "apart" else (self.sets(),)
 
     def reads(self, setting: str) -> bool:
-        """Whether a setting has an effect: a term uses "kd_on", "w_on" or "w_mean"; "batch_norm" needs two sets."""
+        """Whether a setting has an effect: a term uses it, like "kd_on" or "w_mean"; "batch_norm" needs two sets."""
         if setting == "batch_norm":
             return self.batch_norm is not None and len(self.sets()) > 1
         return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)

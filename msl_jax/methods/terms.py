@@ -25,7 +25,8 @@ class Term:
       watches: branches whose logits are targets and are not trained.
       label_map: name of the label map that determines the divisor; None for a mean over all pixels.
       divisor: (that label map, mean, class_weights) -> float32 scalar, the divisor of the mean.
-      mean: what it averages over: a key of MEANS, or the name of the method's setting with such a key.
+      mean: what a cross-entropy averages over: a key of MEANS, or the name of the method's setting with such a key; for
+        a Dice loss the setting "dice_sums".
       guide_targets: names of the guide's targets that it needs.
     """
 
@@ -58,9 +59,10 @@ def _dice(branch: str, images: str, label_map: str, guide_targets: tuple[str, ..
     return Term(
         (branch,),
         images,
-        lambda logits, maps, *_: losses.dice(logits[branch], maps[label_map]),
+        lambda logits, maps, sums, _: losses.dice(logits[branch], maps[label_map], sums),
         label_map=label_map,
-        divisor=lambda labels, *_: losses.has_structure(labels).sum().astype(jnp.float32),
+        divisor=lambda labels, sums, _: losses.has_structure(labels, sums).sum().astype(jnp.float32),
+        mean="dice_sums",
         guide_targets=guide_targets,
     )
 

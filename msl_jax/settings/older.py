@@ -3,7 +3,7 @@
 import copy
 import functools
 
-from msl_jax.methods.terms import TERMS
+from msl_jax.methods.terms import DICE_OF, TERMS
 
 MISSING_DEFAULTS = {
     "init_from": None,
@@ -54,6 +54,9 @@ def completed(config: dict) -> dict:
         values = method.get(group) or {}
         unknown = {term: value for term, value in values.items() if term not in TERMS and value}
         method[group] = {term: values.get(term, zero) for term in TERMS} | unknown
+    if "dice_sums" not in method:
+        has_dice = method["dice"] or any(method["terms"][term] for term in DICE_OF.values())
+        method["dice_sums"] = "images" if has_dice else None
     return config
 
 

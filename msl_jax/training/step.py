@@ -44,12 +44,12 @@ def make_train_step(
       optimizer: the optax optimizer.
       method: the terms, their images and their weights.
       devices: number of devices the batch is sharded over. Arrays have an axis of this length, so that sets are joined
-        on their device; only gradients and batch norm statistics are exchanged.
+        on their device; only gradients, batch norm statistics and sums of losses are exchanged.
       key: PRNG key of the stage; augmentation and dropout depend on it, the step number and the part number.
       augment: augmentation, run inside the step.
       parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
-        the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm sees one part at a time, so
-        the update differs from that of the whole batch.
+        the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm and a Dice loss over the
+        batch see one part at a time, so the update differs from that of the whole batch.
       class_weights: weight of every class in a cross-entropy, background first; empty for 1 each.
       average: decay per step of the state's moving average; 0 for a state without one.
       levels: the network's levels of logits; each term with labels is the weighted mean over them.

@@ -11,7 +11,7 @@ import pytest
 
 from maps import CLASSES, LABELLED, QUICK, label_maps, labels_of, logit_maps, logits_of, value
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import MEANS, cross_entropy, dice, has_structure, weigh
+from msl_jax.methods.losses import DICE_SUMS, MEANS, cross_entropy, dice, has_structure, weigh
 
 # Means of a cross-entropy
 
@@ -143,14 +143,34 @@ def test_an_absent_structure_has_no_loss():
     assert value(dice, logits_of(*p), labels_of(1, 2)) == pytest.approx(both, rel=1e-5)
 
 
-def test_dice_is_a_mean_over_images_with_a_structure():
-    logits = jnp.stack([logits_of((0.5, 0.5), (0.5, 0.5))[0], logits_of((0.1, 0.9), (0.2, 0.8))[0]])
+PAIR = jnp.stack([logits_of((0.5, 0.5), (0.5, 0.5))[0], logits_of((0.1, 0.9), (0.2, 0.8))[0]])
+"""Logits of two images of two pixels."""
+
+
+def test_dice_of_images_is_a_mean_over_those_with_a_structure():
     labels = jnp.stack([labels_of(0, 1)[0], labels_of(1, 1)[0]])
     first, second = 1 - 1 / 2, 1 - 3.4 / 3.7
-    assert value(dice, logits, labels) == pytest.approx((first + second) / 2, rel=1e-5)
+    assert value(dice, PAIR, labels, sums="images") == pytest.approx((first + second) / 2, rel=1e-5)
     empty = jnp.stack([labels_of(0, 1)[0], labels_of(0, 0)[0]])
-    assert value(dice, logits, empty) == pytest.approx(first, rel=1e-5)
-    assert value(dice, logits, labels.at[1].set(UNLABELED)) == pytest.approx(first, rel=1e-5)
+    assert value(dice, PAIR, empty, sums="images") == pytest.approx(first, rel=1e-5)
+    assert value(dice, PAIR, labels.at[1].set(UNLABELED), sums="images") == pytest.approx(first, rel=1e-5)
+
+
+def test_dice_of_a_batch_sums_over_its_images():
+    labels = jnp.stack([labels_of(0, 1)[0], labels_of(1, 1)[0]])
+    overlap, both = 0.5 + 0.9 + 0.8, 0.5 + 0.5 + 0.9 + 0.8 + 3
+    assert value(dice, PAIR, labels) == pytest.approx(1 - 2 * overlap / both, rel=1e-5)
+    background = jnp.stack([labels_of(0, 1)[0], labels_of(0, 0)[0]])
+    assert value(dice, PAIR, background) == pytest.approx(1 - 2 * 0.5 / (0.5 + 0.5 + 0.9 + 0.8 + 1), rel=1e-5)
+    assert value(dice, PAIR, labels.at[1].set(UNLABELED)) == pytest.approx(1 - 1 / 2, rel=1e-5)
+
+
+@QUICK
+@given(LABELLED)
+def test_dice_of_a_batch_is_that_of_its_images_side_by_side(sample):
+    logits, labels = sample
+    image = np.concatenate([*logits], axis=1)[None], np.concatenate([*labels], axis=1)[None]
+    assert value(dice, logits, labels) == pytest.approx(value(dice, *image, sums="images"), rel=1e-5, abs=1e-6)
 
 
 def test_dice_of_a_perfect_and_of_a_wrong_prediction():
@@ -160,31 +180,32 @@ def test_dice_of_a_perfect_and_of_a_wrong_prediction():
     assert value(dice, jnp.roll(sure, 1, axis=-1), labels) == 1.0
 
 
+@pytest.mark.parametrize("sums", DICE_SUMS)
 @pytest.mark.parametrize("label", [0, UNLABELED])
-def test_without_a_structure_dice_is_exactly_zero_with_zero_gradient(label):
+def test_without_a_structure_dice_is_exactly_zero_with_zero_gradient(label, sums):
     logits = jnp.array(np.random.default_rng(0).normal(0, 5, (2, 3, 3, 4)), jnp.float32)
-    loss, gradient = jax.value_and_grad(dice)(logits, jnp.full((2, 3, 3), label, jnp.int32))
+    loss, gradient = jax.value_and_grad(dice)(logits, jnp.full((2, 3, 3), label, jnp.int32), sums)
     assert float(loss) == 0.0 and not gradient.any()
 
 
 @QUICK
-@given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c, 1e4), label_maps(c))))
-def test_dice_is_finite_bounded_and_ignores_unlabelled_pixels(sample):
+@given(CLASSES.flatmap(lambda c: st.tuples(logit_maps(c, 1e4), label_maps(c))), st.sampled_from([*DICE_SUMS]))
+def test_dice_is_finite_bounded_and_ignores_unlabelled_pixels(sample, sums):
     logits, labels = sample
-    loss, gradient = jax.value_and_grad(dice)(jnp.asarray(logits), jnp.asarray(labels))
+    loss, gradient = jax.value_and_grad(dice)(jnp.asarray(logits), jnp.asarray(labels), sums)
     assert -1e-6 <= loss <= 1 + 1e-6 and jnp.isfinite(gradient).all()
     unlabelled = labels == UNLABELED
     assert not np.asarray(gradient)[unlabelled].any()
-    assert value(dice, np.where(unlabelled[..., None], -logits[..., ::-1], logits), labels) == float(loss)
+    assert value(dice, np.where(unlabelled[..., None], -logits[..., ::-1], logits), labels, sums=sums) == float(loss)
 
 
 @QUICK
 @given(LABELLED)
-def test_dice_of_a_batch_is_the_weighted_mean_of_its_parts(sample):
+def test_dice_of_images_is_the_weighted_mean_of_its_parts(sample):
     """The weight of a part is its number of images with a structure."""
     logits, labels = sample
-    present = np.asarray(has_structure(jnp.asarray(labels)))
-    parts = [value(dice, logits[i : i + 1], labels[i : i + 1]) for i in range(2)]
+    present = np.asarray(has_structure(jnp.asarray(labels), "images"))
+    parts = [value(dice, logits[i : i + 1], labels[i : i + 1], sums="images") for i in range(2)]
     assert present.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
     expected = np.dot(parts, present) / max(present.sum(), 1)
-    assert value(dice, logits, labels) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert value(dice, logits, labels, sums="images") == pytest.approx(expected, rel=1e-5, abs=1e-6)

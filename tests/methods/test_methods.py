@@ -10,7 +10,7 @@ import pytest
 
 from msl_jax.errors import InputError
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import MEANS
+from msl_jax.methods.losses import DICE_SUMS, MEANS
 from msl_jax.methods.resolve import CHOICES, LIMITS, class_weights, resolve
 from msl_jax.methods.table import METHODS, ramp
 from msl_jax.methods.terms import DICE_OF, SETS, TERMS
@@ -135,6 +135,8 @@ def test_stages():
         ("lower_bound", {}, {"batch_norm": "apart"}, ["config.method.batch_norm", "'lower_bound'"]),
         ("lower_bound", {}, {"kd_on": "both"}, ["config.method.kd_on", "'lower_bound'", "terms are s"]),
         ("kl", {"kd": 0.0}, {"kd_on": "weak"}, ["config.method.kd_on", "terms are s, w"]),
+        ("kl", {"dice": 1.0}, {"dice_sums": "slices"}, ["config.method.dice_sums", "'slices'", *DICE_SUMS]),
+        ("kl", {}, {"dice_sums": "images"}, ["config.method.dice_sums", "s, w, kd"]),
         ("single", {}, {"w_mean": "images"}, ["config.method.w_mean", "s, teacher_w"]),
         ("kl", {}, {"rampup": {"ent": 5}}, ["config.method.rampup.ent", "s, w, kd"]),
         ("kl", {}, {"rampup": {"kd": -5}}, ["config.method.rampup.kd", "-5"]),
@@ -261,26 +263,23 @@ def test_each_term_trains_its_branch():
         "proposal": {"proposal"},
         "dice": {"label"},
         "w_dice": {"weak_label"},
-    }
-    reads |= {
-        "dice": {"label"},
-        "w_dice": {"weak_label"},
         "student_s_dice": {"label"},
         "teacher_w_dice": {"weak_label"},
         "proposal_dice": {"proposal"},
     }
     weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
     for name, term in TERMS.items():
-        value, gradient = jax.value_and_grad(term.loss)(logits, maps, "labelled", ())
-        assert (term.loss(logits, maps, "labelled", (1.0, 5.0)) != value) == (name in weighted), name
+        mean = METHODS["kl"].mean_of(name)
+        value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, ())
+        assert (term.loss(logits, maps, mean, (1.0, 5.0)) != value) == (name in weighted), name
         if term.label_map:
-            divisors = [term.divisor(maps[term.label_map], "labelled", weights) for weights in ((), (1.0, 5.0))]
+            divisors = [term.divisor(maps[term.label_map], mean, weights) for weights in ((), (1.0, 5.0))]
             assert (divisors[0] != divisors[1]) == (name in weighted), name
         trained = "student" if name in OF_STUDENT else "teacher"
         assert {branch for branch, g in gradient.items() if g.any()} == {trained} == set(term.branches)
         for key, other in maps.items():
             swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
-            changed = term.loss(logits, maps | {key: swapped}, "labelled", ())
+            changed = term.loss(logits, maps | {key: swapped}, mean, ())
             assert (changed != value) == (key in reads[name]), (name, key)
 
 

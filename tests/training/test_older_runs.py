@@ -103,6 +103,7 @@ def test_a_sweep_accepts_a_run_that_is_older_than_a_term(tiny_config, tmp_path, 
     (tmp_path / "results" / "test.json").write_text(json.dumps(results))
     (tmp_path / "results" / "test.csv").write_text("case\n")
     edit(tmp_path, without("dice", "proposal"))
+    edit(tmp_path, lambda method: method.pop("dice_sums"))
     monkeypatch.setitem(TERMS, "later", dataclasses.replace(TERMS["ent"]))
     now = tiny_config("method=kl_ent")  # whose terms have a row more
     assert is_done(tmp_path, open_experiment(now).config)
@@ -125,3 +126,19 @@ def test_a_term_that_no_longer_exists(tiny_config, tmp_path):
     for use in (lambda: claim(experiment, epath.Path(tmp_path)), lambda: read_config(epath.Path(tmp_path))):
         with pytest.raises(InputError, match=r"config.json: the run was trained with gone, .*--plugins=MODULE\.$"):
             use()
+
+
+@pytest.mark.parametrize(("dice", "sums"), [(0.5, "images"), (None, None)])
+def test_dice_of_older_runs_is_that_of_images(tiny_config, tmp_path, dice, sums):
+    """It goes on with its loss if that is asked for, and refuses the later default."""
+    config = tiny_config("method=kl_ent")
+    config.method.dice, config.method.dice_sums = dice, sums
+    experiment = open_experiment(config)
+    claim(experiment, epath.Path(tmp_path))
+    edit(tmp_path, lambda method: method.pop("dice_sums"))
+    assert read_config(epath.Path(tmp_path)).method.dice_sums == sums
+    claim(experiment, epath.Path(tmp_path))
+    if dice:
+        config.method.dice_sums = None
+        with pytest.raises(InputError, match='method.dice_sums was "images" and is "batch"'):
+            claim(open_experiment(config), epath.Path(tmp_path))

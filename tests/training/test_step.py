@@ -213,8 +213,10 @@ def test_nothing_is_compiled_after_the_first_step(tiny_config, runs):
 
 
 def test_devices_exchange_only_sums(tiny_config, runs):
-    """Only gradients and batch norm statistics are exchanged, by all-reduce, and no images or activations."""
-    experiment = open_experiment(tiny_config())
+    """Gradients, batch norm statistics and sums of losses are exchanged, by all-reduce; no images or activations."""
+    config = tiny_config()
+    config.method.dice = 1.0
+    experiment = open_experiment(config)
     run = runs(experiment)
     batch = jax.device_put(synthetic(experiment), run.sharded)
     program = run.step_fn.lower(run.start, batch).compile().as_text()
@@ -224,8 +226,10 @@ def test_devices_exchange_only_sums(tiny_config, runs):
 
 
 def test_one_device_and_four_give_the_same_result(tiny_config, runs):
-    """With plain gradient descent, because Adam amplifies rounding to full steps."""
-    experiment = open_experiment(tiny_config())
+    """With plain gradient descent, because Adam amplifies rounding to full steps; Dice is that of the whole batch."""
+    config = tiny_config()
+    config.method.dice = 1.0
+    experiment = open_experiment(config)
     ends = []
     for devices in (1, 4):
         run = runs(experiment, devices, optax.sgd(0.1))

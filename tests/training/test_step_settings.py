@@ -81,7 +81,8 @@ def backend(request, monkeypatch):
 def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts, mean, class_weights):
     """Only three of the four masks have structure, so that the mean Dice of equal parts differs from the batch's."""
     terms = METHODS["kl_ent"].terms | {"dice": 1.0}
-    method, optimizer = dataclasses.replace(METHODS["kl_ent"], terms=terms, w_mean=mean), optax.sgd(1.0)
+    method = dataclasses.replace(METHODS["kl_ent"], terms=terms, w_mean=mean, dice_sums="images")
+    optimizer = optax.sgd(1.0)
     batch = batch | {"strong": batch["strong"] | {"label": batch["strong"]["label"].at[0].set(0)}}
     before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
 
@@ -110,6 +111,23 @@ def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts
         np.testing.assert_allclose(divided.params[branch], value, rtol=1e-5, err_msg=branch)
 
 
+def test_dice_of_a_batch_in_parts_is_the_mean_of_the_parts_that_have_a_structure(batch):
+    """Of three parts the first has no structure."""
+    method, optimizer = dataclasses.replace(METHODS["lower_bound"], terms={"s": 1.0, "dice": 1.0}), optax.sgd(1.0)
+    images = jnp.concatenate([batch["strong"]["image"], batch["weak"]["image"][:2]])
+    label = jnp.concatenate([jnp.zeros_like(batch["strong"]["label"][:2]), batch["strong"]["label"]])
+    before = start({"teacher": jnp.float32(0.3)}, {}, optimizer, method)
+    step = make_train_step(
+        apply_fn=without_statistics, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0), parts=3
+    )
+    with jax.numpy_rank_promotion("allow"):  # the network above, not the step
+        after = jax.jit(step)(before, {"strong": {"image": images, "label": label}})
+        logits, _ = without_statistics({"params": before.params}, {"strong": images}, {"teacher": ("strong",)}, {})
+    logits = logits["teacher"]["strong"]
+    expected = (dice(logits[2:4], label[2:4]) + dice(logits[4:], label[4:])) / 2
+    np.testing.assert_allclose(after.sums["dice"], expected, rtol=1e-5)
+
+
 def test_with_instance_norm_parts_give_the_update_of_the_whole_batch(batch):
     """And the images of both sets are encoded in one pass, which changes none of them."""
     model = DualBranchUNet(width=2, depth=2, norm="instance")
@@ -134,7 +152,8 @@ def test_terms_with_labels_are_weighted_over_the_levels(batch):
     """By hand from the logits, two thirds at full and one third at half size; parts of a batch give the same update."""
     model = DualBranchUNet(width=2, depth=4, norm="instance", levels=2)
     terms = METHODS["kl_ent"].terms | {"dice": 1.0}
-    method, optimizer = dataclasses.replace(METHODS["kl_ent"], batch_norm=None, terms=terms), optax.sgd(1.0)
+    method = dataclasses.replace(METHODS["kl_ent"], batch_norm=None, terms=terms, dice_sums="images")
+    optimizer = optax.sgd(1.0)
     before = start(init_variables(model, SIZE, BRANCHES, seed=0)["params"], {}, optimizer, method)
 
     def after(parts):
@@ -160,7 +179,7 @@ def test_terms_with_labels_are_weighted_over_the_levels(batch):
     expected = {
         "s": (2 * cross_entropy(strong[0], label) + cross_entropy(strong[1], nearest(label, 2))) / 3,
         "w": (2 * cross_entropy(both[0], weak) + cross_entropy(both[1], most_frequent(weak, 2))) / 3,
-        "dice": (2 * dice(strong[0], label) + dice(strong[1], nearest(label, 2))) / 3,
+        "dice": (2 * dice(strong[0], label, "images") + dice(strong[1], nearest(label, 2), "images")) / 3,
         "ent": entropy(both[0][4:]),
     }
     for term, value in expected.items():
