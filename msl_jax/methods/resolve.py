@@ -6,6 +6,7 @@ from typing import Any
 
 from msl_jax.errors import InputError
 from msl_jax.methods.losses import DICE_SUMS, MEANS
+from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import METHODS, Method
 from msl_jax.methods.terms import DICE_OF, SETS, TERMS
 
@@ -14,6 +15,7 @@ CHOICES = {
     "w_on": SETS,
     "w_mean": MEANS,
     "dice_sums": DICE_SUMS,
+    "mix": MIXES,
     "batch_norm": ("together", "apart"),
 }
 LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
@@ -25,8 +27,8 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) ->
     Args:
       settings: config.method as a dictionary: "name", a key of METHODS; "weak_weight", the weight of the cross-entropy
         with weak labels, in either branch; "dice", the weight of the Dice loss beside each cross-entropy with labels,
-        relative to its weight; "terms", term -> weight, 0 to remove it; "rampup", term -> steps; "kd_on",
-        "w_on", "w_mean", "dice_sums", "batch_norm", "ema_decay", "noise", "passes". None keeps the table's value.
+        relative to its weight; "terms", term -> weight, 0 to remove it; "rampup", term -> steps; the keys of
+        CHOICES and LIMITS. None keeps the table's value.
       dropout: config.model.dropout; None keeps the method's value.
       steps: number of steps of a stage, an upper limit of each ramp-up.
 

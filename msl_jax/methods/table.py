@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, PROPOSALS, Guide
 from msl_jax.methods.losses import MEANS
+from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.terms import SETS, TERMS, Term
 from msl_jax.models.dual_branch import BRANCHES
 
@@ -32,6 +33,7 @@ class Method:
       w_on: images whose weak labels train the student, a key of SETS.
       w_mean: what the cross-entropy with these labels averages over, a key of MEANS.
       dice_sums: what the sums of a Dice loss run over, a key of DICE_SUMS.
+      mix: how images are mixed, a key of MIXES.
       batch_norm: whether batch norm computes the statistics of strong and weak images "together" or "apart". Together,
         the network learns to tell the sets apart, and transfers less from strong images to others, or nothing if
         neither full labels nor a teacher constrain the weak images. None for a network without batch norm.
@@ -50,6 +52,7 @@ class Method:
     w_on: str = "both"
     w_mean: str = "labelled"
     dice_sums: str = "batch"
+    mix: str = "none"
     batch_norm: str | None = "apart"
     all_strong: bool = False
     dropout: float = 0.0
@@ -64,9 +67,13 @@ class Method:
         return (*METHODS[self.previous].stages(), self) if self.previous else (self,)
 
     def sets_of(self, term: str) -> tuple[str, ...]:
-        """The sets of images that a term averages over."""
+        """The sets of images that a term averages over; labels that a mix moves to other sets are used there, too."""
         images = TERMS[term].images
-        return SETS[images if images in SETS else getattr(self, images)]
+        sets = SETS[images if images in SETS else getattr(self, images)]
+        mixed = MIXES[self.mix].sets
+        if not TERMS[term].label_map or not set(sets) & set(mixed):
+            return sets
+        return tuple(name for name in SETS["both"] if name in (*sets, *mixed))
 
     def mean_of(self, term: str) -> str:
         """What a term's cross-entropy averages over, a key of MEANS, or its Dice sums over, a key of DICE_SUMS."""
@@ -78,9 +85,14 @@ class Method:
         return tuple((name,) for name in self.sets()) if self.batch_norm == "apart" else (self.sets(),)
 
     def reads(self, setting: str) -> bool:
-        """Whether a setting has an effect: a term uses it, like "kd_on" or "w_mean"; "batch_norm" needs two sets."""
+        """Whether a setting has an effect.
+
+        A term uses it, like "kd_on" or "w_mean"; "batch_norm" needs two sets; "mix" is none, or needs its sets' images.
+        """
         if setting == "batch_norm":
             return self.batch_norm is not None and len(self.sets()) > 1
+        if setting == "mix":
+            return set(MIXES[self.mix].sets) <= set(self.sets())
         return any(setting in (TERMS[term].images, TERMS[term].mean) for term in self.terms)
 
     def guided_terms(self) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def defaults() -> ConfigDict:
             w_on=config_dict.placeholder(str),  # strong, weak or both: images whose weak labels train the student
             w_mean=config_dict.placeholder(str),  # labelled, pixels or images: what their cross-entropy averages over
             dice_sums=config_dict.placeholder(str),  # batch or images: what the sums of the Dice loss run over
+            mix=config_dict.placeholder(str),  # none, exchange, strong or weak: boxes move between images
             class_weights=config_dict.FieldReference({}, field_type=object),  # structure or background -> weight
             batch_norm=config_dict.placeholder(str),  # together or apart: statistics of strong and weak images
             ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt

@@ -29,6 +29,7 @@ MISSING_DEFAULTS = {
     "data.units": None,
     "method.weak_weight": None,
     "method.dice": None,
+    "method.mix": "none",
     "model.name": "unet",
     "model.norm": "batch",
     "model.deep_supervision": False,

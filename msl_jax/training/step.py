@@ -14,6 +14,7 @@ import optax
 
 from msl_jax.methods.deep_supervision import COARSER, level_weights, of_level, with_levels
 from msl_jax.methods.losses import safe_divisor
+from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import Method, ramp
 from msl_jax.methods.terms import TERMS
 from msl_jax.system import machine
@@ -60,7 +61,7 @@ def make_train_step(
     """
 
     def guide_targets(guide, state, images, key):
-        """The guide's targets for images (n, y, x, channels): name -> array (n, ...)."""
+        """The guide's targets for images (devices, n, y, x, channels): name -> array (devices, n, ...)."""
 
         def predict(images, key, train):
             logits, _ = apply_fn(
@@ -74,9 +75,7 @@ def make_train_step(
             return logits["teacher"]["images"]
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided_terms()))
-        images = images.reshape(devices, -1, *images.shape[1:])
-        targets = guide.targets(predict, images, key, progress, method.noise, method.passes)
-        return jax.tree.map(lambda a: jax.lax.stop_gradient(a).reshape(-1, *a.shape[2:]), targets)
+        return jax.lax.stop_gradient(guide.targets(predict, images, key, progress, method.noise, method.passes))
 
     def part_loss(params, batch_stats, part, shares, weights, key):
         """The loss of one part of the batch: the sum of its terms times their weights.
@@ -122,13 +121,13 @@ def make_train_step(
         return loss, ({"loss": loss, **terms}, batch_stats)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        parts_key, guide_key, augment_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        batch = augment(batch, augment_key)
+        parts_key, guide_key, augment_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        batch = in_groups(augment(batch, augment_key), devices)
         if guide := method.guide:
             arrays = batch[guide.images]
             batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
-        batch = {image_set: with_levels(arrays, levels) for image_set, arrays in batch.items()}
-        divided = into_parts(batch, devices, parts)
+        mixed = MIXES[method.mix].function(batch, mix_key)
+        divided = into_parts({name: with_levels(arrays, levels) for name, arrays in mixed.items()}, parts)
         shares = {term: _shares(divided, method, term, parts, class_weights, levels) for term in method.terms}
         weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}
 
@@ -166,9 +165,14 @@ def make_train_step(
     return train_step
 
 
-def into_parts(batch: Batch, devices: int, parts: int) -> Batch:
-    """Arrays (n, ...) sharded over devices -> (parts, devices, n / devices / parts, ...); no row changes its device."""
-    return jax.tree.map(lambda a: a.reshape(devices, parts, -1, *a.shape[1:]).swapaxes(0, 1), batch)
+def in_groups(batch: Batch, devices: int) -> Batch:
+    """Arrays (n, ...) sharded over devices -> (devices, n / devices, ...); no row changes its device."""
+    return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
+
+
+def into_parts(batch: Batch, parts: int) -> Batch:
+    """Arrays (devices, n, ...) -> (parts, devices, n / parts, ...)."""
+    return jax.tree.map(lambda a: a.reshape(a.shape[0], parts, -1, *a.shape[2:]).swapaxes(0, 1), batch)
 
 
 def join(arrays: Mapping[str, Mapping[str, jax.Array]], sets: Sequence[str]) -> dict[str, jax.Array]:

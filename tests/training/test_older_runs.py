@@ -140,5 +140,5 @@ def test_dice_of_older_runs_is_that_of_images(tiny_config, tmp_path, dice, sums)
     claim(experiment, epath.Path(tmp_path))
     if dice:
         config.method.dice_sums = None
-        with pytest.raises(InputError, match='method.dice_sums was "images" and is "batch"'):
+        with pytest.raises(InputError, match=r'method\.dice_sums was "images" and is "batch"'):
             claim(open_experiment(config), epath.Path(tmp_path))

@@ -18,7 +18,7 @@ from msl_jax.models.initial import init_variables
 from msl_jax.settings.objects import model_of
 from msl_jax.settings.optimizer import make_optimizer
 from msl_jax.training.state import init_state
-from msl_jax.training.step import into_parts, join, make_train_step
+from msl_jax.training.step import in_groups, into_parts, join, make_train_step
 from trees import paths, unequal
 
 
@@ -110,7 +110,7 @@ def finite(tree):
 
 
 def test_every_part_has_its_share_of_every_device():
-    divided = into_parts({"strong": {"image": jnp.arange(8)}}, devices=2, parts=2)
+    divided = into_parts(in_groups({"strong": {"image": jnp.arange(8)}}, devices=2), parts=2)
     np.testing.assert_array_equal(divided["strong"]["image"], [[[0, 1], [4, 5]], [[2, 3], [6, 7]]])
 
 
