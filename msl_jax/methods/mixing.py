@@ -42,7 +42,7 @@ def boxes_at(corners: jax.Array, sides: jax.Array, space: tuple[int, ...]) -> ja
     """int32 first corners and sides (..., axes), in pixels -> bool (..., *space), True inside."""
     first, side = (array.reshape(*array.shape, *[1] * len(space)) for array in (corners, sides))
     axis = corners.ndim - 1
-    position = np.indices(space, np.int32)[(None,) * axis]
+    position = jnp.array(np.indices(space, np.int32))[(None,) * axis]
     return ((position >= first) & (position < first + side)).all(axis)
 
 
