@@ -1,10 +1,11 @@
-"""Targets from a guide: a second network, without gradient, that runs on the weak images before every step.
+"""Targets from a guide: a network, without gradient, that runs on the images of a batch before every step.
 
-It is a moving average of the trained network (Mean Teacher, UA-MT) or the network of an earlier stage (proposals). Its
-targets are added to the weak images' label maps under the names in `target_names`.
+It is a moving average of the trained network (Mean Teacher, UA-MT, BCP), the network of an earlier stage (proposals),
+or the trained network itself. Its targets are added to the label maps of its images under the names in `target_names`,
+before images are mixed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Protocol
 
@@ -12,16 +13,45 @@ import jax
 import jax.numpy as jnp
 
 from msl_jax.labels import UNLABELED
+from msl_jax.methods.components import largest_components
+
+Targets = Mapping[str, jax.Array]
+GIVEN = ("noise", "passes")
+"""Settings of a method that a guide is given."""
 
 
 class Predict(Protocol):
-    """The guide's teacher branch: images (groups, n, y, x, channels) -> float32 logits (groups, n, y, x, classes).
+    """The guide's network: images (groups, n, y, x, channels) -> branch -> float32 logits (groups, n, y, x, classes).
 
     With `train`, batch norm uses the statistics of these images and dropout uses the key.
     """
 
-    def __call__(self, images: jax.Array, key: jax.Array, train: bool) -> jax.Array:
-        """Logits of these images."""
+    def __call__(
+        self, images: jax.Array, key: jax.Array, train: bool = False, branches: Sequence[str] = ("teacher",)
+    ) -> Mapping[str, jax.Array]:
+        """Logits of these branches for these images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a guide is given.
+
+    Attributes:
+      predict: its network.
+      arrays: "image", float32 (groups, n, y, x, channels), and "weak_label", int32 (groups, n, y, x), of one set of
+        images; one group per device.
+      key: PRNG key of the step and the set.
+      progress: float32 scalar that rises from exp(-5) to 1.
+      noise: standard deviation of the noise to add to images.
+      passes: number of forward passes for uncertainty.
+    """
+
+    predict: Predict
+    arrays: Targets
+    key: jax.Array
+    progress: jax.Array
+    noise: float = 0.0
+    passes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +59,14 @@ class Guide:
     """How a guide computes targets.
 
     Attributes:
-      targets: (predict, images, key, progress, noise, passes) -> name -> array (groups, n, y, x, ...). The images are
-        (groups, n, y, x, channels), one group per device. `progress` is a float32 scalar that rises from exp(-5) to 1;
-        `noise` and `passes` are the method's settings.
+      targets: what it was given -> name -> array (groups, n, y, x, ...).
       target_names: the names of the targets.
-      images: the set of images it runs on.
+      sets: the sets of images that it runs on.
     """
 
-    targets: Callable[[Predict, jax.Array, jax.Array, jax.Array, float | None, int | None], Mapping[str, jax.Array]]
+    targets: Callable[[Asked], Targets]
     target_names: tuple[str, ...]
-    images: str = "weak"
+    sets: tuple[str, ...] = ("weak",)
 
 
 def _perturbed(images: jax.Array, key: jax.Array, noise: float) -> jax.Array:
@@ -46,40 +74,67 @@ def _perturbed(images: jax.Array, key: jax.Array, noise: float) -> jax.Array:
     return images + noise * jnp.clip(jax.random.normal(key, images.shape), -2.0, 2.0)
 
 
-def average(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
+def average(asked: Asked) -> Targets:
     """Mean Teacher (Tarvainen and Valpola, NeurIPS 2017): the guide's probabilities on noisy images, at every pixel.
 
     "target" is float32 (groups, n, y, x, classes), "certain" int32 (groups, n, y, x), all 0.
     """
-    del progress, passes
-    noise_key, dropout_key = jax.random.split(key)
-    target = jax.nn.softmax(predict(_perturbed(images, noise_key, noise), dropout_key, train=False))
+    noise_key, dropout_key = jax.random.split(asked.key)
+    noisy = _perturbed(asked.arrays["image"], noise_key, asked.noise)
+    target = jax.nn.softmax(asked.predict(noisy, dropout_key)["teacher"])
     return {"target": target, "certain": jnp.zeros(target.shape[:-1], jnp.int32)}
 
 
-def certain_average(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
+def certain_average(asked: Asked) -> Targets:
     """UA-MT (Yu et al., MICCAI 2019): targets of `average`, used only where the guide is certain.
 
     Uncertainty is the entropy of the mean probabilities of several passes, each with its own noise and dropout
     (equation 2). Its threshold rises from 3/4 log(classes) to log(classes). "certain" is 0 below it, else UNLABELED.
     """
-    average_key, noise_key, dropout_key = jax.random.split(key, 3)
-    target = average(predict, images, average_key, progress, noise, passes)["target"]
+    average_key, noise_key, dropout_key = jax.random.split(asked.key, 3)
+    target = average(dataclasses.replace(asked, key=average_key))["target"]
+    images, passes = asked.arrays["image"], asked.passes
     groups, n, *plane = images.shape
     repeated = jnp.broadcast_to(images[:, None], (groups, passes, n, *plane)).reshape(groups, passes * n, *plane)
-    logits = predict(_perturbed(repeated, noise_key, noise), dropout_key, train=True)
+    logits = asked.predict(_perturbed(repeated, noise_key, asked.noise), dropout_key, train=True)["teacher"]
     mean = jax.nn.softmax(logits).reshape(groups, passes, *target.shape[1:]).mean(1)
     entropy = jax.scipy.special.entr(mean).sum(-1)
-    threshold = (0.75 + 0.25 * progress) * jnp.log(jnp.float32(target.shape[-1]))
+    threshold = (0.75 + 0.25 * asked.progress) * jnp.log(jnp.float32(target.shape[-1]))
     return {"target": target, "certain": jnp.where(entropy < threshold, 0, UNLABELED)}
 
 
-def proposals(predict, images, key, progress, noise, passes) -> dict[str, jax.Array]:
+def hard(logits: jax.Array) -> jax.Array:
+    """The most probable class, int32 (groups, n, y, x)."""
+    return logits.argmax(-1).astype(jnp.int32)
+
+
+def overridden(guess: jax.Array, weak_label: jax.Array) -> jax.Array:
+    """The guess, with the annotation in its place where there is one."""
+    return jnp.where(weak_label == UNLABELED, guess, weak_label)
+
+
+def proposals(asked: Asked) -> Targets:
     """The guide's most probable class at every pixel, used as a full mask: "proposal", int32 (groups, n, y, x)."""
-    del progress, noise, passes
-    return {"proposal": predict(images, key, train=False).argmax(-1).astype(jnp.int32)}
+    return {"proposal": hard(asked.predict(asked.arrays["image"], asked.key)["teacher"])}
+
+
+def cleaned(asked: Asked) -> Targets:
+    """BCP (Bai et al., CVPR 2023): the largest component of each structure of "proposal"; annotations override it."""
+    logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
+    guess = jax.vmap(lambda labels: largest_components(labels, logits.shape[-1]))(hard(logits))
+    return {"proposal": overridden(guess, asked.arrays["weak_label"])}
+
+
+def agreed(asked: Asked) -> Targets:
+    """The class that is most probable in both branches, UNLABELED where they differ; annotations override it."""
+    logits = asked.predict(asked.arrays["image"], asked.key, branches=("teacher", "student"))
+    teacher, student = hard(logits["teacher"]), hard(logits["student"])
+    guess = jnp.where(teacher == student, teacher, UNLABELED)
+    return {"proposal": overridden(guess, asked.arrays["weak_label"])}
 
 
 AVERAGE = Guide(average, target_names=("target", "certain"))
 CERTAIN_AVERAGE = Guide(certain_average, target_names=("target", "certain"))
 PROPOSALS = Guide(proposals, target_names=("proposal",))
+CLEANED = Guide(cleaned, target_names=("proposal",))
+AGREED = Guide(agreed, target_names=("proposal",))

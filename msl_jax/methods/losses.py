@@ -189,6 +189,34 @@ def consistency(logits: jax.Array, target: jax.Array, certain: jax.Array) -> jax
     return (difference * weights).sum() / safe_divisor(divisor)
 
 
+def mixture(first: jax.Array, second: jax.Array, share: jax.Array) -> jax.Array:
+    """Probabilities of two branches in a random convex mixture, without gradient (Luo et al., MICCAI 2022, equation 3).
+
+    Args:
+      first: float32 (..., y, x, classes), logits.
+      second: the same shape.
+      share: float32 scalar from 0 to 1, the weight of the first.
+
+    Returns:
+      float32, the same shape.
+    """
+    first, second = (jax.lax.stop_gradient(jax.nn.softmax(logits)) for logits in (first, second))
+    return share * first + (1 - share) * second
+
+
+def soft_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean of -sum_c target_c log softmax(logits)_c over all pixels.
+
+    Args:
+      logits: float32 (..., y, x, classes).
+      target: the same shape, probabilities.
+
+    Returns:
+      Scalar in nats.
+    """
+    return -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+
 def kl_divergence(teacher: jax.Array, student: jax.Array) -> jax.Array:
     """Mean KL(p_t || p_b) over all pixels, without gradient to the teacher (arXiv 2012.08051, equation 3).
 

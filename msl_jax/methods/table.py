@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, PROPOSALS, Guide
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Guide
 from msl_jax.methods.losses import MEANS
 from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.terms import SETS, TERMS, Term
@@ -40,8 +40,10 @@ class Method:
       all_strong: use every training patient's full mask and ignore config.data.strong.
       dropout: rate at the coarsest level.
       guide: how a second network makes further targets; None for no guide.
-      previous: the method of the stage before this one, whose network is the guide; None for a single stage.
-      ema_decay: decay of the guide's moving average of the trained network per step; None for a fixed guide.
+      previous: the method of the stage before this one; None for a single stage.
+      continues: whether training starts with the weights of the stage before.
+      ema_decay: decay per step of the moving average of the trained network, which is the guide. None for a guide that
+        is the network of the stage before, or the trained network itself if there is only one stage.
       noise: standard deviation of the noise added to the guide's images.
       passes: number of the guide's forward passes for its uncertainty.
     """
@@ -58,6 +60,7 @@ class Method:
     dropout: float = 0.0
     guide: Guide | None = None
     previous: str | None = None
+    continues: bool = False
     ema_decay: float | None = None
     noise: float | None = None
     passes: int | None = None
@@ -123,6 +126,8 @@ class Method:
         return {branch: names for branch, names in sets.items() if names}
 
 
+DUAL = {"s": 0.5, "student_s": 0.5, "teacher_w": 0.5, "w": 0.5}
+"""Both branches learn from all labels."""
 METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the strong images only.
     "lower_bound": Method({"s": 1.0}),
@@ -140,6 +145,12 @@ METHODS: Mapping[str, Method] = {
     "kl_ent": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "ent": 1.0}),
     # Pseudo-labels of the student instead of its entropy (arXiv 2109.10902).
     "kl_pseudo": Method({"s": 1.0, "w": 0.05, "kd": 1.0, "pseudo": 1.0}),
+    # Scribbles as the only other labels: partial cross-entropy with every label, in one branch.
+    "partial_ce": Method({"s": 1.0, "teacher_w": 1.0}),
+    # Two branches learn a random mixture of both: its arg-max (DMPLS: Luo et al., MICCAI 2022), or its probabilities
+    # (DMSPS: Han et al., MedIA 2024). Each learns from all labels, with half the weight.
+    "dmpls": Method(DUAL | {"mixture_hard": 0.5}, w_on="weak"),
+    "dmsps": Method(DUAL | {"mixture_soft": 8.0}, w_on="weak"),
     # From here on semi-supervised: weak labels are not used. Entropy on weak images (ADVENT: Vu et al., CVPR 2019).
     "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, initial decay
@@ -160,6 +171,17 @@ METHODS: Mapping[str, Method] = {
         ema_decay=0.99,
         noise=0.02,
         passes=8,
+    ),
+    # Copy-paste of boxes among strong images, and BCP (Bai et al., CVPR 2023), which starts from it: boxes move between
+    # strong and weak images, whose labels are guesses of the average. Annotations override guesses.
+    "copy_paste": Method({"s": 1.0}, mix="strong"),
+    "bcp": Method(
+        {"s": 1.0, "proposal": 0.5},
+        mix="exchange",
+        guide=CLEANED,
+        previous="copy_paste",
+        continues=True,
+        ema_decay=0.99,
     ),
     # Cross pseudo supervision: each branch learns the other's arg-max (Chen et al., CVPR 2021); the encoder is shared.
     "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),

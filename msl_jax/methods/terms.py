@@ -20,8 +20,9 @@ class Term:
     Attributes:
       branches: the branches it trains.
       images: a key of SETS, or the name of the method's setting with such a key.
-      loss: (branch -> logits, labels, mean, class_weights) -> float32 scalar; logits and labels over `images`. `labels`
-        has "label" (strong images only), "weak_label", and a guide's targets (weak images only).
+      loss: (branch -> logits, labels, mean, class_weights, key) -> float32 scalar; logits and labels over `images`.
+        `labels` has "label" (strong images only), "weak_label", and a guide's targets (weak images only), all of them
+        wherever a mix has moved them. The PRNG key is that of the step, the same for all terms.
       watches: branches whose logits are targets and are not trained.
       label_map: name of the label map that determines the divisor; None for a mean over all pixels.
       divisor: (that label map, mean, class_weights) -> float32 scalar, the divisor of the mean.
@@ -32,7 +33,7 @@ class Term:
 
     branches: tuple[str, ...]
     images: str
-    loss: Callable[[Arrays, Arrays, str, Sequence[float]], jax.Array]
+    loss: Callable[[Arrays, Arrays, str, Sequence[float], jax.Array], jax.Array]
     watches: tuple[str, ...] = ()
     label_map: str | None = None
     divisor: Callable[[jax.Array, str, Sequence[float]], jax.Array] | None = None
@@ -45,7 +46,8 @@ def _cross_entropy(
 ) -> Term:
     """Cross-entropy with annotations or a guide's proposals; class weights apply only here."""
 
-    def loss(logits, maps, mean, class_weights):
+    def loss(logits, maps, mean, class_weights, key):
+        del key
         return losses.cross_entropy(logits[branch], maps[label_map], mean, class_weights)
 
     def divisor(labels, mean, class_weights):
@@ -59,12 +61,24 @@ def _dice(branch: str, images: str, label_map: str, guide_targets: tuple[str, ..
     return Term(
         (branch,),
         images,
-        lambda logits, maps, sums, _: losses.dice(logits[branch], maps[label_map], sums),
+        lambda logits, maps, sums, *_: losses.dice(logits[branch], maps[label_map], sums),
         label_map=label_map,
         divisor=lambda labels, sums, _: losses.has_structure(labels, sums).sum().astype(jnp.float32),
         mean="dice_sums",
         guide_targets=guide_targets,
     )
+
+
+def _mixture(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
+    """Both branches learn a random mixture of their probabilities on all images: the mean of their losses."""
+
+    def both(logits, maps, mean, class_weights, key):
+        del maps, mean, class_weights
+        share = jax.random.uniform(key)
+        target = losses.mixture(logits["teacher"], logits["student"], share)
+        return (loss(logits["teacher"], target) + loss(logits["student"], target)) / 2
+
+    return Term(("teacher", "student"), "both", both)
 
 
 def _entropy(branch: str) -> Term:
@@ -101,6 +115,9 @@ TERMS: Mapping[str, Term] = {
     "teacher_ent": _entropy("teacher"),
     "teacher_cross": _pseudo_label("teacher", "both", target="student"),
     "student_cross": _pseudo_label("student", "both", target="teacher"),
+    "mixture_hard": _mixture(lambda logits, target: losses.dice(logits, target.argmax(-1).astype(jnp.int32))),
+    # With two softmaxes, as in the published code of DMSPS, whose weight goes with them.
+    "mixture_soft": _mixture(lambda logits, target: losses.soft_cross_entropy(jax.nn.softmax(logits), target)),
     "consistency": Term(
         ("teacher",),
         "weak",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flax import struct
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
@@ -70,11 +71,13 @@ def init_state(
       config: the filled-in config.
       method: the stage's method.
       optimizer: the optax optimizer.
-      previous_network: variables that the previous stage trained, for a fixed guide.
+      previous_network: variables that the previous stage trained, for a fixed guide or to start from.
       loaded: arrays loaded from another run; all others are initialised at random.
     """
     size, channels = preparation_of(config).size, config.data.channels
     variables = init_variables(model_of(config), size, tuple(method.branches()), config.seed, channels)
+    if method.continues:
+        loaded = flatten_dict(jax.tree.map(jnp.copy, previous_network))
     variables = transfer.insert(loaded, variables) if loaded else variables
     return state_of(method, optimizer, variables, previous_network, averaged=bool(config.train.average))
 
@@ -84,8 +87,10 @@ def state_of(
 ) -> TrainState:
     """The state before the first step of a stage, from given variables; `averaged` for one with a moving average."""
     guide = None
-    if method.guide:
-        guide = previous_network if method.previous else jax.tree.map(jnp.copy, variables)
+    if method.ema_decay is not None:
+        guide = jax.tree.map(jnp.copy, variables)
+    elif method.guide:
+        guide = previous_network
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from msl_jax.methods.deep_supervision import COARSER, level_weights, of_level, with_levels
+from msl_jax.methods.guides import GIVEN, Asked
 from msl_jax.methods.losses import safe_divisor
 from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import Method, ramp
@@ -60,22 +61,24 @@ def make_train_step(
       number changes, and "steps" in the sums does not count the step.
     """
 
-    def guide_targets(guide, state, images, key):
-        """The guide's targets for images (devices, n, y, x, channels): name -> array (devices, n, ...)."""
+    def guide_targets(guide, state, arrays, key):
+        """The guide's targets for the arrays (devices, n, ...) of a set: name -> array (devices, n, ...)."""
+        variables = state.trained() if state.guide is None else state.guide
 
-        def predict(images, key, train):
+        def predict(images, key, train=False, branches=("teacher",)):
             logits, _ = apply_fn(
-                state.guide,
+                variables,
                 {"images": images},
-                trained={"teacher": ("images",)},
+                trained=dict.fromkeys(branches, ("images",)),
                 train=train,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            return logits["teacher"]["images"]
+            return {branch: logits[branch]["images"] for branch in branches}
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided_terms()))
-        return jax.lax.stop_gradient(guide.targets(predict, images, key, progress, method.noise, method.passes))
+        given = {name: value for name in GIVEN if (value := getattr(method, name)) is not None}
+        return jax.lax.stop_gradient(guide.targets(Asked(predict, arrays, key, progress, **given)))
 
     def part_loss(params, batch_stats, part, shares, weights, key):
         """The loss of one part of the batch: the sum of its terms times their weights.
@@ -88,7 +91,7 @@ def make_train_step(
             the divisor of the term's mean, so that the parts' terms add up to the batch's mean. With one level and one
             part it is 1 (0 if nothing is labelled).
           weights: term -> its weight at this step.
-          key: PRNG key of the part's dropout.
+          key: PRNG key of the part, for dropout and terms.
 
         Returns:
           The loss; with it, for the report, the loss and every term before its weight, and the new statistics.
@@ -108,13 +111,13 @@ def make_train_step(
             )
             batch_stats = updates.get("batch_stats", {})
             logits |= {branch: logits.get(branch, {}) | by_set for branch, by_set in outputs.items()}
-        labels = _by_name(part)
+        labels, terms_key = _by_name(part), jax.random.fold_in(key, len(forward_passes))
         terms = {}
         for term in method.terms:
             sets = method.sets_of(term)
-            predicted, maps, mean = join(logits, sets), join(labels, sets), method.mean_of(term)
+            loss, predicted, maps, mean = TERMS[term].loss, join(logits, sets), join(labels, sets), method.mean_of(term)
             terms[term] = sum(
-                share * TERMS[term].loss(of_level(predicted, level), of_level(maps, level), mean, class_weights)
+                share * loss(of_level(predicted, level), of_level(maps, level), mean, class_weights, terms_key)
                 for level, share in enumerate(shares[term])
             )
         loss = sum(weights[term] * terms[term] for term in method.terms)
@@ -124,8 +127,11 @@ def make_train_step(
         parts_key, guide_key, augment_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
         batch = in_groups(augment(batch, augment_key), devices)
         if guide := method.guide:
-            arrays = batch[guide.images]
-            batch = {**batch, guide.images: {**arrays, **guide_targets(guide, state, arrays["image"], guide_key)}}
+            targets = {
+                name: guide_targets(guide, state, batch[name], jax.random.fold_in(guide_key, number))
+                for number, name in enumerate(guide.sets)
+            }
+            batch = {name: {**arrays, **targets.get(name, {})} for name, arrays in batch.items()}
         mixed = MIXES[method.mix].function(batch, mix_key)
         divided = into_parts({name: with_levels(arrays, levels) for name, arrays in mixed.items()}, parts)
         shares = {term: _shares(divided, method, term, parts, class_weights, levels) for term in method.terms}

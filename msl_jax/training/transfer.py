@@ -73,8 +73,9 @@ def load(config: ConfigDict, branches: tuple[str, ...]) -> Arrays:
 
 
 def insert(loaded: Arrays, variables: Variables) -> Variables:
-    """A model's variables with the loaded arrays in place of its own."""
-    return unflatten_dict({**flatten_dict(variables, keep_empty_nodes=True), **loaded})
+    """A model's variables with the loaded arrays in place of its own; arrays that it does not have are ignored."""
+    own = flatten_dict(variables, keep_empty_nodes=True)
+    return unflatten_dict({path: loaded.get(path, array) for path, array in own.items()})
 
 
 def _source(config: ConfigDict) -> tuple[epath.Path, list[str]]:

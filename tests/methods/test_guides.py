@@ -8,42 +8,48 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, PROPOSALS
+from msl_jax.methods.guides import AGREED, AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Asked
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
-KEY, RAMP = jax.random.key(0), jnp.float32(1.0)
+KEY = jax.random.key(0)
+NOTHING = jnp.full((2, 3, 2, 2), UNLABELED, jnp.int32)
 
 
-def two_classes(images, key, train):
-    """Logits: 0 and the image."""
-    return jnp.concatenate([jnp.zeros_like(images), images], -1)
+def asked(predict, key=KEY, progress=1.0, weak_label=None, **settings):
+    return Asked(predict, {"image": IMAGES, "weak_label": weak_label}, key, jnp.float32(progress), **settings)
 
 
-def random_in_training(images, key, train):
+def two_classes(images, key, train=False, branches=("teacher",)):
+    """The teacher's logits are 0 and the image, the student's 0 and the image - 0.5."""
+    shift = {"teacher": 0.0, "student": 0.5}
+    return {branch: jnp.concatenate([jnp.zeros_like(images), images - shift[branch]], -1) for branch in branches}
+
+
+def random_in_training(images, key, train=False):
     """Class 1 with full confidence; in training a random class per image."""
     logits = 20.0 * jnp.concatenate([-jnp.ones_like(images), jnp.ones_like(images)], -1)
     sign = jax.random.rademacher(key, (*images.shape[:2], 1, 1, 1), jnp.float32)
-    return logits * sign if train else logits
+    return {"teacher": logits * sign if train else logits}
 
 
-@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS])
+@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, AGREED])
 def test_names_and_shapes_of_targets(guide):
-    targets = guide.targets(two_classes, IMAGES, KEY, RAMP, 0.1, 4)
+    targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4))
     assert tuple(targets) == guide.target_names
     for array in targets.values():
         assert array.shape[:4] == IMAGES.shape[:4]
 
 
 def test_an_average_gives_its_probabilities_and_is_certain_everywhere():
-    targets = AVERAGE.targets(two_classes, IMAGES, KEY, RAMP, 0.0, None)
+    targets = AVERAGE.targets(asked(two_classes))
     np.testing.assert_allclose(targets["target"][..., 1:], jax.nn.sigmoid(IMAGES), rtol=1e-6)
     assert not targets["certain"].any()
 
 
 def test_noise_is_bounded_by_two_deviations_and_a_function_of_the_key():
     def noise(key):
-        target = AVERAGE.targets(two_classes, IMAGES, key, RAMP, 0.1, None)["target"][..., 1:]
+        target = AVERAGE.targets(asked(two_classes, key, noise=0.1))["target"][..., 1:]
         return jnp.log(target) - jnp.log1p(-target) - IMAGES
 
     assert 0.05 < float(jnp.abs(noise(KEY)).max()) <= 0.2 + 1e-5
@@ -53,7 +59,7 @@ def test_noise_is_bounded_by_two_deviations_and_a_function_of_the_key():
 
 def test_varying_predictions_are_uncertain():
     """16 random signs are almost never all equal, and rarely balanced enough for an entropy of log 2."""
-    targets = CERTAIN_AVERAGE.targets(random_in_training, IMAGES, KEY, jnp.float32(math.exp(-5)), 0.0, 16)
+    targets = CERTAIN_AVERAGE.targets(asked(random_in_training, progress=math.exp(-5), passes=16))
     uncertain = targets["certain"] == UNLABELED
     assert uncertain.any() and set(np.unique(targets["certain"])) <= {0, UNLABELED}
     np.testing.assert_allclose(targets["target"][..., 1], 1.0, rtol=1e-6)
@@ -63,14 +69,37 @@ def test_varying_predictions_are_uncertain():
 def test_the_threshold_rises_from_three_quarters_of_the_largest_entropy_to_all_of_it(ramp, certain):
     """The entropy of (0.3, 0.7) is 0.88 log 2."""
 
-    def constant(images, key, train):
-        return jnp.broadcast_to(jnp.log(jnp.array([0.3, 0.7])).reshape(1, 1, 1, 1, 2), (*images.shape[:4], 2))
+    def constant(images, key, train=False):
+        logits = jnp.log(jnp.array([0.3, 0.7])).reshape(1, 1, 1, 1, 2)
+        return {"teacher": jnp.broadcast_to(logits, (*images.shape[:4], 2))}
 
-    targets = CERTAIN_AVERAGE.targets(constant, IMAGES, KEY, jnp.float32(ramp), 0.0, 3)
+    targets = CERTAIN_AVERAGE.targets(asked(constant, progress=ramp, passes=3))
     assert (targets["certain"] == (0 if certain else UNLABELED)).all()
 
 
 def test_proposals_are_the_most_probable_class():
-    proposal = PROPOSALS.targets(two_classes, IMAGES, KEY, RAMP, None, None)["proposal"]
+    proposal = PROPOSALS.targets(asked(two_classes))["proposal"]
     assert proposal.dtype == jnp.int32
     np.testing.assert_array_equal(proposal, IMAGES[..., 0] > 0)
+
+
+def test_annotations_override_guesses_of_which_the_largest_component_is_left():
+    """In an image of 2 x 3, class 1 at three pixels in a row is kept; one in the corner of another goes."""
+    guess = jnp.array([[[1, 1, 1], [0, 0, 0]], [[1, 0, 1], [1, 0, 0]]], jnp.int32)[None]
+    images = jnp.where(guess == 1, 1.0, -1.0)[..., None]
+    weak_label = jnp.full(guess.shape, UNLABELED, jnp.int32).at[0, 0, 0, 0].set(0).at[0, 1, 0, 2].set(1)
+    for labels, expected in (
+        (jnp.full_like(guess, UNLABELED), [[1, 1, 1], [0, 0, 0]]),
+        (weak_label, [[0, 1, 1], [0] * 3]),
+    ):
+        arrays = {"image": images, "weak_label": labels}
+        proposal = CLEANED.targets(Asked(two_classes, arrays, KEY, jnp.float32(1)))["proposal"]
+        assert proposal.dtype == jnp.int32 and proposal[0, 0].tolist() == expected
+        assert proposal[0, 1].tolist() == [[1, 0, int(labels is weak_label)], [1, 0, 0]]
+
+
+def test_branches_agree_outside_the_interval_between_their_thresholds():
+    proposal = AGREED.targets(asked(two_classes, weak_label=NOTHING.at[0, 0, 0, 0].set(1)))["proposal"]
+    expected = np.where(IMAGES > 0.5, 1, np.where(IMAGES > 0, UNLABELED, 0))[..., 0]
+    expected[0, 0, 0, 0] = 1
+    np.testing.assert_array_equal(proposal, expected)

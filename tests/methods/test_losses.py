@@ -10,7 +10,15 @@ import pytest
 
 from maps import CLASSES, LABELLED, PAIRS, QUICK, label_maps, labels_of, logit_maps, logits_of, value
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import consistency, cross_entropy, entropy, kl_divergence, pseudo_label
+from msl_jax.methods.losses import (
+    consistency,
+    cross_entropy,
+    entropy,
+    kl_divergence,
+    mixture,
+    pseudo_label,
+    soft_cross_entropy,
+)
 
 # Closed forms
 
@@ -242,3 +250,30 @@ def test_consistency_closed_form():
     assert value(consistency, logits, target, labels_of(UNLABELED, UNLABELED, UNLABELED)) == 0
     gradient = jax.grad(consistency, argnums=1)(logits, target, labels_of(0, 0, 0))
     assert not gradient.any()
+
+
+# Mixtures of branches
+
+
+def test_mixture_closed_form_and_without_gradient():
+    first, second = logits_of((0.5, 0.5), (0.2, 0.8)), logits_of((0.1, 0.9), (0.6, 0.4))
+    target = mixture(first, second, jnp.float32(0.25))
+    np.testing.assert_allclose(target[0, 0], [[0.2, 0.8], [0.5, 0.5]], rtol=1e-5)
+    assert not jax.grad(lambda logits: mixture(logits, second, jnp.float32(0.25)).sum())(first).any()
+
+
+def test_soft_cross_entropy_closed_form():
+    """-(0.2 log 0.5 + 0.8 log 0.5) and -(0.5 log 0.2 + 0.5 log 0.8)."""
+    target = jnp.array([[[[0.2, 0.8], [0.5, 0.5]]]], jnp.float32)
+    expected = (math.log(2) - 0.5 * math.log(0.16)) / 2
+    assert value(soft_cross_entropy, logits_of((0.5, 0.5), (0.2, 0.8)), target) == pytest.approx(expected, rel=1e-5)
+
+
+@QUICK
+@given(LABELLED)
+def test_soft_cross_entropy_of_one_hot_targets_is_cross_entropy(sample):
+    logits, labels = sample
+    labels = np.where(labels == UNLABELED, 0, labels)
+    target = np.eye(logits.shape[-1], dtype=np.float32)[labels]
+    expected = value(cross_entropy, logits, labels)
+    assert value(soft_cross_entropy, logits, target) == pytest.approx(expected, rel=1e-5, abs=1e-6)

@@ -55,9 +55,10 @@ def test_settings_replace_the_tables_values():
 @pytest.mark.parametrize("name", METHODS)
 def test_weak_weight_applies_only_to_methods_with_weak_labels(name):
     table, weak = METHODS[name].terms, {"w", "teacher_w"}
-    assert resolved(name, weak_weight=0.7).terms == {t: 0.7 if t in weak else w for t, w in table.items()}
+    weighted = {t: 0.7 if t in weak else w for t, w in table.items()}
+    assert resolved(name, weak_weight=0.7).terms == weighted
     for term in weak & set(table):
-        assert resolved(name, {term: 0.3}, weak_weight=0.7).terms == {**table, term: 0.3}
+        assert resolved(name, {term: 0.3}, weak_weight=0.7).terms == {**weighted, term: 0.3}
 
 
 def test_a_weight_of_0_removes_the_term():
@@ -109,7 +110,8 @@ def test_dice_goes_beside_each_cross_entropy_with_labels():
 
 def test_stages():
     assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
-    for name in set(METHODS) - {"proposals"}:
+    assert METHODS["bcp"].stages() == (METHODS["copy_paste"], METHODS["bcp"])
+    for name in set(METHODS) - {"proposals", "bcp"}:
         assert METHODS[name].stages() == (METHODS[name],)
 
 
@@ -224,7 +226,8 @@ def test_w_on_sets_the_images_whose_weak_labels_train_the_student(w_on):
 
 
 UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.guide_targets)
-OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross", "w_dice", "student_s_dice"}
+OF_BOTH = {"mixture_hard", "mixture_soft"}
+OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross", "w_dice", "student_s_dice", *OF_BOTH}
 
 
 @given(
@@ -250,7 +253,7 @@ def test_every_term_has_its_images_in_every_branch_it_uses(name, terms, kd_on):
 
 
 def test_each_term_trains_its_branch():
-    """It trains one branch and depends only on its own labels; class weights affect only the cross-entropies."""
+    """It depends only on its own labels; class weights affect only cross-entropies with annotations or proposals."""
     generator = np.random.default_rng(0)
     logits = {b: jnp.array(generator.normal(size=(2, 3, 3, 2)), jnp.float32) for b in ("teacher", "student")}
     maps = {k: jnp.array(generator.integers(0, 2, (2, 3, 3)), jnp.int32) for k in ("label", "weak_label", "proposal")}
@@ -269,17 +272,17 @@ def test_each_term_trains_its_branch():
     }
     weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
     for name, term in TERMS.items():
-        mean = METHODS["kl"].mean_of(name)
-        value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, ())
-        assert (term.loss(logits, maps, mean, (1.0, 5.0)) != value) == (name in weighted), name
+        mean, draw = METHODS["kl"].mean_of(name), jax.random.key(0)
+        value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, (), draw)
+        assert (term.loss(logits, maps, mean, (1.0, 5.0), draw) != value) == (name in weighted), name
         if term.label_map:
             divisors = [term.divisor(maps[term.label_map], mean, weights) for weights in ((), (1.0, 5.0))]
             assert (divisors[0] != divisors[1]) == (name in weighted), name
-        trained = "student" if name in OF_STUDENT else "teacher"
-        assert {branch for branch, g in gradient.items() if g.any()} == {trained} == set(term.branches)
+        trained = {"teacher", "student"} if name in OF_BOTH else {"student" if name in OF_STUDENT else "teacher"}
+        assert {branch for branch, g in gradient.items() if g.any()} == trained == set(term.branches)
         for key, other in maps.items():
             swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
-            changed = term.loss(logits, maps | {key: swapped}, mean, ())
+            changed = term.loss(logits, maps | {key: swapped}, mean, (), draw)
             assert (changed != value) == (key in reads[name]), (name, key)
 
 

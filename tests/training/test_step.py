@@ -65,8 +65,11 @@ class Run:
             patch.setattr(
                 "msl_jax.training.state.init_variables", lambda model, *args: drawn(model.clone(**PLAIN), *args)
             )
-            stages = [init_state(experiment.config, method, self.optimizer) for method in experiment.method.stages()]
-        self.start = self.put(stages[-1] if len(stages) == 1 else stages[-1].replace(guide=stages[-2].network()))
+            state = None
+            for method in experiment.method.stages():
+                previous = state and state.network()
+                state = init_state(experiment.config, method, self.optimizer, previous_network=previous)
+        self.start = self.put(state)
 
     def put(self, state):
         return jax.device_put(state, self.replicated)

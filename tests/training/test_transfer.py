@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from msl_jax.errors import InputError
+from msl_jax.methods.table import METHODS
 from msl_jax.models.initial import init_variables
 from msl_jax.runs import checkpoints
 from msl_jax.runs.config import claim
@@ -104,6 +105,22 @@ def test_an_average_starts_as_the_network(opened, source):
     folder, _ = source("method=lower_bound,seed=5")
     state = started(opened("method=mean_teacher,seed=1", init_from=str(folder)))
     assert not unequal(state.guide, state.network())
+
+
+def test_a_stage_that_continues_starts_with_the_weights_of_the_stage_before(opened):
+    """And its guide, a moving average, too; a branch that only the stage before had is left out."""
+    first, last = opened("method=bcp").method.stages()
+    assert (first, last) == (METHODS["copy_paste"], METHODS["bcp"])
+    experiment = opened("method=kl_ent")
+    before = init_state(experiment.config, experiment.method, optax.adam(1e-3))
+    network = jax.tree.map(lambda a: a + np.float32(0.25), before.network())
+    state = init_state(experiment.config, last, optax.adam(1e-3), previous_network=network)
+    assert set(state.params) == {"encoder", "teacher"}
+    expected = {
+        kind: {part: array for part, array in arrays.items() if part in state.params}
+        for kind, arrays in network.items()
+    }
+    assert not unequal(state.network(), expected) and not unequal(state.guide, expected)
 
 
 def test_a_network_without_running_statistics_starts_from_another(opened, source):
