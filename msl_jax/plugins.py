@@ -1,4 +1,4 @@
-"""Plugins: user modules that add methods, terms, readers, networks and recipes of weak labels.
+"""Plugins: user modules that add methods, terms, mixes, readers, networks and recipes of weak labels.
 
     from msl_jax import plugins
     from msl_jax.methods.table import Method
@@ -26,6 +26,7 @@ from msl_jax.data.case import Reader
 from msl_jax.data.readers import READERS
 from msl_jax.data.weak_labels import DRAWN, RECIPES, Recipe
 from msl_jax.errors import InputError
+from msl_jax.methods.mixing import MIXES, Mix
 from msl_jax.methods.table import METHODS, Method
 from msl_jax.methods.terms import TERMS, Term
 from msl_jax.models.dual_branch import NETWORKS, Network
@@ -48,6 +49,11 @@ def register_method(name: str, method: Method) -> None:
 def register_term(name: str, term: Term) -> None:
     """Adds a term of the loss; raises InputError if the name is taken or invalid."""
     _register("term", TERMS, name, term, reserved=COLUMNS)
+
+
+def register_mix(name: str, mix: Mix) -> None:
+    """Adds a mix of images; raises InputError if the name is taken or invalid."""
+    _register("mix", MIXES, name, mix)
 
 
 def register_reader(name: str, reader: Reader) -> None:

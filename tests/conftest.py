@@ -30,6 +30,7 @@ from msl_jax.data.case import Source
 from msl_jax.data.readers import READERS
 from msl_jax.data.weak_labels import RECIPES
 from msl_jax.experiments.opening import open_experiment
+from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import METHODS
 from msl_jax.methods.terms import TERMS
 from msl_jax.models.dual_branch import NETWORKS
@@ -193,7 +194,7 @@ def command(monkeypatch, capsys, phantoms):
 @pytest.fixture
 def tables(monkeypatch):
     """Restores tables and plugins after the test."""
-    originals = [(table, dict(table)) for table in (METHODS, TERMS, READERS, RECIPES, NETWORKS)]
+    originals = [(table, dict(table)) for table in (METHODS, TERMS, MIXES, READERS, RECIPES, NETWORKS)]
     monkeypatch.setattr(plugins, "LOADED", [])
     yield
     for table, rows in originals:

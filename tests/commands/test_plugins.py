@@ -15,6 +15,7 @@ from msl_jax import plugins, settings
 from msl_jax.data.readers import READERS
 from msl_jax.data.weak_labels import RECIPES
 from msl_jax.errors import InputError
+from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import METHODS, Method
 from msl_jax.methods.terms import TERMS
 from msl_jax.models.dual_branch import NETWORKS
@@ -24,10 +25,12 @@ from processes import finished, start
 
 MINE = """
 import dataclasses
+import functools
 from msl_jax import plugins
 from msl_jax.data.readers import phantom
 from msl_jax.data.weak_labels import erosion
 from msl_jax.methods.losses import entropy
+from msl_jax.methods.mixing import Mix, fixed_boxes, rotate
 from msl_jax.methods.table import Method
 from msl_jax.methods.terms import Term
 from msl_jax.models.dual_branch import NETWORKS
@@ -39,7 +42,9 @@ def thin(mask, where, style):
     return erosion(mask, where, style)
 
 plugins.register_term("doubt", Term(("student",), "weak", lambda logits, *_: entropy(logits["student"])))
-plugins.register_method("mine", Method({"s": 1.0, "w": 0.5, "kd": 1.0, "doubt": 0.25}))
+halves = functools.partial(fixed_boxes, share=0.5)
+plugins.register_mix("halves", Mix(("weak",), functools.partial(rotate, draw_boxes=halves, name="weak")))
+plugins.register_method("mine", Method({"s": 1.0, "w": 0.5, "kd": 1.0, "doubt": 0.25}, mix="halves"))
 plugins.register_reader("ours", dataclasses.replace(phantom.READER, read=read))
 plugins.register_recipe("thin", thin)
 plugins.register_network("again", NETWORKS["unet"])
@@ -58,6 +63,7 @@ def test_a_run_of_a_plugin_from_its_sweep_to_its_masks(tmp_path, tiny_flags, com
     assert done.returncode == 0, done.stderr + (run / "train.log").read_text()
     config = json.loads((run / "config.json").read_text())
     assert config["plugins"] == ["my_plugin"] and config["method"]["terms"]["doubt"] == 0.75
+    assert config["method"]["mix"] == "halves"
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:7] == ["step", "learning_rate", "loss", "s", "w", "kd", "doubt"]
 
@@ -94,6 +100,7 @@ def test_registering_adds_a_row(tables):
         (lambda: plugins.register_term("loss", TERMS["s"]), "the term 'loss': the name is taken"),
         (lambda: plugins.register_term("a b", TERMS["s"]), "the term 'a b': is not a valid name"),
         (lambda: plugins.register_term("items", TERMS["s"]), "the term 'items': is not a valid name"),
+        (lambda: plugins.register_mix("none", MIXES["weak"]), "the mix 'none': the name is taken"),
         (lambda: plugins.register_reader("acdc", READERS["msd"]), "the reader 'acdc': the name is taken"),
         (lambda: plugins.register_network("unet", NETWORKS["released"]), "the network 'unet': the name is taken"),
         (lambda: plugins.register_recipe("drawn", RECIPES["box"]), "the recipe 'drawn': the name is taken"),

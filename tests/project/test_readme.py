@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from documents import PAGES, blocks, commands
+from msl_jax.methods.mixing import MIXES
+from msl_jax.methods.table import METHODS
 from processes import ROOT
 
 README, EXTENDING = ROOT / "README.md", ROOT / "msl_jax" / "EXTENDING.md"
@@ -46,6 +48,13 @@ def test_every_room_has_its_line_and_no_file_is_made_up():
     rooms = {path.parent.relative_to(package).as_posix() for path in package.rglob("*.py")} - {"."}
     assert {f"{room}/" for room in rooms} == set(re.findall(r"^    ([a-z/]+/) ", listed, re.MULTILINE))
     assert set(re.findall(r"\b[a-z_]+\.py", listed)) <= {path.name for path in package.rglob("*.py")}
+
+
+def test_every_method_and_mix_has_its_line():
+    text = (ROOT / "msl_jax" / "methods" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted([*METHODS, *MIXES])
+    assert all(f"`{name}`" in README.read_text() for name in METHODS)
 
 
 def test_one_address_in_badges_and_notebooks():
