@@ -1,11 +1,11 @@
 """ACDC with the experts' scribbles: 3 full masks, all structures, sized for 2 CPU cores.
 
 Source: masks by Bernard et al. (IEEE TMI 2018), scribbles by Valvano et al. (IEEE TMI 2021).
-Cost: on one busy CPU core 15 minutes for upper_bound and 41 for kl_ent, including evaluation; on two idle ones
+Cost: on one busy CPU core 19 minutes for upper_bound and 46 for kl_ent, including evaluation; on two idle ones
   msl_jax.prepare says 22 for kl_ent, without validation.
-Result: Dice of RV, MYO and LV in percent, 15 test patients, seed 0: kl_ent student 83.7, 81.9, 91.3 (mean 85.6),
-  teacher 74.6, 80.5, 91.2; kl student 83.7, 82.5, 88.0; single 84.7, 82.9, 91.4; lower_bound 45.8, 72.7, 75.5;
-  upper_bound 83.1, 83.9, 92.0 (mean 86.3). Other seeds are not measured.
+Result: Dice of RV, MYO and LV in percent, 15 test patients, seed 0: kl_ent student 84.0, 82.8, 88.2 (mean 85.0),
+  teacher 73.9, 80.2, 87.0; kl student 83.6, 82.9, 87.0; single 85.4, 83.3, 92.0 (mean 86.9); lower_bound 53.3, 71.7,
+  79.6; upper_bound 85.6, 84.5, 91.8 (mean 87.3). Other seeds are not measured.
 Command: python -m msl_jax.main --config=configs/acdc_scribbles.py --config.data.source=ACDC --workdir=RUN
 """
 
