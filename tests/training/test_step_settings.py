@@ -148,7 +148,8 @@ def test_with_instance_norm_parts_give_the_update_of_the_whole_batch(batch):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_terms_with_labels_are_weighted_over_the_levels(batch):
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+def test_terms_with_labels_are_weighted_over_the_levels(batch, backend):
     """By hand from the logits, two thirds at full and one third at half size; parts of a batch give the same update."""
     model = DualBranchUNet(width=2, depth=4, norm="instance", levels=2)
     terms = METHODS["kl_ent"].terms | {"dice": 1.0}
