@@ -125,16 +125,7 @@ def cleaned(asked: Asked) -> Targets:
     return {"proposal": overridden(guess, asked.arrays["weak_label"])}
 
 
-def agreed(asked: Asked) -> Targets:
-    """The class that is most probable in both branches, UNLABELED where they differ; annotations override it."""
-    logits = asked.predict(asked.arrays["image"], asked.key, branches=("teacher", "student"))
-    teacher, student = hard(logits["teacher"]), hard(logits["student"])
-    guess = jnp.where(teacher == student, teacher, UNLABELED)
-    return {"proposal": overridden(guess, asked.arrays["weak_label"])}
-
-
 AVERAGE = Guide(average, target_names=("target", "certain"))
 CERTAIN_AVERAGE = Guide(certain_average, target_names=("target", "certain"))
 PROPOSALS = Guide(proposals, target_names=("proposal",))
 CLEANED = Guide(cleaned, target_names=("proposal",))
-AGREED = Guide(agreed, target_names=("proposal",))

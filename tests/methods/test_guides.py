@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AGREED, AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Asked
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Asked
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
@@ -21,9 +21,8 @@ def asked(predict, key=KEY, progress=1.0, weak_label=None, **settings):
 
 
 def two_classes(images, key, train=False, branches=("teacher",)):
-    """The teacher's logits are 0 and the image, the student's 0 and the image - 0.5."""
-    shift = {"teacher": 0.0, "student": 0.5}
-    return {branch: jnp.concatenate([jnp.zeros_like(images), images - shift[branch]], -1) for branch in branches}
+    """Logits: 0 and the image."""
+    return {branch: jnp.concatenate([jnp.zeros_like(images), images], -1) for branch in branches}
 
 
 def random_in_training(images, key, train=False):
@@ -33,7 +32,7 @@ def random_in_training(images, key, train=False):
     return {"teacher": logits * sign if train else logits}
 
 
-@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, AGREED])
+@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED])
 def test_names_and_shapes_of_targets(guide):
     targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4))
     assert tuple(targets) == guide.target_names
@@ -96,10 +95,3 @@ def test_annotations_override_guesses_of_which_the_largest_component_is_left():
         proposal = CLEANED.targets(Asked(two_classes, arrays, KEY, jnp.float32(1)))["proposal"]
         assert proposal.dtype == jnp.int32 and proposal[0, 0].tolist() == expected
         assert proposal[0, 1].tolist() == [[1, 0, int(labels is weak_label)], [1, 0, 0]]
-
-
-def test_branches_agree_outside_the_interval_between_their_thresholds():
-    proposal = AGREED.targets(asked(two_classes, weak_label=NOTHING.at[0, 0, 0, 0].set(1)))["proposal"]
-    expected = np.where(IMAGES > 0.5, 1, np.where(IMAGES > 0, UNLABELED, 0))[..., 0]
-    expected[0, 0, 0, 0] = 1
-    np.testing.assert_array_equal(proposal, expected)
