@@ -61,12 +61,12 @@ class Experiment:
         return Annotator(data.weak, Style(data.weak_background, data.weak_radius, data.weak_every), self.recipes)
 
     def training_sets(self, method: Method) -> dict[str, list[builder.Entry]]:
-        """The sets that a method uses: "strong", "weak" -> cases."""
-        return {name: self.entries(self.roles()[name]) for name in method.sets()}
+        """The sets that a method reads: "strong", "weak" -> cases."""
+        return {name: self.entries(self.roles()[name]) for name in method.loaded_sets()}
 
     def batch_sizes(self, method: Method) -> dict[str, int]:
         """Set -> number of its slices in a batch, over all devices."""
-        return {name: self.config.train[f"{name}_batch"] for name in method.sets()}
+        return {name: self.config.train[f"{name}_batch"] for name in method.loaded_sets()}
 
 
 def structures_of(config: ConfigDict, entries: Iterable[builder.Entry]) -> dict[str, int]:

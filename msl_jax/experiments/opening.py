@@ -86,7 +86,7 @@ def _check_test_and_validation(experiment: Experiment) -> None:
 def _check_sets(experiment: Experiment) -> None:
     """Raises InputError if the method's weak set is empty, or if a batch cannot be shared by devices and parts."""
     method, accumulate = experiment.method, experiment.config.train.accumulate
-    if "weak" in method.sets() and not experiment.weak():
+    if "weak" in method.loaded_sets() and not experiment.weak():
         setting, cure = "config.data.strong", "give fewer"
         if method.all_strong:
             setting, cure = f"method '{experiment.config.method.name}'", "remove its terms on weak images"

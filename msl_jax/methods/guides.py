@@ -16,7 +16,7 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.components import largest_components
 
 Targets = Mapping[str, jax.Array]
-GIVEN = ("noise", "passes")
+GIVEN = ("noise", "passes", "confidence")
 """Settings of a method that a guide is given."""
 
 
@@ -38,12 +38,13 @@ class Asked:
 
     Attributes:
       predict: its network.
-      arrays: "image", float32 (groups, n, y, x, channels), and "weak_label", int32 (groups, n, y, x), of one set of
-        images; one group per device.
+      arrays: of one set of images "image", float32 (groups, n, y, x, channels), the guide's version; and "weak_label",
+        int32 (groups, n, y, x). One group per device.
       key: PRNG key of the step and the set.
       progress: float32 scalar that rises from exp(-5) to 1.
       noise: standard deviation of the noise to add to images.
       passes: number of forward passes for uncertainty.
+      confidence: least probability of a guess.
     """
 
     predict: Predict
@@ -52,6 +53,7 @@ class Asked:
     progress: jax.Array
     noise: float = 0.0
     passes: int = 1
+    confidence: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Guide:
       targets: what it was given -> name -> array (groups, n, y, x, ...).
       target_names: the names of the targets.
       sets: the sets of images that it runs on.
+      version: the version of their images, a key of VERSIONS in training/augmentation.py.
     """
 
     targets: Callable[[Asked], Targets]
     target_names: tuple[str, ...]
     sets: tuple[str, ...] = ("weak",)
+    version: str = "image"
 
 
 def _perturbed(images: jax.Array, key: jax.Array, noise: float) -> jax.Array:
@@ -125,7 +129,18 @@ def cleaned(asked: Asked) -> Targets:
     return {"proposal": overridden(guess, asked.arrays["weak_label"])}
 
 
+def confident(asked: Asked) -> Targets:
+    """UniMatch (Yang et al., CVPR 2023): the most probable class where its probability is at least `confidence`.
+
+    "proposal" is UNLABELED elsewhere; annotations override it.
+    """
+    logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
+    sure = jax.nn.softmax(logits).max(-1) >= asked.confidence
+    return {"proposal": overridden(jnp.where(sure, hard(logits), UNLABELED), asked.arrays["weak_label"])}
+
+
 AVERAGE = Guide(average, target_names=("target", "certain"))
 CERTAIN_AVERAGE = Guide(certain_average, target_names=("target", "certain"))
 PROPOSALS = Guide(proposals, target_names=("proposal",))
 CLEANED = Guide(cleaned, target_names=("proposal",))
+CONFIDENT = Guide(confident, target_names=("proposal",), version="plain")

@@ -130,6 +130,13 @@ def rotate(batch: Batch, key: jax.Array, draw_boxes: DrawBoxes, name: str) -> Ba
     return {**batch, name: paste(images, jax.tree.map(lambda a: jnp.roll(a, 1, axis=1), images), boxes)}
 
 
+def rotate_each(batch: Batch, key: jax.Array, draw_boxes: DrawBoxes, names: Sequence[str]) -> Batch:
+    """`rotate` for several sets, each with boxes of its own."""
+    for name, own_key in zip(names, random.split(key, len(names)), strict=True):
+        batch = rotate(batch, own_key, draw_boxes, name)
+    return batch
+
+
 TWO_THIRDS = functools.partial(fixed_boxes, share=2 / 3)
 MIXES: Mapping[str, Mix] = {
     "none": Mix((), lambda batch, key: batch),
@@ -140,4 +147,5 @@ MIXES: Mapping[str, Mix] = {
     "strong": Mix(("strong",), functools.partial(rotate, draw_boxes=TWO_THIRDS, name="strong")),
     # CutMix among weak images, as in UniMatch (Yang et al., CVPR 2023, arXiv 2208.09910).
     "weak": Mix(("weak",), functools.partial(rotate, draw_boxes=cutmix_boxes, name="weak")),
+    "views": Mix(("weak", "again"), functools.partial(rotate_each, draw_boxes=cutmix_boxes, names=("weak", "again"))),
 }

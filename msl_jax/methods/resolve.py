@@ -8,7 +8,8 @@ from msl_jax.errors import InputError
 from msl_jax.methods.losses import DICE_SUMS, MEANS
 from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import METHODS, Method
-from msl_jax.methods.terms import DICE_OF, SETS, TERMS
+from msl_jax.methods.terms import DICE_OF, TERMS
+from msl_jax.methods.views import SETS
 
 CHOICES = {
     "kd_on": SETS,
@@ -18,7 +19,7 @@ CHOICES = {
     "mix": MIXES,
     "batch_norm": ("together", "apart"),
 }
-LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100)}
+LIMITS = {"ema_decay": (0, 1), "noise": (0, 10), "passes": (1, 100), "confidence": (0, 1)}
 
 
 def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) -> Method:

@@ -9,10 +9,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Guide
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, Guide
 from msl_jax.methods.losses import MEANS
 from msl_jax.methods.mixing import MIXES
-from msl_jax.methods.terms import SETS, TERMS, Term
+from msl_jax.methods.terms import TERMS, Term
+from msl_jax.methods.views import IMAGES, ORDER, VIEWS, View
 from msl_jax.models.dual_branch import BRANCHES
 
 
@@ -46,6 +47,7 @@ class Method:
         is the network of the stage before, or the trained network itself if there is only one stage.
       noise: standard deviation of the noise added to the guide's images.
       passes: number of the guide's forward passes for its uncertainty.
+      confidence: least probability of the guide's guesses.
     """
 
     terms: Mapping[str, float]
@@ -64,6 +66,7 @@ class Method:
     ema_decay: float | None = None
     noise: float | None = None
     passes: int | None = None
+    confidence: float | None = None
 
     def stages(self) -> tuple["Method", ...]:
         """The methods to train one after another, this one last."""
@@ -72,11 +75,11 @@ class Method:
     def sets_of(self, term: str) -> tuple[str, ...]:
         """The sets of images that a term averages over; labels that a mix moves to other sets are used there, too."""
         images = TERMS[term].images
-        sets = SETS[images if images in SETS else getattr(self, images)]
+        sets = IMAGES[images if images in IMAGES else getattr(self, images)]
         mixed = MIXES[self.mix].sets
         if not TERMS[term].label_map or not set(sets) & set(mixed):
             return sets
-        return tuple(name for name in SETS["both"] if name in (*sets, *mixed))
+        return tuple(name for name in ORDER if name in (*sets, *mixed))
 
     def mean_of(self, term: str) -> str:
         """What a term's cross-entropy averages over, a key of MEANS, or its Dice sums over, a key of DICE_SUMS."""
@@ -103,9 +106,25 @@ class Method:
         return tuple(term for term in self.terms if TERMS[term].guide_targets)
 
     def sets(self) -> tuple[str, ...]:
-        """The sets of images that the method uses, strong first."""
+        """The sets of images that the method trains on, strong first, views last."""
         used = {name for term in self.terms for name in self.sets_of(term)}
-        return tuple(name for name in SETS["both"] if name in used)
+        return tuple(name for name in ORDER if name in used)
+
+    def views(self) -> dict[str, View]:
+        """The sets that are views of others."""
+        return {name: VIEWS[name] for name in self.sets() if name in VIEWS}
+
+    def loaded_sets(self) -> tuple[str, ...]:
+        """The sets whose images are read: "strong", "weak"."""
+        used = {self.views()[name].of if name in VIEWS else name for name in self.sets()}
+        return tuple(name for name in ORDER if name in used)
+
+    def versions(self) -> dict[str, tuple[str, ...]]:
+        """Set that is read -> the versions of its images that views and the guide use."""
+        used = {(view.of, view.version) for view in self.views().values()}
+        if self.guide:
+            used |= {(name, self.guide.version) for name in self.guide.sets}
+        return {name: tuple(sorted(v for of, v in used if of == name)) for name in self.loaded_sets()}
 
     def branches(self) -> dict[str, tuple[str, ...]]:
         """Branch -> the sets of images on which a term trains it, the teacher first."""
@@ -122,7 +141,7 @@ class Method:
         used = {
             (branch, name) for term in self.terms for branch in branches_of(TERMS[term]) for name in self.sets_of(term)
         }
-        sets = {branch: tuple(s for s in SETS["both"] if (branch, s) in used) for branch in BRANCHES}
+        sets = {branch: tuple(s for s in ORDER if (branch, s) in used) for branch in BRANCHES}
         return {branch: names for branch, names in sets.items() if names}
 
 
@@ -182,6 +201,11 @@ METHODS: Mapping[str, Method] = {
         previous="copy_paste",
         continues=True,
         ema_decay=0.99,
+    ),
+    # UniMatch (Yang et al., CVPR 2023): guesses of the trained network on plain images teach it two strongly augmented
+    # and mixed views, and perturbed features, where they are confident. Annotations override guesses.
+    "unimatch": Method(
+        {"s": 1.0, "proposal_dice": 1.0, "perturbed_dice": 1.0}, mix="views", guide=CONFIDENT, confidence=0.95
     ),
     # Cross pseudo supervision: each branch learns the other's arg-max (Chen et al., CVPR 2021); the encoder is shared.
     "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 
 from msl_jax.methods import losses
 
-SETS = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
-"""Value of a setting like `kd_on` -> sets of images."""
 Arrays = Mapping[str, jax.Array]
 
 
@@ -19,7 +17,7 @@ class Term:
 
     Attributes:
       branches: the branches it trains.
-      images: a key of SETS, or the name of the method's setting with such a key.
+      images: a key of IMAGES, or the name of the method's setting with such a key.
       loss: (branch -> logits, labels, mean, class_weights, key) -> float32 scalar; logits and labels over `images`.
         `labels` has "label" (strong images only), "weak_label", and a guide's targets (weak images only), all of them
         wherever a mix has moved them. The PRNG key is that of the step, the same for all terms.
@@ -132,6 +130,7 @@ TERMS: Mapping[str, Term] = {
     "student_s_dice": _dice("student", "strong", "label"),
     "teacher_w_dice": _dice("teacher", "weak", "weak_label"),
     "proposal_dice": _dice("teacher", "weak", "proposal", guide_targets=("proposal",)),
+    "perturbed_dice": _dice("teacher", "perturbed", "proposal", guide_targets=("proposal",)),
 }
 DICE_OF: Mapping[str, str] = {
     "s": "dice",

@@ -74,6 +74,7 @@ def defaults() -> ConfigDict:
             ema_decay=config_dict.placeholder(float),  # of the averaged network: mean_teacher, ua_mt
             noise=config_dict.placeholder(float),  # standard deviation, on the averaged network's images
             passes=config_dict.placeholder(int),  # of the averaged network, for its uncertainty
+            confidence=config_dict.placeholder(float),  # least probability of a guess: unimatch
         ),
         model=dict(
             name="unet",  # or released, by the papers' authors (msl_jax/models/)

@@ -16,7 +16,7 @@ Like nnU-Net, `augment` does not clip: clipping would turn noise on black backgr
 structure from images that become brighter. Values are therefore only about in [0, 1].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -45,7 +45,8 @@ def augment(
     *,
     size: tuple[int, int],
     fill_values: Mapping[str, int],
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    versions: Sequence[str] = (),
+) -> dict[str, jax.Array]:
     """Augments patches, and crops them to `size` about their centre.
 
     Args:
@@ -65,9 +66,11 @@ def augment(
         gamma: half of the exponents are uniform in [1 / (1 + 6/7 gamma), 1], half in [1, 1 + gamma].
       size: (y, x) of the result.
       fill_values: name -> label of pixels from outside the patch; UNLABELED for other names. Images are 0 there.
+      versions: further versions of the images, keys of VERSIONS.
 
     Returns:
-      float32 (n, y, x, channels) and name -> int32 (n, y, x). With every strength 0, the central crop.
+      "image" and the versions -> float32 (n, y, x, channels); name of a label map -> int32 (n, y, x). All have the same
+      geometry. With every strength 0, the central crop.
     """
     assert images.shape[1] >= size[0] and images.shape[2] >= size[1], (images.shape, size)
 
@@ -79,7 +82,8 @@ def augment(
 
     geometry_keys, intensity_keys = jnp.moveaxis(jax.vmap(random.split)(keys), 1, 0)
     images, moved_maps = jax.vmap(move)(images, dict(label_maps), geometry_keys)
-    return change_intensity(images, intensity_keys, strengths), moved_maps
+    changed = {name: VERSIONS[name](images, intensity_keys, strengths) for name in ("image", *versions)}
+    return {**changed, **moved_maps}
 
 
 def source_size(size: tuple[int, int], strengths: Mapping[str, Any]) -> tuple[int, int]:
@@ -354,8 +358,23 @@ def change_intensity(
     return images
 
 
+def _again(images: jax.Array, keys: jax.Array, strengths: Mapping[str, Any]) -> jax.Array:
+    return change_intensity(images, jax.vmap(lambda key: random.fold_in(key, 1))(keys), strengths)
+
+
+VERSIONS: Mapping[str, Callable[[jax.Array, jax.Array, Mapping[str, Any]], jax.Array]] = {
+    "image": change_intensity,
+    "again": _again,
+    "plain": lambda images, keys, strengths: images,
+}
+"""Name -> (moved images, PRNG keys, strengths) -> images: changed in intensity, changed in another way, not changed."""
+
+
 def make_augment(
-    strengths: Mapping[str, Any], size: tuple[int, int], fill_values: Mapping[str, int]
+    strengths: Mapping[str, Any],
+    size: tuple[int, int],
+    fill_values: Mapping[str, int],
+    versions: Mapping[str, Sequence[str]],
 ) -> Callable[[Patches, jax.Array], Patches]:
     """Makes the augmentation of a batch, as the train step runs it.
 
@@ -363,6 +382,7 @@ def make_augment(
       strengths: as in `augment`.
       size: (y, x) of the result.
       fill_values: as in `augment`.
+      versions: set -> further versions of its images, keys of VERSIONS.
 
     Returns:
       (batch, PRNG key) -> batch. The given batch has images of any float type and label maps of any integer type, as
@@ -375,8 +395,10 @@ def make_augment(
             images = arrays["image"].astype(jnp.float32)
             label_maps = {name: array.astype(jnp.int32) for name, array in arrays.items() if name != "image"}
             keys = random.split(random.fold_in(key, number), len(images))
-            images, label_maps = augment(images, label_maps, keys, strengths, size=size, fill_values=fill_values)
-            augmented[image_set] = {"image": images, **label_maps}
+            further = [name for name in versions.get(image_set, ()) if name != "image"]
+            augmented[image_set] = augment(
+                images, label_maps, keys, strengths, size=size, fill_values=fill_values, versions=further
+            )
         return augmented
 
     return augment_batch

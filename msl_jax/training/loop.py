@@ -110,7 +110,9 @@ def make_step(
             method=method,
             devices=mesh.size,
             key=jax.random.fold_in(jax.random.key(config.seed), index),
-            augment=make_augment(config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES),
+            augment=make_augment(
+                config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES, method.versions()
+            ),
             parts=config.train.accumulate,
             class_weights=tuple(config.method.class_weights.values()),
             average=config.train.average,

@@ -61,8 +61,8 @@ def make_train_step(
       number changes, and "steps" in the sums does not count the step.
     """
 
-    def guide_targets(guide, state, arrays, key):
-        """The guide's targets for the arrays (devices, n, ...) of a set: name -> array (devices, n, ...)."""
+    def with_targets(guide, state, batch, key):
+        """Adds the guide's targets to the sets that it runs on; arrays are (devices, n, ...)."""
         variables = state.trained() if state.guide is None else state.guide
 
         def predict(images, key, train=False, branches=("teacher",)):
@@ -78,7 +78,11 @@ def make_train_step(
 
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided_terms()))
         given = {name: value for name in GIVEN if (value := getattr(method, name)) is not None}
-        return jax.lax.stop_gradient(guide.targets(Asked(predict, arrays, key, progress, **given)))
+        for number, name in enumerate(guide.sets):
+            arrays = {**batch[name], "image": batch[name][guide.version]}
+            targets = guide.targets(Asked(predict, arrays, jax.random.fold_in(key, number), progress, **given))
+            batch = {**batch, name: {**batch[name], **jax.lax.stop_gradient(targets)}}
+        return batch
 
     def part_loss(params, batch_stats, part, shares, weights, key):
         """The loss of one part of the batch: the sum of its terms times their weights.
@@ -97,6 +101,7 @@ def make_train_step(
           The loss; with it, for the report, the loss and every term before its weight, and the new statistics.
         """
         logits: dict[str, dict[str, jax.Array]] = {}
+        views = method.views()
         # With batch norm apart: first strong, then weak images, with the running statistics that the strong ones left.
         forward_passes = method.forward_passes()
         for sets, dropout_key in zip(forward_passes, jax.random.split(key, len(forward_passes)), strict=True):
@@ -105,6 +110,7 @@ def make_train_step(
                 {image_set: part[image_set]["image"] for image_set in sets},
                 trained=_within(method.branches(), sets),
                 watched=_within(method.watched(), sets),
+                feature_dropout={name: views[name].feature_dropout for name in sets if name in views},
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
@@ -126,13 +132,10 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         parts_key, guide_key, augment_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
         batch = in_groups(augment(batch, augment_key), devices)
-        if guide := method.guide:
-            targets = {
-                name: guide_targets(guide, state, batch[name], jax.random.fold_in(guide_key, number))
-                for number, name in enumerate(guide.sets)
-            }
-            batch = {name: {**arrays, **targets.get(name, {})} for name, arrays in batch.items()}
-        mixed = MIXES[method.mix].function(batch, mix_key)
+        if method.guide:
+            batch = with_targets(method.guide, state, batch, guide_key)
+        views = {name: {**batch[v.of], "image": batch[v.of][v.version]} for name, v in method.views().items()}
+        mixed = MIXES[method.mix].function({**batch, **views}, mix_key)
         divided = into_parts({name: with_levels(arrays, levels) for name, arrays in mixed.items()}, parts)
         shares = {term: _shares(divided, method, term, parts, class_weights, levels) for term in method.terms}
         weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}

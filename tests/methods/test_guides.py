@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, PROPOSALS, Asked
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, Asked
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
@@ -32,7 +32,7 @@ def random_in_training(images, key, train=False):
     return {"teacher": logits * sign if train else logits}
 
 
-@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED])
+@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, CONFIDENT])
 def test_names_and_shapes_of_targets(guide):
     targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4))
     assert tuple(targets) == guide.target_names
@@ -95,3 +95,13 @@ def test_annotations_override_guesses_of_which_the_largest_component_is_left():
         proposal = CLEANED.targets(Asked(two_classes, arrays, KEY, jnp.float32(1)))["proposal"]
         assert proposal.dtype == jnp.int32 and proposal[0, 0].tolist() == expected
         assert proposal[0, 1].tolist() == [[1, 0, int(labels is weak_label)], [1, 0, 0]]
+
+
+def test_unconfident_guesses_are_left_out_and_annotations_override_them():
+    """The most probable class has probability sigmoid(|image|), at least 0.7 where |image| is at least 0.847."""
+    weak_label = NOTHING.at[0, 0, 0, 0].set(1).at[0, 1, 0, 0].set(0)
+    proposal = CONFIDENT.targets(asked(two_classes, weak_label=weak_label, confidence=0.7))["proposal"]
+    expected = np.where(np.abs(IMAGES) >= 0.847, IMAGES > 0, UNLABELED)[..., 0]
+    expected[0, 0, 0, 0], expected[0, 1, 0, 0] = 1, 0
+    assert set(np.unique(expected)) == {0, 1, UNLABELED}
+    np.testing.assert_array_equal(proposal, expected)

@@ -13,7 +13,8 @@ from msl_jax.labels import UNLABELED
 from msl_jax.methods.losses import DICE_SUMS, MEANS
 from msl_jax.methods.resolve import CHOICES, LIMITS, class_weights, resolve
 from msl_jax.methods.table import METHODS, ramp
-from msl_jax.methods.terms import DICE_OF, SETS, TERMS
+from msl_jax.methods.terms import DICE_OF, TERMS
+from msl_jax.methods.views import SETS
 
 STRONG, WEAK, BOTH = ("strong",), ("weak",), ("strong", "weak")
 
@@ -269,6 +270,7 @@ def test_each_term_trains_its_branch():
         "student_s_dice": {"label"},
         "teacher_w_dice": {"weak_label"},
         "proposal_dice": {"proposal"},
+        "perturbed_dice": {"proposal"},
     }
     weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
     for name, term in TERMS.items():

@@ -109,6 +109,7 @@ def test_a_box_of_the_whole_image_swaps_the_sets():
 def test_pixels_move_with_their_labels_and_stay_in_their_group(name, space, seed):
     """Every pixel of the image keeps its own labels, at its place; one that the set's map lacks is UNLABELED."""
     batch = batch_of(space, groups=2)
+    batch["again"] = batch["weak"]
     mixed = MIXES[name].function(batch, jax.random.key(seed))
     assert mixed.keys() == batch.keys()
     assert all(mixed[other] is batch[other] for other in batch if other not in MIXES[name].sets)

@@ -49,7 +49,8 @@ def compiled(strengths, size):
 
 
 def augment(images, label_maps, keys, strengths, size):
-    return compiled(tuple(strengths.items()), size)(images, label_maps, keys)
+    augmented = compiled(tuple(strengths.items()), size)(images, label_maps, keys)
+    return augmented.pop("image"), augmented
 
 
 def resampled(image, label, size, mirror=(1, 1), angle=0.0, zoom=1.0, displacement=(0, 0)):
@@ -315,6 +316,19 @@ def test_shapes_dtypes_and_labels_are_kept():
     np.testing.assert_array_equal(labels["weak_label"][known], labels["label"][known])
 
 
+def test_versions_share_the_geometry_and_differ_in_intensity():
+    images, label_maps = batch()
+    apply = functools.partial(augmentation.augment, size=(12, 16), fill_values=FILL_VALUES)
+    still = ALL | dict.fromkeys((transform.strength for transform in augmentation.TRANSFORMS), 0.0)
+    with_versions = jax.jit(functools.partial(apply, strengths=ALL, versions=("again", "plain")))
+    out, alone = with_versions(images, label_maps, keys(8)), augment(images, label_maps, keys(8), ALL, (12, 16))
+    moved, labels = augment(images, label_maps, keys(8), still, (12, 16))
+    np.testing.assert_array_equal(out["image"], alone[0])
+    np.testing.assert_allclose(out["plain"], moved, rtol=1e-6)
+    np.testing.assert_array_equal(out["label"], labels["label"])
+    assert not np.allclose(out["again"], out["image"]) and not np.allclose(out["again"], out["plain"])
+
+
 def test_a_result_depends_only_on_its_key_and_image():
     images, label_maps = batch()
     images, label_maps = jax.tree.map(lambda array: array.repeat(2, 0)[:8], (images, label_maps))  # pairs of images
@@ -332,7 +346,8 @@ def test_devices_give_the_same_result_without_exchanging_images():
     alone = augment(*arguments, ALL, (12, 16))
     shared = jax.device_put(arguments, sharding)
     run = compiled(tuple(ALL.items()), (12, 16)).lower(*shared).compile()
-    jax.tree.map(np.testing.assert_array_equal, run(*shared), alone)
+    found = run(*shared)
+    jax.tree.map(np.testing.assert_array_equal, (found.pop("image"), found), alone)
     program = run.as_text()
     assert not any(word in program for word in ("all-gather", "all-to-all", "collective-permute"))
     assert program.count(" all-reduce(") <= len(TRANSFORMS)  # whether any image is changed

@@ -27,10 +27,13 @@ def synthetic(experiment, seed=0, n=4):
     generator = np.random.default_rng(seed)
     size, classes = experiment.config.data.size, 1 + len(experiment.config.data.classes)
     batch = {}
-    for name in experiment.method.sets():
+    for name in experiment.method.loaded_sets():
         label = generator.integers(0, classes, (n, size, size)).astype(np.int32)
         weak = np.where(generator.random(label.shape) < 0.1, label, UNLABELED).astype(np.int32)
-        batch[name] = {"image": generator.random((n, size, size, 1), np.float32), "weak_label": weak}
+        batch[name] = {"weak_label": weak} | {
+            version: generator.random((n, size, size, 1), np.float32)
+            for version in ("image", *experiment.method.versions()[name])
+        }
     batch["strong"]["label"] = label
     return batch
 
