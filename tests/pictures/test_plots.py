@@ -3,6 +3,7 @@ from matplotlib.image import imread
 import numpy as np
 import pytest
 
+from msl_jax.methods.table import METHODS
 from msl_jax.pictures import charts, plots
 
 SPACING = (10.0, 1.5, 1.5)
@@ -222,11 +223,12 @@ def test_dice_by_strong_draws_a_line_per_branch_and_all_masks_horizontally():
     assert axis.patches[0].get_extents().transformed(axis.transData.inverted()).intervaly == pytest.approx([85, 95])
 
 
-def test_thirteen_methods_look_different():
-    rows = [result(f"method{i}", 3, "teacher", 0.5) for i in range(13)]
+def test_all_methods_look_different():
+    rows = [result(name, 3, "teacher", 0.5) for name in METHODS]
     lines = charts.dice_by_strong(rows).legends[0].get_lines()
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len({line.get_marker() for line in lines})
-    assert len({(line.get_color(), line.get_markerfacecolor()) for line in lines}) == 13
+    styles = [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in lines]
+    assert len(set(styles)) == len(styles) == len(METHODS)
+    assert len({style[0] for style in styles[:7]}) == len({style[1] for style in styles[:7]}) == 7
 
 
 def test_terms_are_means_over_seeds_of_the_methods_that_have_them():
