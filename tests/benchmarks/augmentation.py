@@ -10,7 +10,7 @@ same on one idle core), and seconds to compile.
 
 from msl_jax import settings
 from msl_jax.system import machine, restart
-from msl_jax.training import augmentation
+from msl_jax.training import augmentation, intensity_changes
 
 if __name__ == "__main__":
     restart.restart_on_huge_pages()
@@ -30,7 +30,7 @@ STRENGTHS = {
     "off": {},
     "flip, rotation, zoom": {name: NNUNET[name] for name in ("flip", "rotation", "zoom")},
     "elastic": {"elastic": 0.1},
-    **{t.strength: {t.strength: NNUNET[t.strength]} for t in augmentation.TRANSFORMS},
+    **{t.strength: {t.strength: NNUNET[t.strength]} for t in intensity_changes.TRANSFORMS},
     "all of nnU-Net's": NNUNET,
 }
 

@@ -11,8 +11,8 @@ import pytest
 
 from msl_jax import settings
 from msl_jax.labels import UNLABELED
-from msl_jax.training import augmentation
-from msl_jax.training.augmentation import TRANSFORMS
+from msl_jax.training import augmentation, intensity_changes
+from msl_jax.training.intensity_changes import TRANSFORMS
 
 NNUNET = {**settings.defaults().data.augment.to_dict(), "rotation": 180.0, "zoom": 0.4}
 OFF = dict.fromkeys(NNUNET, 0)
@@ -200,7 +200,7 @@ def test_elastic_deformation_of_a_tenth_does_not_fold_the_image():
 
 def test_noise_is_relative_to_each_channels_standard_deviation():
     image = np.stack([np.array([[0, 1], [1, 0]]), np.array([[0.5, 0.3], [0.5, 0.3]])], -1).astype(np.float32)
-    changed = augmentation.add_noise(image, np.array([[1, 2], [3, -4]], np.float32)[..., None])
+    changed = intensity_changes.add_noise(image, np.array([[1, 2], [3, -4]], np.float32)[..., None])
     np.testing.assert_allclose(changed[..., 0], [[0.5, 2], [2.5, -2]], rtol=1e-6)
     np.testing.assert_allclose(changed[..., 1], [[0.6, 0.5], [0.8, -0.1]], rtol=1e-5, atol=1e-6)
 
@@ -218,7 +218,7 @@ def test_blur_of_a_point_gives_the_normalised_gaussians():
     image = np.zeros((11, 11, 2), np.float32)
     image[5, 5] = 1
     deviations = np.array([[0.5, 1.0], [0.8, 0.6]], np.float32)
-    blurred = augmentation.gaussian_blur(image, deviations, 3)
+    blurred = intensity_changes.gaussian_blur(image, deviations, 3)
     for channel in (0, 1):
         taps = [np.exp(-0.5 * (np.arange(-3, 4) / deviation) ** 2) for deviation in deviations[:, channel]]
         expected = np.zeros((11, 11))
@@ -228,7 +228,7 @@ def test_blur_of_a_point_gives_the_normalised_gaussians():
 
 def test_blur_reflects_at_the_edges():
     ramp = np.arange(6, dtype=np.float32)[:, None, None]
-    blurred = augmentation.gaussian_blur(np.broadcast_to(ramp, (6, 6, 1)), np.full((2, 1), 1.0, np.float32), 1)
+    blurred = intensity_changes.gaussian_blur(np.broadcast_to(ramp, (6, 6, 1)), np.full((2, 1), 1.0, np.float32), 1)
     side = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))
     np.testing.assert_allclose(blurred[:, 2, 0], [2 * side, 1, 2, 3, 4, 5 - 2 * side], rtol=1e-5)
 
@@ -244,14 +244,14 @@ def test_brightness_scales_about_black():
 def test_contrast_scales_about_the_mean_and_keeps_the_range():
     image = np.array([0, 0.4, 0.5, 0.6, 1], np.float32).reshape(1, 5, 1)
     for factor, expected in ((1.5, [0, 0.35, 0.5, 0.65, 1]), (0.5, [0.25, 0.45, 0.5, 0.55, 0.75])):
-        changed = augmentation.scale_about_mean(image, np.full((1, 1, 1), factor, np.float32))
+        changed = intensity_changes.scale_about_mean(image, np.full((1, 1, 1), factor, np.float32))
         np.testing.assert_allclose(changed.ravel(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_low_resolution_at_half_the_size():
     """Every second pixel is kept; between their centres, lines."""
     ramp = np.broadcast_to(np.arange(8, dtype=np.float32)[:, None, None], (8, 6, 2))
-    reduced = jax.jit(augmentation.reduce_resolution)(ramp, np.array([0.5, 1.0], np.float32))
+    reduced = jax.jit(intensity_changes.reduce_resolution)(ramp, np.array([0.5, 1.0], np.float32))
     np.testing.assert_allclose(reduced[:, 3, 0], [1, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7])
     np.testing.assert_array_equal(reduced[..., 1], ramp[..., 1])
 
@@ -259,7 +259,7 @@ def test_low_resolution_at_half_the_size():
 @pytest.mark.parametrize("scale", [0.01, 0.5, 0.61, 0.77, 0.99])
 def test_low_resolution_stays_between_the_pixels_of_an_image(scale):
     image = np.stack([np.full((9, 13), 0.3), noise(9, 13)], -1).astype(np.float32)
-    reduced = jax.jit(augmentation.reduce_resolution)(image, np.full(2, scale, np.float32))
+    reduced = jax.jit(intensity_changes.reduce_resolution)(image, np.full(2, scale, np.float32))
     np.testing.assert_allclose(reduced[..., 0], 0.3, rtol=1e-6)
     assert image[..., 1].min() <= reduced[..., 1].min() <= reduced[..., 1].max() <= image[..., 1].max() + 1e-6
 
@@ -268,7 +268,7 @@ def test_gamma_keeps_mean_and_standard_deviation():
     """0, 1/2, 1 squared are 0, 1/4, 1: of mean 5/12 and standard deviation sqrt(26) / 12, before 1/2 and sqrt(1/6)."""
     plane = np.array([0.2, 0.4, 0.6], np.float32)
     image = np.stack([plane, plane], -1)[None]
-    changed = augmentation.apply_gamma(image, np.array([2, 1], np.float32).reshape(1, 1, 2))
+    changed = intensity_changes.apply_gamma(image, np.array([2, 1], np.float32).reshape(1, 1, 2))
     standard = (np.array([0, 0.25, 1]) - 5 / 12) * 12 / math.sqrt(26)
     np.testing.assert_allclose(changed[0, :, 0], 0.4 + standard * math.sqrt(1 / 6) * 0.4, rtol=1e-5)
     np.testing.assert_allclose(changed[0, :, 1], plane, rtol=1e-5)
@@ -288,7 +288,7 @@ def test_half_of_the_exponents_are_below_1(name, end):
 def test_every_transform_is_applied_with_its_probability(transform):
     n = 1000
     images = np.broadcast_to(noise(6, 6, 2), (n, 6, 6, 2))
-    change = jax.jit(lambda images, keys: augmentation.change_intensity(images, keys, NNUNET, (transform,)))
+    change = jax.jit(lambda images, keys: intensity_changes.change_intensity(images, keys, NNUNET, (transform,)))
     changed = (np.asarray(change(images, keys(n))) != images).any((1, 2))
     p, q = transform.probability, transform.channel_probability
     for found, expected in ((changed.any(1), p * (1 - (1 - q) ** 2)), (changed.all(1), p * q**2)):
@@ -319,7 +319,7 @@ def test_shapes_dtypes_and_labels_are_kept():
 def test_versions_share_the_geometry_and_differ_in_intensity():
     images, label_maps = batch()
     apply = functools.partial(augmentation.augment, size=(12, 16), fill_values=FILL_VALUES)
-    still = ALL | dict.fromkeys((transform.strength for transform in augmentation.TRANSFORMS), 0.0)
+    still = ALL | dict.fromkeys((transform.strength for transform in intensity_changes.TRANSFORMS), 0.0)
     with_versions = jax.jit(functools.partial(apply, strengths=ALL, versions=("again", "plain")))
     out, alone = with_versions(images, label_maps, keys(8)), augment(images, label_maps, keys(8), ALL, (12, 16))
     moved, labels = augment(images, label_maps, keys(8), still, (12, 16))
