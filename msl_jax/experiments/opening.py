@@ -89,7 +89,7 @@ def _check_sets(experiment: Experiment) -> None:
     if "weak" in method.loaded_sets() and not experiment.weak():
         setting, cure = "config.data.strong", "give fewer"
         if method.all_strong:
-            setting, cure = f"method '{experiment.config.method.name}'", "remove its terms on weak images"
+            setting, cure = f"method '{experiment.config.method.name}'", "remove its terms on weak images or its mix"
         raise InputError(f"{setting}: makes all training patients strong, but weak ones are needed; {cure}.")
     for name, size in experiment.batch_sizes(method).items():
         if size % (jax.device_count() * accumulate):

@@ -1,4 +1,7 @@
-"""Connected components inside the jitted step, to clean a guide's guesses."""
+"""Connected components inside the jitted step, to clean a guide's guesses.
+
+A call of SciPy from the step would leave the device. Predictions are cleaned by SciPy (inference/components.py).
+"""
 
 import jax
 import jax.numpy as jnp

@@ -190,7 +190,7 @@ def consistency(logits: jax.Array, target: jax.Array, certain: jax.Array) -> jax
 
 
 def mixture(first: jax.Array, second: jax.Array, share: jax.Array) -> jax.Array:
-    """Probabilities of two branches in a random convex mixture, without gradient (Luo et al., MICCAI 2022, equation 3).
+    """Probabilities of two branches in a random convex mixture, without gradient (Luo et al., MICCAI 2022).
 
     Args:
       first: float32 (..., y, x, classes), logits.

@@ -42,7 +42,7 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) ->
         raise InputError(f"config.method.name: '{name}' is unknown; give one of {', '.join(METHODS)}.")
     row = METHODS[name]
     weights = _merged(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["terms"], "terms")
-    weights |= {term: w for term, w in _dice_weights(weights, settings["dice"]).items() if term not in weights}
+    weights = _with_dice(weights, settings["dice"])
     rampup = _merged(row.rampup, settings["rampup"], "rampup")
     terms = {term: weight for term, weight in weights.items() if weight}
     for term, length in rampup.items():
@@ -54,15 +54,27 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) ->
         "terms": terms,
         "rampup": {term: min(int(length), steps) for term, length in rampup.items() if length and term in terms},
         "dropout": row.dropout if dropout is None else dropout,
+        "previous": row.previous and _stage_before(row.previous, settings, dropout),
         **overrides,
     }
     method = dataclasses.replace(row, **changes)
     _check_choices(name, method, overrides)
     _check_terms(name, method)
     if not method.guided_terms():
-        unused: dict[str, Any] = {"guide": None, "previous": None, **dict.fromkeys(LIMITS)}
-        return dataclasses.replace(method, **unused)
+        unused: dict[str, Any] = {"guide": None, **dict.fromkeys(LIMITS)}
+        return dataclasses.replace(method, **unused, previous=method.previous if method.continues else None)
     return method
+
+
+def _stage_before(row: Method, settings: Mapping[str, Any], dropout: float | None) -> Method:
+    """The stage before, with the settings that are not about single terms: weak labels' and Dice's."""
+    weights = _with_dice(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["dice"])
+    return dataclasses.replace(
+        row,
+        terms=weights,
+        dice_sums=settings.get("dice_sums") or row.dice_sums,
+        dropout=row.dropout if dropout is None else dropout,
+    )
 
 
 def _check_limits(name: str, overrides: Mapping[str, Any]) -> None:
@@ -108,10 +120,12 @@ def _weak_weights(terms: Mapping[str, float], weight: float | None) -> dict[str,
     return {} if weight is None else {term: weight for term in terms if TERMS[term].label_map == "weak_label"}
 
 
-def _dice_weights(weights: Mapping[str, float], dice: float | None) -> dict[str, float]:
+def _with_dice(weights: Mapping[str, float], dice: float | None) -> dict[str, float]:
+    """Adds the Dice term beside each cross-entropy, unless the weights have it."""
     if dice is not None and not 0 <= dice < float("inf"):
         raise InputError(f"config.method.dice: is {dice}; give a number, at least 0.")
-    return {DICE_OF[term]: dice * weights[term] for term in DICE_OF if dice and weights.get(term)}
+    added = {DICE_OF[term]: dice * weights[term] for term in DICE_OF if dice and weights.get(term)}
+    return {**weights, **{term: weight for term, weight in added.items() if term not in weights}}
 
 
 def _merged(row: Mapping[str, float], overrides: Mapping[str, float | None], key: str) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Method:
       all_strong: use every training patient's full mask and ignore config.data.strong.
       dropout: rate at the coarsest level.
       guide: how a second network makes further targets; None for no guide.
-      previous: the method of the stage before this one; None for a single stage.
+      previous: the stage before this one; None for a single stage.
       continues: whether training starts with the weights of the stage before.
       ema_decay: decay per step of the moving average of the trained network, which is the guide. None for a guide that
         is the network of the stage before, or the trained network itself if there is only one stage.
@@ -61,7 +61,7 @@ class Method:
     all_strong: bool = False
     dropout: float = 0.0
     guide: Guide | None = None
-    previous: str | None = None
+    previous: "Method | None" = None
     continues: bool = False
     ema_decay: float | None = None
     noise: float | None = None
@@ -70,7 +70,7 @@ class Method:
 
     def stages(self) -> tuple["Method", ...]:
         """The methods to train one after another, this one last."""
-        return (*METHODS[self.previous].stages(), self) if self.previous else (self,)
+        return (*self.previous.stages(), self) if self.previous else (self,)
 
     def sets_of(self, term: str) -> tuple[str, ...]:
         """The sets of images that a term averages over; labels that a mix moves to other sets are used there, too."""
@@ -120,11 +120,11 @@ class Method:
         return tuple(name for name in ORDER if name in used)
 
     def versions(self) -> dict[str, tuple[str, ...]]:
-        """Set that is read -> the versions of its images that views and the guide use."""
+        """Set that is read -> the versions of its images that views and the guide use, besides "image"."""
         used = {(view.of, view.version) for view in self.views().values()}
         if self.guide:
             used |= {(name, self.guide.version) for name in self.guide.sets}
-        return {name: tuple(sorted(v for of, v in used if of == name)) for name in self.loaded_sets()}
+        return {name: tuple(sorted(v for of, v in used if of == name and v != "image")) for name in self.loaded_sets()}
 
     def branches(self) -> dict[str, tuple[str, ...]]:
         """Branch -> the sets of images on which a term trains it, the teacher first."""
@@ -147,13 +147,15 @@ class Method:
 
 DUAL = {"s": 0.5, "student_s": 0.5, "teacher_w": 0.5, "w": 0.5}
 """Both branches learn from all labels."""
+LOWER_BOUND = Method({"s": 1.0})
+COPY_PASTE = Method({"s": 1.0, "dice": 1.0}, mix="strong")
 METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the strong images only.
-    "lower_bound": Method({"s": 1.0}),
+    "lower_bound": LOWER_BOUND,
     # One branch: full cross-entropy on strong images, partial on weak ones (a baseline of arXiv 2012.08051).
     "single": Method({"s": 1.0, "teacher_w": 0.05}),
     # Two stages: the lower bound's predictions on the weak images, used as full masks (a baseline of arXiv 2109.10902).
-    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, previous="lower_bound"),
+    "proposals": Method({"s": 1.0, "proposal": 1.0}, guide=PROPOSALS, previous=LOWER_BOUND),
     # Two branches that share only the encoder; the student learns from weak labels (Luo and Yang, ECCV 2020).
     "decoupled": Method({"s": 1.0, "w": 0.05}),
     # Entropy without distillation: may collapse to one class, as arXiv 2012.08051 warns.
@@ -193,19 +195,22 @@ METHODS: Mapping[str, Method] = {
     ),
     # Copy-paste of boxes among strong images, and BCP (Bai et al., CVPR 2023), which starts from it: boxes move between
     # strong and weak images, whose labels are guesses of the average. Annotations override guesses.
-    "copy_paste": Method({"s": 1.0}, mix="strong"),
+    "copy_paste": COPY_PASTE,
     "bcp": Method(
-        {"s": 1.0, "proposal": 0.5},
+        {"s": 1.0, "dice": 1.0, "proposal": 0.5, "proposal_dice": 0.5},
         mix="exchange",
         guide=CLEANED,
-        previous="copy_paste",
+        previous=COPY_PASTE,
         continues=True,
         ema_decay=0.99,
     ),
     # UniMatch (Yang et al., CVPR 2023): guesses of the trained network on plain images teach it two strongly augmented
     # and mixed views, and perturbed features, where they are confident. Annotations override guesses.
     "unimatch": Method(
-        {"s": 1.0, "proposal_dice": 1.0, "perturbed_dice": 1.0}, mix="views", guide=CONFIDENT, confidence=0.95
+        {"s": 1.0, "dice": 1.0, "proposal_dice": 1.0, "perturbed_dice": 1.0},
+        mix="views",
+        guide=CONFIDENT,
+        confidence=0.95,
     ),
     # Cross pseudo supervision: each branch learns the other's arg-max (Chen et al., CVPR 2021); the encoder is shared.
     "cps": Method({"s": 1.0, "student_s": 1.0, "teacher_cross": 1.5, "student_cross": 1.5}),

@@ -226,9 +226,8 @@ def make_augment(
             images = arrays["image"].astype(jnp.float32)
             label_maps = {name: array.astype(jnp.int32) for name, array in arrays.items() if name != "image"}
             keys = random.split(random.fold_in(key, number), len(images))
-            further = [name for name in versions.get(image_set, ()) if name != "image"]
             augmented[image_set] = augment(
-                images, label_maps, keys, strengths, size=size, fill_values=fill_values, versions=further
+                images, label_maps, keys, strengths, size=size, fill_values=fill_values, versions=versions[image_set]
             )
         return augmented
 

@@ -39,7 +39,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> TrainState:
         training has diverged.
       Interrupted: SIGINT or SIGTERM was received; the state is saved.
     """
-    config, stages = experiment.config, experiment.method.stages()  # one stage, except for "proposals"
+    config, stages = experiment.config, experiment.method.stages()  # mostly one stage
     mesh, optimizer = make_mesh(), make_optimizer(config)
     manager = checkpoints.open_manager(workdir, config.train.keep)
     done, state = _initial_or_restored(config, stages, optimizer, manager, workdir, mesh)

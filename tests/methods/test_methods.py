@@ -43,7 +43,8 @@ def test_the_table_is_valid(name):
     assert set(method.rampup) <= set(method.terms)
     assert all(getattr(method, key) in choices for key, choices in CHOICES.items())
     assert all(0 < weight < math.inf for weight in method.terms.values())
-    assert bool(method.guide) == bool(method.guided_terms()) and (method.previous is None or method.previous in METHODS)
+    assert bool(method.guide) == bool(method.guided_terms())
+    assert method.previous is None or method.previous in METHODS.values()
 
 
 def test_settings_replace_the_tables_values():
@@ -95,7 +96,7 @@ def test_an_unused_guide_is_removed():
 @pytest.mark.parametrize("name", METHODS)
 def test_dice_is_optional_and_changes_no_branch(name):
     method = resolved(name, {"dice": 0.5})
-    assert "dice" not in METHODS[name].terms and method.terms == {**METHODS[name].terms, "dice": 0.5}
+    assert method.terms == {**METHODS[name].terms, "dice": 0.5}
     assert method.branches() == METHODS[name].branches() and method.sets() == METHODS[name].sets()
 
 
@@ -105,7 +106,7 @@ def test_dice_goes_beside_each_cross_entropy_with_labels():
     assert resolved("kl", {"w_dice": 0.0}, dice=1.0).terms == {"s": 1.0, "w": 0.05, "kd": 1.0, "dice": 1.0}
     for name, method in METHODS.items():
         added = resolved(name, dice=1.0)
-        assert added.terms.keys() - method.terms.keys() == {DICE_OF[term] for term in DICE_OF if term in method.terms}
+        assert added.terms.keys() == method.terms.keys() | {DICE_OF[term] for term in DICE_OF if term in method.terms}
         assert added.branches() == method.branches() and added.sets() == method.sets()
 
 
@@ -114,6 +115,18 @@ def test_stages():
     assert METHODS["bcp"].stages() == (METHODS["copy_paste"], METHODS["bcp"])
     for name in set(METHODS) - {"proposals", "bcp"}:
         assert METHODS[name].stages() == (METHODS[name],)
+
+
+def test_settings_of_labels_and_dice_apply_to_the_stage_before():
+    before = resolved("proposals", dice=0.5, dice_sums="images").previous
+    assert before.terms == {"s": 1.0, "dice": 0.5} and before.dice_sums == "images"
+    assert resolved("bcp", dice=0.5).previous == METHODS["copy_paste"]  # which has a Dice term
+
+
+def test_a_stage_that_continues_keeps_the_one_before_without_a_guide():
+    without = resolved("bcp", {"proposal": 0.0, "proposal_dice": 0.0})
+    assert without.guide is None and without.stages() == (METHODS["copy_paste"], without)
+    assert resolved("proposals", {"proposal": 0.0}).stages() == (resolved("proposals", {"proposal": 0.0}),)
 
 
 @pytest.mark.parametrize(
