@@ -27,9 +27,11 @@ MISSING_DEFAULTS = {
     "data.channels": 1,
     "data.directions": None,
     "data.units": None,
+    "method.class_weights": {},
     "method.weak_weight": None,
     "method.dice": None,
     "method.mix": "none",
+    "method.confidence": None,
     "model.name": "unet",
     "model.norm": "batch",
     "model.deep_supervision": False,
@@ -49,7 +51,7 @@ def completed(config: dict) -> dict:
     config = copy.deepcopy(config)
     for key, value in MISSING_DEFAULTS.items():
         *groups, name = key.split(".")
-        functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, value)
+        functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, copy.copy(value))
     method = config["method"]
     for group, zero in (("terms", 0.0), ("rampup", 0)):
         values = method.get(group) or {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 from etils import epath
 import jax
@@ -14,6 +15,7 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.methods.terms import TERMS
 from msl_jax.runs import checkpoints, journal
 from msl_jax.runs.config import claim, read_config
+from msl_jax.settings.older import completed
 from msl_jax.training.loop import train
 from msl_jax.training.sweep import is_done
 from trees import unequal
@@ -76,6 +78,16 @@ def broken_off(go, tmp_path, monkeypatch):
     workdir = epath.Path(tmp_path) / "older"
     edit(workdir, without("dice"))
     return workdir
+
+
+def test_every_setting_has_a_value_for_the_oldest_run(tiny_config):
+    """A kept run of the first version lacks most settings; the value of each is known, or follows from the data."""
+    kept = pathlib.Path(__file__).parents[2] / "configs/results/acdc_cpu/kl_ent/strong3/seed0/config.json"
+    oldest = completed(json.loads(kept.read_text()))
+    now = json.loads(open_experiment(tiny_config("method=kl_ent")).config.to_json())
+    for group in now:
+        if isinstance(now[group], dict):
+            assert now[group].keys() <= oldest[group].keys(), group
 
 
 def test_a_run_older_than_a_term_resumes_bit_for_bit(go, broken_off, monkeypatch):
