@@ -1,11 +1,13 @@
 """Defaults for settings and terms missing from the config.json of older runs."""
 
+from collections.abc import Mapping
 import copy
 import functools
+from typing import Any
 
 from msl_jax.methods.terms import DICE_OF, TERMS
 
-MISSING_DEFAULTS = {
+MISSING_DEFAULTS: Mapping[str, Any] = {
     "init_from": None,
     "data.labels": "",
     "data.unlabeled": 255,
@@ -51,7 +53,8 @@ def completed(config: dict) -> dict:
     config = copy.deepcopy(config)
     for key, value in MISSING_DEFAULTS.items():
         *groups, name = key.split(".")
-        functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config).setdefault(name, copy.copy(value))
+        tree = functools.reduce(lambda tree, group: tree.setdefault(group, {}), groups, config)
+        tree.setdefault(name, copy.copy(value))
     method = config["method"]
     for group, zero in (("terms", 0.0), ("rampup", 0)):
         values = method.get(group) or {}
