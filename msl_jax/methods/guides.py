@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from msl_jax.labels import UNLABELED
 from msl_jax.methods.components import largest_components
+from msl_jax.models.dual_branch import BRANCHES
 
 Targets = Mapping[str, jax.Array]
 GIVEN = ("noise", "passes", "confidence")
@@ -108,7 +109,7 @@ def certain_average(asked: Asked) -> Targets:
 
 
 def hard(logits: jax.Array) -> jax.Array:
-    """The most probable class, int32 (groups, n, y, x)."""
+    """The most probable class of logits or probabilities, int32 (groups, n, y, x)."""
     return logits.argmax(-1).astype(jnp.int32)
 
 
@@ -139,8 +140,24 @@ def confident(asked: Asked) -> Targets:
     return {"proposal": overridden(jnp.where(sure, hard(logits), UNLABELED), asked.arrays["weak_label"])}
 
 
+def reliable(asked: Asked) -> Targets:
+    """Second stage of DMSPS (Han et al., MedIA 2024): the mean of both branches' probabilities, where it is certain.
+
+    "proposal" is its most probable class where its entropy is below 0.1 log(classes), of a structure only the largest
+    component; UNLABELED elsewhere. Annotations override it.
+    """
+    logits = asked.predict(asked.arrays["image"], asked.key, branches=BRANCHES)
+    mean = sum(jax.nn.softmax(logits[branch]) for branch in BRANCHES) / len(BRANCHES)
+    classes = mean.shape[-1]
+    certain = jax.scipy.special.entr(mean).sum(-1) < 0.1 * jnp.log(jnp.float32(classes))
+    guess = jnp.where(certain, hard(mean), classes)  # the uncertain pixels are one class more
+    kept = jax.vmap(lambda labels: largest_components(labels, classes + 1))(guess)
+    return {"proposal": overridden(jnp.where(certain & (kept == guess), guess, UNLABELED), asked.arrays["weak_label"])}
+
+
 AVERAGE = Guide(average, target_names=("target", "certain"))
 CERTAIN_AVERAGE = Guide(certain_average, target_names=("target", "certain"))
 PROPOSALS = Guide(proposals, target_names=("proposal",))
 CLEANED = Guide(cleaned, target_names=("proposal",))
+RELIABLE = Guide(reliable, target_names=("proposal",))
 CONFIDENT = Guide(confident, target_names=("proposal",), version="plain")

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, Guide
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, RELIABLE, Guide
 from msl_jax.methods.losses import MEANS
 from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.terms import TERMS, Term
@@ -40,6 +40,7 @@ class Method:
         neither full labels nor a teacher constrain the weak images. None for a network without batch norm.
       all_strong: use every training patient's full mask and ignore config.data.strong.
       dropout: rate at the coarsest level.
+      feature_dropout: branch -> rate at which the features are dropped that its decoder gets in training.
       guide: how a second network makes further targets; None for no guide.
       previous: the stage before this one; None for a single stage.
       continues: whether training starts with the weights of the stage before.
@@ -60,6 +61,7 @@ class Method:
     batch_norm: str | None = "apart"
     all_strong: bool = False
     dropout: float = 0.0
+    feature_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
     guide: Guide | None = None
     previous: "Method | None" = None
     continues: bool = False
@@ -145,9 +147,10 @@ class Method:
         return {branch: names for branch, names in sets.items() if names}
 
 
-DUAL = {"s": 0.5, "student_s": 0.5, "teacher_w": 0.5, "w": 0.5}
+DUAL = {"s": 1.0, "student_s": 1.0, "teacher_w": 1.0, "w": 1.0}
 """Both branches learn from all labels."""
 LOWER_BOUND = Method({"s": 1.0})
+DMSPS_FIRST = Method(DUAL | {"mixture_soft": 16.0}, w_on="weak", feature_dropout={"student": 0.5})
 COPY_PASTE = Method({"s": 1.0, "dice": 1.0}, mix="strong")
 METHODS: Mapping[str, Method] = {
     # Full cross-entropy on the strong images only.
@@ -169,9 +172,17 @@ METHODS: Mapping[str, Method] = {
     # Scribbles as the only other labels: partial cross-entropy with every label, in one branch.
     "partial_ce": Method({"s": 1.0, "teacher_w": 1.0}),
     # Two branches learn a random mixture of both: its arg-max (DMPLS: Luo et al., MICCAI 2022), or its probabilities
-    # (DMSPS: Han et al., MedIA 2024). Each learns from all labels, with half the weight.
-    "dmpls": Method(DUAL | {"mixture_hard": 0.5}, w_on="weak"),
-    "dmsps": Method(DUAL | {"mixture_soft": 8.0}, w_on="weak"),
+    # (DMSPS: Han et al., MedIA 2024). All weights are twice the published ones, so that those of labels are 1. The second
+    # stage of DMSPS goes on from the first one and learns from its certain guesses, too.
+    "dmpls": Method(DUAL | {"mixture_hard": 1.0}, w_on="weak", feature_dropout={"student": 0.5}),
+    "dmsps_first": DMSPS_FIRST,
+    "dmsps": Method(
+        {"s": 1.0, "student_s": 1.0, "proposal": 1.0, "student_proposal": 1.0, "mixture_soft": 16.0},
+        feature_dropout={"student": 0.5},
+        guide=RELIABLE,
+        previous=DMSPS_FIRST,
+        continues=True,
+    ),
     # From here on semi-supervised: weak labels are not used. Entropy on weak images (ADVENT: Vu et al., CVPR 2019).
     "entropy_min": Method({"s": 1.0, "teacher_ent": 0.001}),
     # Consistency with a moving average of the network (Tarvainen and Valpola, NeurIPS 2017: 40,000 steps, initial decay

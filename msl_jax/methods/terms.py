@@ -125,11 +125,13 @@ TERMS: Mapping[str, Term] = {
         guide_targets=("target", "certain"),
     ),
     "proposal": _cross_entropy("teacher", "weak", "proposal", guide_targets=("proposal",)),
+    "student_proposal": _cross_entropy("student", "weak", "proposal", guide_targets=("proposal",)),
     "dice": _dice("teacher", "strong", "label"),
     "w_dice": _dice("student", "w_on", "weak_label"),
     "student_s_dice": _dice("student", "strong", "label"),
     "teacher_w_dice": _dice("teacher", "weak", "weak_label"),
     "proposal_dice": _dice("teacher", "weak", "proposal", guide_targets=("proposal",)),
+    "student_proposal_dice": _dice("student", "weak", "proposal", guide_targets=("proposal",)),
     "perturbed_dice": _dice("teacher", "perturbed", "proposal", guide_targets=("proposal",)),
 }
 DICE_OF: Mapping[str, str] = {
@@ -138,5 +140,6 @@ DICE_OF: Mapping[str, str] = {
     "student_s": "student_s_dice",
     "teacher_w": "teacher_w_dice",
     "proposal": "proposal_dice",
+    "student_proposal": "student_proposal_dice",
 }
 """Cross-entropy term -> the Dice term with the same labels, which config.method.dice adds."""

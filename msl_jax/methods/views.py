@@ -11,18 +11,18 @@ class View:
     Attributes:
       of: the set whose images and labels it has.
       version: which version of its images, a key of VERSIONS in training/augmentation.py.
-      feature_dropout: rate at which the encoder's channels are dropped before the decoders.
+      channel_dropout: rate at which the encoder's channels are dropped before the decoders.
     """
 
     of: str
     version: str
-    feature_dropout: float = 0.0
+    channel_dropout: float = 0.0
 
 
 VIEWS: Mapping[str, View] = {
     # UniMatch (Yang et al., CVPR 2023): a second strongly augmented view, and perturbed features of the plain images.
     "again": View("weak", "again"),
-    "perturbed": View("weak", "plain", feature_dropout=0.5),
+    "perturbed": View("weak", "plain", channel_dropout=0.5),
 }
 SETS: Mapping[str, tuple[str, ...]] = {
     "strong": ("strong",),

@@ -82,6 +82,7 @@ class DualBranchUNet(nn.Module):
         trained: Sets,
         train: bool,
         watched: Sets | None = None,
+        channel_dropout: Mapping[str, float] | None = None,
         feature_dropout: Mapping[str, float] | None = None,
     ) -> dict[str, dict[str, jax.Array]]:
         """Runs the encoder on all images and each decoder on the image sets requested for its branch.
@@ -95,7 +96,9 @@ class DualBranchUNet(nn.Module):
           watched: branch -> sets on which its output is only a target: its decoder (not the encoder)
             runs as in evaluation, with running statistics and without gradient. In its training batch these sets would
             shift the batch statistics, and the decoder would learn to tell the sets apart.
-          feature_dropout: set -> rate at which channels of its feature maps are dropped in training, as in UniMatch.
+          channel_dropout: set -> rate at which channels of its feature maps are dropped in training, as in UniMatch.
+          feature_dropout: branch -> rate at which single features of its decoder's input are dropped in training, as in
+            the auxiliary decoder of DMPLS and DMSPS.
 
         Returns:
           Branch -> set -> float32 logits (groups, n, y, x, classes), for trained and watched sets. With several levels
@@ -116,12 +119,13 @@ class DualBranchUNet(nn.Module):
         }
 
         def features_of(level: jax.Array, name: str) -> jax.Array:
-            rate = (feature_dropout or {}).get(name, 0.0)
+            rate = (channel_dropout or {}).get(name, 0.0)
             return nn.Dropout(rate, broadcast_dims=(2, 3), deterministic=not train)(level[:, rows[name]])
 
         def decode(branch: str, sets: Sequence[str], train: bool) -> dict[str, dict[str, jax.Array]]:
             selected = [jnp.concatenate([features_of(level, name) for name in sets], axis=1) for level in grouped]
-            out = decoders[branch]([level.reshape(-1, *level.shape[2:]) for level in selected], train)
+            drop = nn.Dropout((feature_dropout or {}).get(branch, 0.0), deterministic=not train)
+            out = decoders[branch]([drop(level.reshape(-1, *level.shape[2:])) for level in selected], train)
             finest, *coarser = out if isinstance(out, list) else [out]
             outputs = [out.reshape(groups, -1, *out.shape[1:]) for out in (unet.resize(finest, (y, x)), *coarser)]
             spans = _rows_of({name: images[name] for name in sets})

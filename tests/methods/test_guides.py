@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, Asked
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, RELIABLE, Asked
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
@@ -32,7 +32,7 @@ def random_in_training(images, key, train=False):
     return {"teacher": logits * sign if train else logits}
 
 
-@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, CONFIDENT])
+@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, RELIABLE, CONFIDENT])
 def test_names_and_shapes_of_targets(guide):
     targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4))
     assert tuple(targets) == guide.target_names
@@ -105,3 +105,20 @@ def test_unconfident_guesses_are_left_out_and_annotations_override_them():
     expected[0, 0, 0, 0], expected[0, 1, 0, 0] = 1, 0
     assert set(np.unique(expected)) == {0, 1, UNLABELED}
     np.testing.assert_array_equal(proposal, expected)
+
+
+def test_reliable_guesses_are_certain_in_the_mean_of_both_branches_and_in_the_largest_component():
+    """The entropy of (0.01, 0.99) is 0.081 log 2, that of (0.02, 0.98) 0.141 log 2; the threshold is 0.1 log 2."""
+    of_teacher = jnp.array([[0.99, 0.99, 0.98, 0.99], [0.01, 0.01, 0.01, 0.02], [0.01, 0.01, 0.01, 0.99]])[None, None]
+    of_student = of_teacher.at[0, 0, 1, 0].set(0.05)  # 0.03 in the mean
+
+    def predict(images, key, branches):
+        probabilities = {"teacher": of_teacher, "student": of_student}
+        return {b: jnp.log(jnp.stack([1 - probabilities[b], probabilities[b]], -1)) for b in branches}
+
+    weak_label = jnp.full(of_teacher.shape, UNLABELED).at[0, 0, 0, 2].set(1).at[0, 0, 2, 0].set(1)
+    arrays = {"image": of_teacher[..., None], "weak_label": weak_label}
+    proposal = RELIABLE.targets(Asked(predict, arrays, KEY, jnp.float32(1)))["proposal"]
+    u = UNLABELED
+    assert proposal.dtype == jnp.int32
+    assert proposal[0, 0].tolist() == [[1, 1, 1, u], [u, 0, 0, u], [1, 0, 0, u]]

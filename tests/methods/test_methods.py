@@ -113,7 +113,8 @@ def test_dice_goes_beside_each_cross_entropy_with_labels():
 def test_stages():
     assert METHODS["proposals"].stages() == (METHODS["lower_bound"], METHODS["proposals"])
     assert METHODS["bcp"].stages() == (METHODS["copy_paste"], METHODS["bcp"])
-    for name in set(METHODS) - {"proposals", "bcp"}:
+    assert METHODS["dmsps"].stages() == (METHODS["dmsps_first"], METHODS["dmsps"])
+    for name in set(METHODS) - {"proposals", "bcp", "dmsps"}:
         assert METHODS[name].stages() == (METHODS[name],)
 
 
@@ -242,6 +243,7 @@ def test_w_on_sets_the_images_whose_weak_labels_train_the_student(w_on):
 UNGUIDED = sorted(name for name, term in TERMS.items() if name != "s" and not term.guide_targets)
 OF_BOTH = {"mixture_hard", "mixture_soft"}
 OF_STUDENT = {"w", "kd", "ent", "pseudo", "student_s", "student_cross", "w_dice", "student_s_dice", *OF_BOTH}
+OF_STUDENT |= {"student_proposal", "student_proposal_dice"}
 
 
 @given(
@@ -282,10 +284,12 @@ def test_each_term_trains_its_branch():
         "w_dice": {"weak_label"},
         "student_s_dice": {"label"},
         "teacher_w_dice": {"weak_label"},
+        "student_proposal": {"proposal"},
         "proposal_dice": {"proposal"},
+        "student_proposal_dice": {"proposal"},
         "perturbed_dice": {"proposal"},
     }
-    weighted = {"s", "student_s", "w", "teacher_w", "proposal"}
+    weighted = {"s", "student_s", "w", "teacher_w", "proposal", "student_proposal"}
     for name, term in TERMS.items():
         mean, draw = METHODS["kl"].mean_of(name), jax.random.key(0)
         value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, (), draw)

@@ -269,3 +269,23 @@ def test_a_watched_branch_decodes_as_in_evaluation_without_gradient(variables, o
     watched_logits = result[0]["teacher"][:, watched]
     np.testing.assert_allclose(watched_logits.reshape(expected.shape), expected, atol=1e-3)
     assert not any(g.any() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("option", ["channel_dropout", "feature_dropout"])
+def test_dropout_of_features_affects_its_set_or_branch_in_training_only(option):
+    """Instance norm, so that a set does not affect others through batch statistics."""
+    model = DualBranchUNet(width=4, depth=3, classes=3, norm="instance")
+    variables = sample(shapes(model)[1])
+
+    def logits(train, **options):
+        rngs = {"dropout": jax.random.key(1)}
+        out = model.apply(variables, sets(IMAGES), set_names(ALL, IMAGES), train=train, rngs=rngs, **options)
+        return jax.tree.map(np.asarray, out)
+
+    def same(ours, theirs):
+        return {(b, name): np.array_equal(array, theirs[b][name]) for b in ours for name, array in ours[b].items()}
+
+    dropped = {"channel_dropout": {"1": 0.5}, "feature_dropout": {"student": 0.5}}[option]
+    assert all(same(logits(False), logits(False, **{option: dropped})).values())
+    for (branch, name), equal in same(logits(True), logits(True, **{option: dropped})).items():
+        assert equal == (name not in dropped and branch not in dropped)

@@ -1,5 +1,6 @@
 """The pages: links lead somewhere, what they name exists, and the modules of the page on extending work."""
 
+import json
 import re
 import tomllib
 
@@ -86,6 +87,16 @@ def test_a_loss_and_a_method_are_added_as_the_page_says(command, folder, tiny_fl
     header, row = (folder / "run" / "metrics.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
     assert 0 < float(values["doubt"]) < 1
+
+
+def test_a_guide_and_a_mix_are_added_as_the_page_says(command, folder, tiny_flags):
+    small = [*tiny_flags, "--config.train.steps=1", "--workdir=run"]
+    code, err = command("main", "--plugins=my_guesses", "--config=phantom:method=agreement", *small)
+    assert code is None, err
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["method"]["mix"] == "thirds"
+    header, row = (folder / "run" / "metrics.csv").read_text().splitlines()
+    assert float(dict(zip(header.split(","), row.split(","), strict=True))["student_proposal"]) > 0
 
 
 def test_a_data_set_is_added_as_the_page_says(command, folder, cache, capsys):
