@@ -172,7 +172,7 @@ METHODS: Mapping[str, Method] = {
     # Scribbles as the only other labels: partial cross-entropy with every label, in one branch.
     "partial_ce": Method({"s": 1.0, "teacher_w": 1.0}),
     # Two branches learn a random mixture of both: its arg-max (DMPLS: Luo et al., MICCAI 2022), or its probabilities
-    # (DMSPS: Han et al., MedIA 2024). All weights are twice the published ones, so that those of labels are 1. The second
+    # (DMSPS: Han et al., MedIA 2024). Weights are twice the published ones, so that those of labels are 1. The second
     # stage of DMSPS goes on from the first one and learns from its certain guesses, too.
     "dmpls": Method(DUAL | {"mixture_hard": 1.0}, w_on="weak", feature_dropout={"student": 0.5}),
     "dmsps_first": DMSPS_FIRST,
