@@ -118,7 +118,12 @@ class Run:
             return self._ensemble.keep_largest(label_map, self._ensemble.selected_structures(branch))
 
     def probabilities(
-        self, image: np.ndarray, *, spacing: Sequence[float] | None = None, branch: str | None = None
+        self,
+        image: np.ndarray,
+        *,
+        spacing: Sequence[float] | None = None,
+        branch: str | None = None,
+        calibrated: bool = False,
     ) -> np.ndarray:
         """The probability of each class in each voxel of a volume; with several runs, the mean.
 
@@ -126,17 +131,19 @@ class Run:
           image: as in `predict`.
           spacing: as in `predict`.
           branch: as in `predict`.
+          calibrated: scale each run's probabilities by the temperature that was fitted on its validation cases.
 
         Returns:
           float32 (slice, y, x, class) on the volume's own grid, background first, then as in `config.data.classes`.
 
         Raises:
-          InputError: as `predict`.
+          InputError: as `predict`, or a run has no temperature.
         """
         voxels, spacing = self._voxels(image), self._spacing(spacing)
         with _command_environment():
-            self._ensemble.load(branch)
-            return self._ensemble.probabilities(voxels, spacing, self._ensemble.turns_of_slices(), branch)
+            self._ensemble.load(branch, calibrated)
+            turns = self._ensemble.turns_of_slices()
+            return self._ensemble.probabilities(voxels, spacing, turns, branch, calibrated=calibrated)
 
     def _voxels(self, image: np.ndarray) -> np.ndarray:
         """An image as float32 (slice, y, x, channel); raises InputError if it cannot be segmented."""

@@ -23,6 +23,7 @@ def main(_) -> None:
         pathlib.Path(OUTPUT.value),
         branch=BRANCH.value,
         save_probabilities=SAVE_PROBABILITIES.value,
+        calibrated=CALIBRATED.value,
         largest_component=LARGEST_COMPONENT.value,
         overwrite=OVERWRITE.value,
         skip_existing=SKIP_EXISTING.value,
@@ -45,6 +46,9 @@ if __name__ == "__main__":
     )
     SAVE_PROBABILITIES = flags.DEFINE_bool(
         "save_probabilities", False, "Also write NAME_prob: a probability for each class, background first."
+    )
+    CALIBRATED = flags.DEFINE_bool(
+        "calibrated", False, "Scale probabilities by the temperature that was fitted on each run's validation cases."
     )
     LARGEST_COMPONENT = flags.DEFINE_bool(
         "largest_component",

@@ -122,21 +122,31 @@ def summarise(sums: Sums) -> dict[str, Any]:
     }
 
 
-def markdown(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of branch -> result of `summarise`: ECE and confidence in percent, entropy in nats."""
-    header = ["branch", "ECE %", "ECE on predicted structure %", "confidence where wrong %"]
-    header += ["entropy on foreground", "entropy on background"]
+HEADER = ("branch", "temperature", "ECE %", "ECE on predicted structure %", "confidence where wrong %")
+HEADER += ("entropy on foreground", "entropy on background")
+NOTE = (
+    f"ECE is the expected calibration error with {BINS} bins, over all voxels of all cases and over those that the "
+    "branch labels as a structure; entropy is the mean in nats over the reference's foreground and background. At a "
+    "temperature other than 1, probabilities are scaled as predict --calibrated does."
+)
+
+
+def table(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows under HEADER: each branch of test.json without and, where it was measured, with its temperature."""
     rows = []
-    for branch, summary in summaries.items():
-        cells = [_cell(summary["ece"], 100, 2), _cell(summary["ece_predicted"], 100, 2)]
-        cells += [_cell(summary["confidence_where_wrong"], 100, 1)]
-        cells += [_cell(summary["entropy"][key], 1, 3) for key in ("foreground", "background")]
-        rows.append([branch, *cells])
-    note = (
-        f"ECE is the expected calibration error with {BINS} bins, over all voxels of all cases and over those that the "
-        "branch labels as a structure; entropy is the mean in nats over the reference's foreground and background."
-    )
-    return f"{text.markdown(header, rows)}\n\n{note}"
+    for branch, summary in results["calibration"].items():
+        for measured in (summary, results.get("calibration_scaled", {}).get(branch)):
+            if measured:
+                cells = [_cell(measured.get("temperature", 1.0), 1, 2), _cell(measured["ece"], 100, 2)]
+                cells += [_cell(measured["ece_predicted"], 100, 2), _cell(measured["confidence_where_wrong"], 100, 1)]
+                cells += [_cell(measured["entropy"][key], 1, 3) for key in ("foreground", "background")]
+                rows.append([branch, *cells])
+    return rows
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """`table` with a note; ECE and confidence in percent, entropy in nats."""
+    return f"{text.markdown(list(HEADER), table(results))}\n\n{NOTE}"
 
 
 def _check(probabilities: np.ndarray, classes: np.ndarray) -> None:

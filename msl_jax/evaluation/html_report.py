@@ -13,7 +13,7 @@ from etils import epath
 
 from msl_jax.data.case import ROLES
 from msl_jax.errors import InputError
-from msl_jax.evaluation import comparison
+from msl_jax.evaluation import calibration, comparison
 from msl_jax.evaluation.comparison import Finished
 from msl_jax.evaluation.metrics import METRICS
 from msl_jax.pictures import charts, plots
@@ -130,6 +130,8 @@ def _sections(run: Finished, folder: pathlib.Path) -> Iterable[str]:
             plots.png(charts.reliability(results["calibration"])),
             "Accuracy against confidence of each branch on the test cases.",
         )
+        rows = [list(map(Cell, row)) for row in calibration.table(results)]
+        yield _table(calibration.HEADER, rows) + f"<p>{html.escape(calibration.NOTE)}</p>"
     for rank, caption in RANKS.items():
         for path in sorted((folder / "results" / "overlays").glob(f"{rank}_*.png")):
             yield _picture(path.read_bytes(), f"{caption} of the test: {path.stem.removeprefix(rank + '_')}.")

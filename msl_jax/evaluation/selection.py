@@ -1,4 +1,4 @@
-"""Decides on the validation cases with which branch a run predicts, and where only the largest component is kept.
+"""Decides on the validation cases how a run predicts: its branch, largest components, and temperatures.
 
 All-but-largest-component suppression is chosen as by nnU-Net (Isensee et al., Nature Methods 18, 2021): for a structure
 whose validation Dice it raises. Here it is decided for every structure and branch on its own.
@@ -6,6 +6,7 @@ whose validation Dice it raises. Here it is decided for every structure and bran
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import math
 from typing import NamedTuple
 
 from etils import epath
@@ -14,8 +15,9 @@ import numpy as np
 
 from msl_jax.evaluation import metrics
 from msl_jax.experiments.experiment import Experiment
+from msl_jax.inference import temperature
 from msl_jax.inference.components import largest_components
-from msl_jax.inference.segmenter import load_network
+from msl_jax.inference.segmenter import joined, load_network, most_probable
 from msl_jax.labels import UNLABELED
 from msl_jax.runs.selection import Selection, undecided, write
 
@@ -55,13 +57,24 @@ def select(experiment: Experiment, workdir: epath.Path) -> tuple[Selection, list
     config, patients = experiment.config, experiment.split["validation"]
     segmenter, variables, step = load_network(workdir, config.eval.checkpoint)
     class_of_value = segmenter.preparation.class_of_value()
-    cases = (
-        (class_of_value[case.mask], segmenter.classes(variables, case.image, case.spacing))
-        for case in map(experiment.data.case, experiment.entries(patients))
-    )
-    structures = experiment.structures(patients)
-    validation = validate(cases, structures) if structures else {}
-    selection = decide(config, step, validation)
+    entries, structures = experiment.entries(patients), experiment.structures(patients)
+    drawn: dict[str, list[temperature.Voxels]] = {branch: [] for branch in segmenter.branches}
+
+    def cases() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        for number, entry in enumerate(entries):
+            case, classes = experiment.data.case(entry), []
+            reference = class_of_value[case.mask]
+            of_slice = temperature.VOXELS / (len(entries) * len(reference))
+            for slices, slab in segmenter.slabs(variables, case.image, case.spacing):
+                classes.append(most_probable(slab))
+                share, seed = math.ceil(of_slice * (slices.stop - slices.start)), (number, slices.start)
+                for branch, probabilities in slab.items():
+                    drawn[branch].append(temperature.draw(probabilities, reference[slices], share, seed))
+            yield reference, joined(classes)
+
+    validation = validate(cases(), structures) if structures else {}
+    temperatures = {branch: temperature.fit(drawn[branch]) for branch in validation}
+    selection = dataclasses.replace(decide(config, step, validation), temperature=temperatures)
     write(selection, workdir)
     return selection, list(shortcomings(config, selection, validation))
 

@@ -24,6 +24,7 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.components import largest_components
 from msl_jax.inference.images import units_differ
 from msl_jax.inference.segmenter import Segmenter, load_network
+from msl_jax.inference.temperature import scaled
 from msl_jax.labels import UNLABELED
 from msl_jax.models.initial import Variables
 from msl_jax.pictures import charts, plots
@@ -87,6 +88,7 @@ def score_test(
     variables: Variables,
     turn: Turn = UNTURNED,
     largest: Largest = MappingProxyType({}),
+    temperatures: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], list[Row]]:
     """Scores a network on the test split, over labelled voxels and the structures of `Experiment.scored`.
 
@@ -96,11 +98,13 @@ def score_test(
       variables: its variables.
       turn: how to reorient the experiment's volumes for the network.
       largest: the structures of which only the largest component is scored.
+      temperatures: branch -> temperature of its probabilities; calibration is measured without and with it.
 
     Returns:
       The content of test.json (the result of `results`, "protocol" and "mirror" from config.eval, "postprocess" with
-      config.eval.postprocess as "setting" and `largest` as "largest_component", and "calibration" with branch ->
-      `calibration.summarise`), and a row per case and branch.
+      config.eval.postprocess as "setting" and `largest` as "largest_component", "calibration" with branch ->
+      `calibration.summarise`, and "calibration_scaled" with that at the branch's "temperature"), and a row per case and
+      branch.
 
     Raises:
       InputError: the network's probabilities are not finite.
@@ -108,6 +112,7 @@ def score_test(
     structures = experiment.scored()
     rows, units = [], set()
     sums: dict[str, list[calibration.Sums]] = {branch: [] for branch in segmenter.branches}
+    scaled_sums: dict[str, list[calibration.Sums]] = {branch: [] for branch in temperatures}
     for entry in experiment.entries(experiment.split["test"]):
         case = case_to_score(experiment, entry, segmenter.preparation.size, turn)
         units.add(case.units)
@@ -119,7 +124,11 @@ def score_test(
                 _check_finite(probabilities, branch, case.name)
                 classes[branch][slices] = probabilities.argmax(-1)
                 labelled = known[slices]
-                sums[branch].append(calibration.measure(probabilities[labelled], reference[slices][labelled]))
+                of_voxels, of_reference = probabilities[labelled], reference[slices][labelled]
+                sums[branch].append(calibration.measure(of_voxels, of_reference))
+                if branch in temperatures:
+                    of_voxels = scaled(of_voxels, temperatures[branch])
+                    scaled_sums[branch].append(calibration.measure(of_voxels, of_reference))
         for branch, predicted in _keep_largest(classes, structures, largest).items():
             scores = score(np.where(known, predicted, 0), reference, structures, case.spacing)
             rows.append({"case": case.name, "patient": case.patient, "branch": branch, "scores": scores})
@@ -131,6 +140,10 @@ def score_test(
     }
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(slab_sums)) for branch, slab_sums in sums.items()
+    }
+    summary["calibration_scaled"] = {
+        branch: {"temperature": temperatures[branch], **calibration.summarise(calibration.total(slab_sums))}
+        for branch, slab_sums in scaled_sums.items()
     }
     return summary, rows
 
@@ -153,7 +166,8 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path) -> tuple[dict[str, Any
     segmenter, variables, turn = load_for(experiment, workdir)
     run_config = read_config(workdir)
     run_config.eval = experiment.config.eval
-    return score_test(experiment, segmenter, variables, turn, selection.read(workdir, run_config).largest_component)
+    selected = selection.read(workdir, run_config)
+    return score_test(experiment, segmenter, variables, turn, selected.largest_component, selected.temperature)
 
 
 def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]:
@@ -169,8 +183,9 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
       InputError: the network's probabilities are not finite.
     """
     segmenter, variables, _ = load_network(workdir, experiment.config.eval.checkpoint)
-    largest = selection.read(workdir, experiment.config).largest_component
-    summary, rows = score_test(experiment, segmenter, variables, largest=largest)
+    selected = selection.read(workdir, experiment.config)
+    largest, temperatures = selected.largest_component, selected.temperature
+    summary, rows = score_test(experiment, segmenter, variables, largest=largest, temperatures=temperatures)
     if jax.process_index() == 0:
         folder = workdir / "results"
         (folder / "overlays").mkdir(parents=True, exist_ok=True)
@@ -185,7 +200,7 @@ def evaluate_test(experiment: Experiment, workdir: epath.Path) -> dict[str, Any]
             picture = _overlay(segmenter, variables, case, experiment.scored(), largest, rank)
             plots.save(picture, folder / "overlays" / f"{rank}_{volumes.shortened(case.name)}.png")
         atomic.write_text(folder / "test.json", json.dumps(summary, indent=2) + "\n")
-        print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary['calibration'])}\n\nWritten to {folder}")
+        print(f"\n{markdown(summary)}\n\n{calibration.markdown(summary)}\n\nWritten to {folder}")
     return summary
 
 

@@ -1,6 +1,6 @@
 """One run, or several of the same structures: probabilities and label maps of volumes in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 
@@ -12,6 +12,7 @@ from msl_jax.data.formats.orientation import UNTURNED, Turn
 from msl_jax.errors import InputError
 from msl_jax.inference.components import largest_components
 from msl_jax.inference.segmenter import Segmenter, Slab, load_network
+from msl_jax.inference.temperature import scaled
 from msl_jax.models.initial import Variables
 from msl_jax.runs import selection
 from msl_jax.runs.config import read_config, runs_in
@@ -75,14 +76,20 @@ class Ensemble:
         """A label map, uint8 (slice, y, x), with only the largest component of these structures."""
         return largest_components(label_map, [self.configs[0].data.classes[name] for name in structures])
 
-    def load(self, branch: str | None = None) -> None:
+    def load(self, branch: str | None = None, calibrated: bool = False) -> None:
         """Reads the networks that are not loaded yet.
 
         Raises:
-          InputError: a run has no readable checkpoint, or did not train the branch.
+          InputError: a run has no readable checkpoint, did not train the branch, or has no temperature for it although
+            it shall be calibrated.
         """
         for index, name in enumerate(self.branches(branch)):
             self._network(index, (name,))
+            if calibrated and name not in self.selections[index].temperature:
+                raise InputError(
+                    f"{self.workdirs[index]}: has no temperature, which needs validation cases and a run of this "
+                    "version; do not ask for calibrated probabilities."
+                )
 
     def turns(self, directions: np.ndarray | None) -> list[Turn]:
         """For each run, how to reorient a file's volume with these axis directions (None: unknown)."""
@@ -96,7 +103,13 @@ class Ensemble:
         return [orientation.nearest(known[0], directions)[0] for directions in known]
 
     def probabilities(
-        self, voxels: np.ndarray, spacing: Sequence[float], turns: Sequence[Turn], branch: str | None = None
+        self,
+        voxels: np.ndarray,
+        spacing: Sequence[float],
+        turns: Sequence[Turn],
+        branch: str | None = None,
+        *,
+        calibrated: bool = False,
     ) -> np.ndarray:
         """Probabilities on the volume's own grid, the mean over the runs.
 
@@ -105,6 +118,7 @@ class Ensemble:
           spacing: voxel size along (slice, y, x).
           turns: how to reorient the volume, one for each run.
           branch: "teacher" or "student"; None for the one that each run selected.
+          calibrated: scale each run's probabilities by its temperature (inference/temperature.py) before the mean.
 
         Returns:
           float32 (slice, y, x, classes), background first.
@@ -113,7 +127,7 @@ class Ensemble:
           InputError: as `load`, or the disk has too little space for those of runs with different orientations.
         """
         result = np.empty(self._shape(voxels), np.float32)
-        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch)):
+        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch), calibrated):
             turn.apply(result)[slices] = mean
         return result
 
@@ -124,6 +138,7 @@ class Ensemble:
         turns: Sequence[Turn],
         branch: str | None = None,
         *,
+        calibrated: bool = False,
         scratch_folder: pathlib.Path | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The most probable class in each voxel; arguments and errors as of `probabilities`.
@@ -135,7 +150,7 @@ class Ensemble:
         values = preparation_of(self.configs[0]).value_of_class()
         labels = np.empty(voxels.shape[:3], np.uint8)
         kept = None if scratch_folder is None else scratch.array(self._shape(voxels), scratch_folder)
-        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch)):
+        for turn, slices, (mean,) in self._slabs(voxels, spacing, turns, self._one_branch(branch), calibrated):
             turn.apply(labels)[slices] = values[mean.argmax(-1)]
             if kept is not None:
                 turn.apply(kept)[slices] = mean
@@ -164,6 +179,7 @@ class Ensemble:
         spacing: Sequence[float],
         turns: Sequence[Turn],
         branches: Sequence[tuple[str, ...]],
+        calibrated: bool = False,
     ) -> Iterator[MeanSlab]:
         """The mean over the runs, slab by slab; each run has as many `branches`, whose means are in that order."""
         runs = []
@@ -172,7 +188,8 @@ class Ensemble:
             segmenter, variables = self._network(index, names)
             turned, size = turn.apply(voxels), turn.spacing(spacing)
             lengths.add(segmenter.slab_length(turned.shape, size))
-            runs.append((turn, _of_branches(names, segmenter.slabs(variables, turned, size))))
+            temperatures = self.selections[index].temperature if calibrated else {}
+            runs.append((turn, _of_branches(names, temperatures, segmenter.slabs(variables, turned, size))))
         alike = len(lengths) == 1 and len(set(turns)) == 1
         return _together(runs) if alike else _one_by_one(runs, (len(branches[0]), *self._shape(voxels)))
 
@@ -191,8 +208,10 @@ class Ensemble:
         return dataclasses.replace(segmenter, branches=branches), variables
 
 
-def _of_branches(names: Sequence[str], slabs: Iterator[Slab]) -> RunSlabs:
-    return ((slices, [slab[name] for name in names]) for slices, slab in slabs)
+def _of_branches(names: Sequence[str], temperatures: Mapping[str, float], slabs: Iterator[Slab]) -> RunSlabs:
+    """The branches' probabilities, at their temperatures if they have one."""
+    for slices, slab in slabs:
+        yield slices, [scaled(slab[name], temperatures[name]) if temperatures else slab[name] for name in names]
 
 
 def _together(runs: Sequence[tuple[Turn, RunSlabs]]) -> Iterator[MeanSlab]:

@@ -26,6 +26,7 @@ def predict(
     *,
     branch: str | None = None,
     save_probabilities: bool = False,
+    calibrated: bool = False,
     largest_component: bool | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
@@ -41,6 +42,8 @@ def predict(
       branch: "teacher" or "student"; None for the one that each run selected.
       save_probabilities: also write NAME_prob with the input's extension or .nii.gz, float32 (x, y, slice, class),
         background first.
+      calibrated: scale each run's probabilities by the temperature that was fitted on its validation cases. The label
+        map of a single run stays the same.
       largest_component: keep only the largest connected component of every structure, or of none; None for those
         that all runs selected.
       overwrite: replace existing files.
@@ -56,7 +59,7 @@ def predict(
     """
     ensemble = Ensemble(workdirs)
     config = ensemble.configs[0]
-    ensemble.load(branch)
+    ensemble.load(branch, calibrated)
     check_output(output)
     targets = _targets(source, output, READERS[config.data.layout].images)
     _check_outputs(targets, save_probabilities, overwrite or skip_existing)
@@ -75,7 +78,7 @@ def predict(
         warn_all(remark for run_config in ensemble.configs for remark in remarks(run_config, image))
         turns = ensemble.turns(image.directions)
         try:
-            _segment(ensemble, image, turns, branch, label_file, save_probabilities, largest)
+            _segment(ensemble, image, turns, branch, label_file, save_probabilities, calibrated, largest)
         except InputError as error:  # too little space for a temporary file
             problems.append(str(error))
             continue
@@ -101,6 +104,7 @@ def _segment(
     branch: str | None,
     label_file: pathlib.Path,
     save_probabilities: bool,
+    calibrated: bool,
     largest: Sequence[str],
 ) -> None:
     """Writes the label map of an image and, on request, its probabilities; arguments as of `predict`.
@@ -109,8 +113,9 @@ def _segment(
     """
     folder = label_file.parent
     folder.mkdir(parents=True, exist_ok=True)
+    kept_in = folder if save_probabilities else None
     label_map, probabilities = ensemble.label_map(
-        image.voxels, image.spacing, turns, branch, scratch_folder=folder if save_probabilities else None
+        image.voxels, image.spacing, turns, branch, calibrated=calibrated, scratch_folder=kept_in
     )
     volumes.write(label_file, ensemble.keep_largest(label_map, largest), image)
     if probabilities is not None:

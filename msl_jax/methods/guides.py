@@ -147,7 +147,7 @@ def reliable(asked: Asked) -> Targets:
     component; UNLABELED elsewhere. Annotations override it.
     """
     logits = asked.predict(asked.arrays["image"], asked.key, branches=BRANCHES)
-    mean = sum(jax.nn.softmax(logits[branch]) for branch in BRANCHES) / len(BRANCHES)
+    mean = jnp.stack([jax.nn.softmax(logits[branch]) for branch in BRANCHES]).mean(0)
     classes = mean.shape[-1]
     certain = jax.scipy.special.entr(mean).sum(-1) < 0.1 * jnp.log(jnp.float32(classes))
     guess = jnp.where(certain, hard(mean), classes)  # the uncertain pixels are one class more

@@ -1,6 +1,6 @@
-"""A run's selection.json: its branch for prediction, and the structures of which only the largest component is kept.
+"""A run's selection.json: its branch for prediction, the structures reduced to their largest component, temperatures.
 
-Both are decided on the validation cases at the end of training (evaluation/selection.py).
+All are decided on the validation cases at the end of training (evaluation/selection.py).
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,8 @@ class Selection:
       validation_dice: branch -> mean Dice over validation cases and structures, of the label maps that it would
         predict; empty without validation cases.
       largest_component: branch -> names of the structures of which only the largest component is kept.
+      temperature: branch -> temperature at which its probabilities are calibrated (inference/temperature.py); empty
+        without validation cases, and in runs of older versions.
     """
 
     checkpoint: str
@@ -39,6 +41,7 @@ class Selection:
     branch: str
     validation_dice: Mapping[str, float]
     largest_component: Mapping[str, tuple[str, ...]]
+    temperature: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         """The branch and the reason for it."""
@@ -98,8 +101,16 @@ def _parsed(content: Any, config: ConfigDict) -> Selection:
     branches, structures = method_of(config).branches(), config.data.classes
     dice = {branch: float(value) for branch, value in content["validation_dice"].items()}
     largest = {branch: tuple(names) for branch, names in content["largest_component"].items()}
-    selection = Selection(**content | {"validation_dice": dice, "largest_component": largest})
-    known = all(name in structures for names in largest.values() for name in names)
-    if not (known and largest.keys() == branches.keys() and selection.branch in branches):
-        raise ValueError("names other branches or structures")
+    temperature = {branch: float(value) for branch, value in content.get("temperature", {}).items()}
+    changed = {"validation_dice": dice, "largest_component": largest, "temperature": temperature}
+    selection = Selection(**content | changed)
+    valid = (
+        selection.branch in branches
+        and largest.keys() == branches.keys()
+        and all(name in structures for names in largest.values() for name in names)
+        and temperature.keys() <= branches.keys()
+        and all(0 < value < float("inf") for value in temperature.values())
+    )
+    if not valid:
+        raise ValueError("names other branches or structures, or has temperatures out of range")
     return selection

@@ -13,6 +13,7 @@ from msl_jax.evaluation.selection import FAR, decide, select, shortcomings, vali
 from msl_jax.evaluation.test_split import evaluate_test, score_test
 from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import Segmenter, load_network
+from msl_jax.inference.temperature import RANGE, Voxels, fit, scaled
 from msl_jax.labels import UNLABELED
 from msl_jax.runs import selection as selections
 from msl_jax.runs.config import read_config
@@ -164,6 +165,29 @@ def test_the_dice_is_that_of_the_validation_in_training(run, opened):
     assert chosen.branch == max(chosen.validation_dice, key=lambda branch: chosen.validation_dice[branch])
 
 
+def test_temperatures_are_fitted_on_all_labelled_voxels_of_small_data(run, opened):
+    """They make the validation cases' mean of -log p[class] smaller than temperatures nearby do."""
+    experiment = opened("method=kl_ent")
+    temperatures = select(experiment, run)[0].temperature
+    segmenter, variables, _ = load_network(run)
+    assert temperatures.keys() == set(segmenter.branches)
+    drawn = {branch: [] for branch in temperatures}
+    for entry in experiment.entries(experiment.split["validation"]):
+        case = experiment.data.case(entry)
+        classes = segmenter.preparation.class_of_value()[case.mask]
+        for branch, probabilities in segmenter.probabilities(variables, case.image, case.spacing).items():
+            drawn[branch].append(Voxels(probabilities[classes != UNLABELED], classes[classes != UNLABELED]))
+    for branch, temperature in temperatures.items():
+        assert temperature == pytest.approx(fit(drawn[branch]), rel=1e-3)
+        probabilities, classes = map(np.concatenate, zip(*drawn[branch], strict=True))
+
+        def loss(temperature, p=probabilities, y=classes):
+            return -np.log(np.take_along_axis(scaled(p, temperature), y[:, None].astype(int), 1)).mean(dtype=float)
+
+        nearby = np.clip((0.9 * temperature, 1.1 * temperature), *RANGE)
+        assert loss(temperature) <= min(map(loss, nearby)) + 1e-5
+
+
 def test_no_validation_patient_is_no_error(run, opened):
     experiment = opened("method=kl_ent", data__split_sizes=((6, 0, 2),))
     chosen, remarks = select(experiment, run)
@@ -179,11 +203,15 @@ def test_test_results_are_of_the_selected_components(run, tiny_config, monkeypat
     largest, _ = score_test(experiment, segmenter, variables, largest=dict.fromkeys(segmenter.branches, ("LV",)))
     assert all(plain["branches"][branch] != largest["branches"][branch] for branch in segmenter.branches)
     chosen = selections.undecided(experiment.config, 1)
-    chosen = dataclasses.replace(chosen, largest_component={"teacher": (), "student": ("LV",)})
+    largest_of_student, temperature = {"teacher": (), "student": ("LV",)}, {"student": 2.0}
+    chosen = dataclasses.replace(chosen, largest_component=largest_of_student, temperature=temperature)
     selections.write(chosen, run)
     (run / "metrics.csv").write_text("step,learning_rate,loss\n1,0.1,1\n")
     summary = evaluate_test(experiment, run)
     assert summary == json.loads((run / "results" / "test.json").read_text())
     assert summary["branches"]["teacher"] == plain["branches"]["teacher"]
     assert summary["branches"]["student"] == largest["branches"]["student"]
+    assert summary["calibration"] == plain["calibration"] and plain["calibration_scaled"] == {}
+    before = summary["calibration"]["student"]  # of certain voxels, which no temperature changes
+    assert summary["calibration_scaled"] == {"student": {"temperature": 2.0, **before}}
     assert summary["postprocess"] == {"setting": "auto", "largest_component": {"teacher": [], "student": ["LV"]}}

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 from etils import epath
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,10 +12,12 @@ from files import save
 from maps import speckled_slabs
 import msl_jax
 from msl_jax.data.formats import volumes
+from msl_jax.errors import InputError
 from msl_jax.inference.components import largest_components
 from msl_jax.inference.ensemble import Ensemble
 from msl_jax.inference.files import predict
 from msl_jax.inference.segmenter import Segmenter
+from msl_jax.inference.temperature import scaled
 from msl_jax.runs import selection
 from msl_jax.runs.config import read_config
 from msl_jax.system import machine
@@ -24,13 +27,14 @@ SPACING = (8, 1.4, 1.4)
 
 @pytest.fixture
 def select(untrained, tmp_path):
-    """select(name, branch, teacher, student) -> a copy of an untrained run with these branch and components."""
+    """select(name, branch, teacher, student, temperature) -> a copy of an untrained run with this selection."""
 
-    def make(name, branch, teacher=(), student=()):
+    def make(name, branch, teacher=(), student=(), temperature=None):
         folder = epath.Path(shutil.copytree(untrained("method=kl_ent,classes=all"), tmp_path / name))
         chosen = selection.undecided(read_config(folder), 1)
         largest = {"teacher": teacher, "student": student}
-        selection.write(dataclasses.replace(chosen, branch=branch, largest_component=largest), folder)
+        chosen = dataclasses.replace(chosen, branch=branch, largest_component=largest, temperature=temperature or {})
+        selection.write(chosen, folder)
         return folder
 
     return make
@@ -84,3 +88,23 @@ def test_files_and_arrays_are_segmented_as_selected(select, image, tmp_path, mon
     np.testing.assert_array_equal(predicted(largest_component=True), largest_components(every))
     np.testing.assert_array_equal(msl_jax.load(run).predict(image, spacing=SPACING, branch=branch), selected)
     assert (every != largest_components(every, [1])).any(), "there is nothing to remove"
+
+
+def test_calibrated_probabilities_are_those_of_each_run_at_its_temperature(select, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "set_up", lambda: None)
+    runs = [select("a", "teacher", temperature={"teacher": 2.0}), select("b", "student", temperature={"student": 0.5})]
+    of_a, of_b = (msl_jax.load(run).probabilities(image, spacing=SPACING) for run in runs)
+    mean = (scaled(of_a, 2.0) + scaled(of_b, 0.5)) / 2
+    found = msl_jax.load(runs).probabilities(image, spacing=SPACING, calibrated=True)
+    np.testing.assert_allclose(found, mean, atol=1e-6)
+    path = save(tmp_path / "a.nii.gz", image, SPACING[::-1])
+    written = {}
+    for calibrated in (False, True):
+        folder = tmp_path / str(calibrated)
+        predict(runs[:1], path, folder, save_probabilities=True, calibrated=calibrated)
+        written[calibrated] = [nib.load(folder / name).get_fdata() for name in ("a.nii.gz", "a_prob.nii.gz")]
+    np.testing.assert_array_equal(written[True][0], written[False][0])
+    np.testing.assert_allclose(written[True][1], scaled(written[False][1].astype(np.float32), 2.0), atol=1e-6)
+    with pytest.raises(InputError, match=r"a: has no temperature, which needs .*; do not ask for calibrated"):
+        predict(runs[:1], path, tmp_path / "out", branch="student", calibrated=True)
+    assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ def written(config, tmp_path):
         branch="teacher",
         validation_dice={"teacher": 0.789, "student": 0.602},
         largest_component={"teacher": ("LV",), "student": ()},
+        temperature={"teacher": 1.25, "student": 0.75},
     )
     selection.write(chosen, epath.Path(tmp_path))
     return chosen
@@ -39,6 +40,14 @@ def test_a_run_without_the_file_predicts_with_the_student(config, tmp_path):
     found = selection.read(tmp_path, config)
     assert found.branch == "student" and found.largest_component == {"teacher": (), "student": ()}
     assert str(found) == "predicts with the student (not chosen by validation)"
+
+
+def test_a_file_of_an_older_version_has_no_temperature(written, config, tmp_path):
+    path = tmp_path / selection.FILE
+    content = json.loads(path.read_text())
+    del content["temperature"]
+    path.write_text(json.dumps(content))
+    assert selection.read(tmp_path, config) == dataclasses.replace(written, temperature={})
 
 
 @pytest.mark.parametrize(("key", "value"), [("checkpoint", "best"), ("postprocess", "none")])
@@ -61,6 +70,8 @@ def changed(**fields):
         changed(largest_component={"teacher": [], "student": ["KIDNEY"]}),
         changed(largest_component={"teacher": []}),
         changed(largest_component={"teacher": 3, "student": []}),
+        changed(temperature={"teacher": 0}),
+        changed(temperature={"mean": 1.0}),
         changed(seed=0),
         lambda content: {key: value for key, value in content.items() if key != "step"},
     ],
