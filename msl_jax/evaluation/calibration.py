@@ -122,8 +122,10 @@ def summarise(sums: Sums) -> dict[str, Any]:
     }
 
 
-HEADER = ("branch", "temperature", "ECE %", "ECE on predicted structure %", "confidence where wrong %")
-HEADER += ("entropy on foreground", "entropy on background")
+HEADER = (
+    *("branch", "temperature", "ECE %", "ECE on predicted structure %", "confidence where wrong %"),
+    *("entropy on foreground", "entropy on background"),
+)
 NOTE = (
     f"ECE is the expected calibration error with {BINS} bins, over all voxels of all cases and over those that the "
     "branch labels as a structure; entropy is the mean in nats over the reference's foreground and background. At a "
