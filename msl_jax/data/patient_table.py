@@ -1,4 +1,4 @@
-"""A CSV with settings for each patient: columns patient, and any of role, group, weak."""
+"""A CSV with settings for each patient: columns patient, and any of role, group, weak, classes."""
 
 from collections.abc import Collection
 import csv
@@ -11,7 +11,7 @@ from msl_jax.system.paths import expanded
 
 TRAIN = "train"
 """The role of a training patient, strong or weak."""
-COLUMNS = {"patient": (), "role": ((TRAIN, *ROLES),), "group": (), "weak": (RECIPES, (DRAWN,))}
+COLUMNS = {"patient": (), "role": ((TRAIN, *ROLES),), "group": (), "weak": (RECIPES, (DRAWN,)), "classes": ()}
 """Column -> collections of its values; none if any value is valid. A value may also be empty."""
 Table = dict[str, dict[str, str]]
 """Patient -> column -> value."""
@@ -34,7 +34,8 @@ def read_table(path: str, patients: Collection[str]) -> Table:
         raise InputError(f"{path}: is not a readable CSV file ({error}); write it again.") from error
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if "patient" not in columns or not set(columns) <= set(COLUMNS):
-        raise InputError(f"{path}: its columns are {', '.join(columns)}; give patient and any of role, group, weak.")
+        others = ", ".join(list(COLUMNS)[1:])
+        raise InputError(f"{path}: its columns are {', '.join(columns)}; give patient and any of {others}.")
     table: Table = {}
     for number, row in enumerate(rows, start=2):
         row = {column: value.strip() for column, value in row.items()}

@@ -54,6 +54,7 @@ class Stream:
       source_size: (y, x) of the patches; larger than `size` by a margin for rotated and scaled images.
       foreground: share of patches centred on a pixel of a structure. The structure is drawn first, then the slice.
       seed: of the run.
+      backgrounds: for each case, the label that background has in its label maps; empty for 0.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Stream:
     source_size: Size
     foreground: float
     seed: int
+    backgrounds: Sequence[int] = ()
 
     @functools.cached_property
     def slices(self) -> np.ndarray:
@@ -119,8 +121,11 @@ class Stream:
             "image": np.zeros((*self.source_size, pixels["image"].shape[-1]), np.float16),
             **{name: np.full(self.source_size, fill_values.get(name, UNLABELED), np.uint8) for name in MAPS[self.name]},
         }
+        background = self.backgrounds[draw.case] if self.backgrounds else 0
         for name, array in patches.items():
             array[*target] = pixels[name]
+            if background and name != "image":
+                array[*target][pixels[name] == 0] = background
         return patches
 
 

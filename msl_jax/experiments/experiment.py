@@ -1,6 +1,6 @@
 """An experiment: a config with its data set, its patients' roles and its method."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import dataclasses
 
 from ml_collections import ConfigDict
@@ -9,6 +9,7 @@ from msl_jax.data import builder, splits
 from msl_jax.data.annotator import Annotator
 from msl_jax.data.weak_labels import Style
 from msl_jax.experiments.planning import Settled
+from msl_jax.methods.losses import union_label
 from msl_jax.methods.table import Method
 from msl_jax.settings.objects import preparation_of
 
@@ -25,6 +26,7 @@ class Experiment:
       recipes: patient -> recipe of its weak labels, if it differs from config.data.weak.
       method: the method with the config's settings.
       settled: the settings that were "auto", with reasons.
+      unannotated: patient -> classes that nobody annotated in its masks and drawn annotations.
     """
 
     config: ConfigDict
@@ -34,6 +36,7 @@ class Experiment:
     recipes: dict[str, str]
     method: Method
     settled: tuple[Settled, ...] = ()
+    unannotated: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def weak(self) -> list[str]:
         """The training patients that are not strong."""
@@ -59,6 +62,15 @@ class Experiment:
         """The source of the training patients' weak labels."""
         data = self.config.data
         return Annotator(data.weak, Style(data.weak_background, data.weak_radius, data.weak_every), self.recipes)
+
+    def unions(self) -> tuple[tuple[int, ...], ...]:
+        """Each set of classes that background may be in some patient's labels, because nobody annotated them."""
+        return tuple(sorted({(0, *classes) for classes in self.unannotated.values()}))
+
+    def background_of(self, patient: str) -> int:
+        """The label of a patient's background: 0, or that of a union."""
+        classes = self.unannotated.get(patient)
+        return union_label(self.unions().index((0, *classes))) if classes else 0
 
     def training_sets(self, method: Method) -> dict[str, list[builder.Entry]]:
         """The sets that a method reads: "strong", "weak" -> cases."""

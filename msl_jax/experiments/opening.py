@@ -10,7 +10,7 @@ from msl_jax.data.case import shared_unit
 from msl_jax.data.patient_table import read_table
 from msl_jax.data.weak_labels import DRAWN
 from msl_jax.errors import InputError, raise_all
-from msl_jax.experiments.assignment import assign_roles
+from msl_jax.experiments.assignment import assign_roles, unannotated_classes
 from msl_jax.experiments.cache import cache_of, writing
 from msl_jax.experiments.experiment import Experiment, structures_of
 from msl_jax.experiments.planning import planned, units_of
@@ -44,9 +44,10 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
         config, method, data.labels, data.channels, data.contents, data.directions, units_of(config, data)
     )
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
-    split, strong = assign_roles(config, method, data, table)
+    unannotated = unannotated_classes(filled, data, table)
+    split, strong = assign_roles(config, method, data, table, unannotated)
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
-    experiment = Experiment(filled, data, split, strong, recipes, method, settled)
+    experiment = Experiment(filled, data, split, strong, recipes, method, settled, unannotated)
     _check_masks(experiment)
     _check_test_and_validation(experiment)
     _check_sets(experiment)
@@ -63,6 +64,12 @@ def _check_masks(experiment: Experiment) -> None:
             for role in ("validation", "test")
             for patient in experiment.split[role]
             if patient not in masked
+        ]
+        + [
+            f"{patient}: is a {role} patient, but nobody annotated all structures in its mask; give it the role train."
+            for role in ("validation", "test")
+            for patient in experiment.split[role]
+            if patient in experiment.unannotated
         ]
         + [
             f"{patient}: has no mask, which config.data.weak={recipe} needs; give config.data.weak={DRAWN} for drawn "

@@ -113,9 +113,9 @@ def hard(logits: jax.Array) -> jax.Array:
     return logits.argmax(-1).astype(jnp.int32)
 
 
-def overridden(guess: jax.Array, weak_label: jax.Array) -> jax.Array:
-    """The guess, with the annotation in its place where there is one."""
-    return jnp.where(weak_label == UNLABELED, guess, weak_label)
+def overridden(guess: jax.Array, weak_label: jax.Array, classes: int) -> jax.Array:
+    """The guess, with the annotation in its place where it is one of the classes."""
+    return jnp.where(weak_label < classes, weak_label, guess)
 
 
 def proposals(asked: Asked) -> Targets:
@@ -127,7 +127,7 @@ def cleaned(asked: Asked) -> Targets:
     """BCP (Bai et al., CVPR 2023): the largest component of each structure of "proposal"; annotations override it."""
     logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
     guess = jax.vmap(lambda labels: largest_components(labels, logits.shape[-1]))(hard(logits))
-    return {"proposal": overridden(guess, asked.arrays["weak_label"])}
+    return {"proposal": overridden(guess, asked.arrays["weak_label"], logits.shape[-1])}
 
 
 def confident(asked: Asked) -> Targets:
@@ -137,7 +137,8 @@ def confident(asked: Asked) -> Targets:
     """
     logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
     sure = jax.nn.softmax(logits).max(-1) >= asked.confidence
-    return {"proposal": overridden(jnp.where(sure, hard(logits), UNLABELED), asked.arrays["weak_label"])}
+    guess = jnp.where(sure, hard(logits), UNLABELED)
+    return {"proposal": overridden(guess, asked.arrays["weak_label"], logits.shape[-1])}
 
 
 def reliable(asked: Asked) -> Targets:
@@ -152,7 +153,8 @@ def reliable(asked: Asked) -> Targets:
     certain = jax.scipy.special.entr(mean).sum(-1) < 0.1 * jnp.log(jnp.float32(classes))
     guess = jnp.where(certain, hard(mean), classes)  # the uncertain pixels are one class more
     kept = jax.vmap(lambda labels: largest_components(labels, classes + 1))(guess)
-    return {"proposal": overridden(jnp.where(certain & (kept == guess), guess, UNLABELED), asked.arrays["weak_label"])}
+    guess = jnp.where(certain & (kept == guess), guess, UNLABELED)
+    return {"proposal": overridden(guess, asked.arrays["weak_label"], classes)}
 
 
 AVERAGE = Guide(average, target_names=("target", "certain"))

@@ -1,16 +1,40 @@
 """The losses of mixed supervision, each a pure function of logits and labels.
 
-Logits are float32 (..., y, x, classes) before the softmax; label maps are int32 (..., y, x) with a class or UNLABELED =
-255 per pixel. Every loss returns a float32 scalar, a mean over pixels or images. Values and gradients are finite for
-all logits whose differences do not overflow float32.
+Logits are float32 (..., y, x, classes) before the softmax; label maps are int32 (..., y, x) with a class, UNLABELED =
+255, or a value of Classes.unions per pixel. Every loss returns a float32 scalar, a mean over pixels or images. Values
+and gradients are finite for all logits whose differences do not overflow float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from msl_jax.labels import UNLABELED
+
+
+class Classes(NamedTuple):
+    """What the classes and values of label maps mean.
+
+    Attributes:
+      weights: weight of each class in a cross-entropy, background first; empty for 1 each.
+      unions: sets of classes with background. The label `union_label(k)` means one of the classes unions[k], as where
+        nobody annotated some structures: what looks like background may be one of them.
+    """
+
+    weights: Sequence[float] = ()
+    unions: Sequence[Sequence[int]] = ()
+
+
+PLAIN = Classes()
+"""Every class has weight 1 and there are no unions."""
+
+
+def union_label(k: int) -> int:
+    """The label that stands for set number k of Classes.unions: 254, 253, ..."""
+    return UNLABELED - 1 - k
 
 
 def safe_divisor(divisor: jax.Array) -> jax.Array:
@@ -44,40 +68,39 @@ pixels' weights and the divisor of their weighted sum. Arrays are float32 (..., 
 `labelled` is 1 at labelled pixels, both are 0 elsewhere."""
 
 
-def weigh(
-    labels: jax.Array, mean: str = "labelled", class_weights: Sequence[float] = ()
-) -> tuple[jax.Array, jax.Array]:
+def weigh(labels: jax.Array, mean: str = "labelled", classes: Classes = PLAIN) -> tuple[jax.Array, jax.Array]:
     """Weights and divisor that turn a sum over pixels into a mean.
 
     Args:
       labels: int32 (..., y, x); UNLABELED pixels have weight 0.
       mean: a key of MEANS.
-      class_weights: one per class, background first; empty for 1 each.
+      classes: weights of the classes, and unions, which have the weight of background.
 
     Returns:
       The weight of every pixel, float32 (..., y, x), and the scalar divisor of the weighted sum. The divisor of a batch
       is the sum of the divisors of its parts.
     """
     labelled = (labels != UNLABELED).astype(jnp.float32)
-    if not class_weights:
+    if not classes.weights:
         return MEANS[mean](labelled, labelled)
-    weights = jnp.take(jnp.array(class_weights, jnp.float32), labels, mode="fill", fill_value=0)
+    background = (labels == 0) | _of_a_union(labels, classes)
+    values = jnp.where(background, 0, labels)
+    weights = jnp.take(jnp.array(classes.weights, jnp.float32), values, mode="fill", fill_value=0)
     return MEANS[mean](weights, labelled)
 
 
-def cross_entropy(
-    logits: jax.Array, labels: jax.Array, mean: str = "labelled", class_weights: Sequence[float] = ()
-) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, mean: str = "labelled", classes: Classes = PLAIN) -> jax.Array:
     """Mean of -log softmax(logits)[label]: full cross-entropy on full masks, partial cross-entropy on weak labels.
 
     These are the papers' L_s and L_w (arXiv 2012.08051, equations 1 and 2). With class weights v it is
-    sum v[label] (-log p[label]) / sum v[label], both over the labelled pixels.
+    sum v[label] (-log p[label]) / sum v[label], both over the labelled pixels. The probability of a union is the sum of
+    those of its classes, as in the marginal loss of Shi et al. (MedIA 2021).
 
     Args:
       logits: float32 (..., y, x, classes).
       labels: int32 (..., y, x); UNLABELED pixels are ignored.
       mean: a key of MEANS.
-      class_weights: one per class, background first; empty for 1 each.
+      classes: weights of the classes, and unions.
 
     Returns:
       Scalar in nats; 0 if no pixel with a class weight above 0 is labelled.
@@ -88,9 +111,12 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, jnp.array([[UNLABELED, 1]])):.4f}, -log(3/4) = {-jnp.log(0.75):.4f}")
     0.2877, -log(3/4) = 0.2877
     """
-    weights, divisor = weigh(labels, mean, class_weights)
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    total = -(one_hot * weights[..., None] * jax.nn.log_softmax(logits)).sum()
+    weights, divisor = weigh(labels, mean, classes)
+    one_hot, log_p = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), jax.nn.log_softmax(logits)
+    total = -(one_hot * weights[..., None] * log_p).sum()
+    for k, union in enumerate(classes.unions):
+        of_union = jax.nn.logsumexp(log_p[..., np.array(union)], -1)
+        total -= jnp.where(labels == union_label(k), weights * of_union, 0.0).sum()
     return total / safe_divisor(divisor)
 
 
@@ -102,12 +128,17 @@ DICE_SUMS: Mapping[str, Callable[[int], tuple[int, ...]]] = {
 of the labels to the axes of the sums."""
 
 
-def has_structure(labels: jax.Array, sums: str = "batch") -> jax.Array:
+def has_structure(labels: jax.Array, sums: str = "batch", classes: Classes = PLAIN) -> jax.Array:
     """Whether the batch has a pixel labelled as a structure, or which images: int32 (..., y, x) -> bool () or (...)."""
-    return ((labels != UNLABELED) & (labels != 0)).any(DICE_SUMS[sums](labels.ndim))
+    structure = (labels != UNLABELED) & (labels != 0) & ~_of_a_union(labels, classes)
+    return structure.any(DICE_SUMS[sums](labels.ndim))
 
 
-def dice(logits: jax.Array, labels: jax.Array, sums: str = "batch") -> jax.Array:
+def _of_a_union(labels: jax.Array, classes: Classes) -> jax.Array:
+    return (labels < UNLABELED) & (labels >= UNLABELED - len(classes.unions))
+
+
+def dice(logits: jax.Array, labels: jax.Array, sums: str = "batch", classes: Classes = PLAIN) -> jax.Array:
     """Mean of 1 - 2 sum p y / (sum p + sum y), the soft Dice loss, over the structures.
 
     Sums are over the labelled pixels of the batch, or of each image; p = softmax(logits), y the one-hot labels. For
@@ -122,20 +153,24 @@ def dice(logits: jax.Array, labels: jax.Array, sums: str = "batch") -> jax.Array
 
     Args:
       logits: float32 (..., y, x, classes).
-      labels: int32 (..., y, x); UNLABELED pixels are ignored.
+      labels: int32 (..., y, x); UNLABELED pixels are ignored, and those of a union for the structures in it.
       sums: a key of DICE_SUMS.
+      classes: unions.
 
     Returns:
       Scalar from 0 (every structure found with full confidence) to 1; 0 if no image has a structure.
     """
     axes = DICE_SUMS[sums](labels.ndim)
-    labelled = (labels != UNLABELED).astype(logits.dtype)
+    known = (labels != UNLABELED)[..., None]
+    structures = jnp.broadcast_to(jnp.arange(1, logits.shape[-1]), (*labels.shape, logits.shape[-1] - 1))
+    for k, union in enumerate(classes.unions):
+        known = known & ~((labels == union_label(k))[..., None] & jnp.isin(structures, jnp.array(union)))
     y = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)[..., 1:]
-    p = jax.nn.softmax(logits)[..., 1:] * labelled[..., None]
+    p = jax.nn.softmax(logits)[..., 1:] * known.astype(logits.dtype)
     present = y.any(axes).astype(logits.dtype)
     overlap = 2.0 * (p * y).sum(axes) / safe_divisor(present * (p + y).sum(axes))
     of_each = (present - overlap).sum(-1) / safe_divisor(present.sum(-1))
-    return of_each.sum() / safe_divisor(has_structure(labels, sums).sum().astype(logits.dtype))
+    return of_each.sum() / safe_divisor(has_structure(labels, sums, classes).sum().astype(logits.dtype))
 
 
 def entropy(logits: jax.Array) -> jax.Array:

@@ -1,12 +1,13 @@
 """The terms of the loss as data: the branch, the images and the labels of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from msl_jax.methods import losses
+from msl_jax.methods.losses import Classes
 
 Arrays = Mapping[str, jax.Array]
 
@@ -18,12 +19,12 @@ class Term:
     Attributes:
       branches: the branches it trains.
       images: a key of IMAGES, or the name of the method's setting with such a key.
-      loss: (branch -> logits, labels, mean, class_weights, key) -> float32 scalar; logits and labels over `images`.
+      loss: (branch -> logits, labels, mean, classes, key) -> float32 scalar; logits and labels over `images`.
         `labels` has "label" (strong images only), "weak_label", and a guide's targets (weak images only), all of them
         wherever a mix has moved them. The PRNG key is that of the step, the same for all terms.
       watches: branches whose logits are targets and are not trained.
       label_map: name of the label map that determines the divisor; None for a mean over all pixels.
-      divisor: (that label map, mean, class_weights) -> float32 scalar, the divisor of the mean.
+      divisor: (that label map, mean, classes) -> float32 scalar, the divisor of the mean.
       mean: what a cross-entropy averages over: a key of MEANS, or the name of the method's setting with such a key; for
         a Dice loss the setting "dice_sums".
       guide_targets: names of the guide's targets that it needs.
@@ -31,10 +32,10 @@ class Term:
 
     branches: tuple[str, ...]
     images: str
-    loss: Callable[[Arrays, Arrays, str, Sequence[float], jax.Array], jax.Array]
+    loss: Callable[[Arrays, Arrays, str, Classes, jax.Array], jax.Array]
     watches: tuple[str, ...] = ()
     label_map: str | None = None
-    divisor: Callable[[jax.Array, str, Sequence[float]], jax.Array] | None = None
+    divisor: Callable[[jax.Array, str, Classes], jax.Array] | None = None
     mean: str = "labelled"
     guide_targets: tuple[str, ...] = ()
 
@@ -44,12 +45,12 @@ def _cross_entropy(
 ) -> Term:
     """Cross-entropy with annotations or a guide's proposals; class weights apply only here."""
 
-    def loss(logits, maps, mean, class_weights, key):
+    def loss(logits, maps, mean, classes, key):
         del key
-        return losses.cross_entropy(logits[branch], maps[label_map], mean, class_weights)
+        return losses.cross_entropy(logits[branch], maps[label_map], mean, classes)
 
-    def divisor(labels, mean, class_weights):
-        return losses.weigh(labels, mean, class_weights)[1]
+    def divisor(labels, mean, classes):
+        return losses.weigh(labels, mean, classes)[1]
 
     return Term((branch,), images, loss, label_map=label_map, divisor=divisor, mean=mean, guide_targets=guide_targets)
 
@@ -59,9 +60,9 @@ def _dice(branch: str, images: str, label_map: str, guide_targets: tuple[str, ..
     return Term(
         (branch,),
         images,
-        lambda logits, maps, sums, *_: losses.dice(logits[branch], maps[label_map], sums),
+        lambda logits, maps, sums, classes, _: losses.dice(logits[branch], maps[label_map], sums, classes),
         label_map=label_map,
-        divisor=lambda labels, sums, _: losses.has_structure(labels, sums).sum().astype(jnp.float32),
+        divisor=lambda labels, sums, classes: losses.has_structure(labels, sums, classes).sum().astype(jnp.float32),
         mean="dice_sums",
         guide_targets=guide_targets,
     )
@@ -70,8 +71,8 @@ def _dice(branch: str, images: str, label_map: str, guide_targets: tuple[str, ..
 def _mixture(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
     """Both branches learn a random mixture of their probabilities on all images: the mean of their losses."""
 
-    def both(logits, maps, mean, class_weights, key):
-        del maps, mean, class_weights
+    def both(logits, maps, mean, classes, key):
+        del maps, mean, classes
         share = jax.random.uniform(key)
         target = losses.mixture(logits["teacher"], logits["student"], share)
         return (loss(logits["teacher"], target) + loss(logits["student"], target)) / 2

@@ -48,6 +48,8 @@ def claim(experiment: Experiment, workdir: epath.Path) -> None:
     roles: dict[str, Any] = {**experiment.roles()}
     if experiment.recipes:
         roles["recipes"] = experiment.recipes
+    if experiment.unannotated:
+        roles["unannotated"] = {patient: list(classes) for patient, classes in experiment.unannotated.items()}
     if (workdir / "config.json").exists():
         before = _read_known(workdir / "config.json")
         plugin_names = before.get(plugins.KEY, ())

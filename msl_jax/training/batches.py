@@ -30,7 +30,15 @@ def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream
         }
     source = source_size(preparation.size, config.data.augment.to_dict())
     return {
-        name: pipeline.Stream(name, cases, preparation.size, source, config.data.foreground, config.seed)
+        name: pipeline.Stream(
+            name,
+            cases,
+            preparation.size,
+            source,
+            config.data.foreground,
+            config.seed,
+            [experiment.background_of(case.entry.patient) for case in cases],
+        )
         for name, cases in ready.items()
     }
 

@@ -15,6 +15,7 @@ from msl_jax.data.case import ROLES
 from msl_jax.data.pipeline import FILL_VALUES
 from msl_jax.errors import InputError
 from msl_jax.experiments.experiment import Experiment
+from msl_jax.methods.losses import Classes
 from msl_jax.methods.table import Method
 from msl_jax.models.initial import initializer
 from msl_jax.runs import checkpoints, journal, selection
@@ -114,7 +115,7 @@ def make_step(
                 config.data.augment.to_dict(), preparation_of(config).size, FILL_VALUES, method.versions()
             ),
             parts=config.train.accumulate,
-            class_weights=tuple(config.method.class_weights.values()),
+            classes=Classes(tuple(config.method.class_weights.values()), experiment.unions()),
             average=config.train.average,
             levels=model.levels,
         ),

@@ -14,7 +14,7 @@ import optax
 
 from msl_jax.methods.deep_supervision import COARSER, level_weights, of_level, with_levels
 from msl_jax.methods.guides import GIVEN, Asked
-from msl_jax.methods.losses import safe_divisor
+from msl_jax.methods.losses import PLAIN, Classes, safe_divisor
 from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import Method, ramp
 from msl_jax.methods.terms import TERMS
@@ -35,7 +35,7 @@ def make_train_step(
     key: jax.Array,
     augment: Augment = lambda batch, key: batch,
     parts: int = 1,
-    class_weights: Sequence[float] = (),
+    classes: Classes = PLAIN,
     average: float = 0.0,
     levels: int = 1,
 ) -> Callable[[TrainState, Batch], TrainState]:
@@ -52,7 +52,7 @@ def make_train_step(
       parts: number of parts that the batch is processed in (gradient accumulation). Every term is still the mean over
         the whole batch's pixels (for cross-entropies, its labelled pixels), but batch norm and a Dice loss over the
         batch see one part at a time, so the update differs from that of the whole batch.
-      class_weights: weight of every class in a cross-entropy, background first; empty for 1 each.
+      classes: weights of the classes in a cross-entropy, and what label values mean.
       average: decay per step of the state's moving average; 0 for a state without one.
       levels: the network's levels of logits; each term with labels is the weighted mean over them.
 
@@ -124,7 +124,7 @@ def make_train_step(
             sets = method.sets_of(term)
             loss, predicted, maps, mean = TERMS[term].loss, join(logits, sets), join(labels, sets), method.mean_of(term)
             terms[term] = sum(
-                share * loss(of_level(predicted, level), of_level(maps, level), mean, class_weights, terms_key)
+                share * loss(of_level(predicted, level), of_level(maps, level), mean, classes, terms_key)
                 for level, share in enumerate(shares[term])
             )
         loss = sum(weights[term] * terms[term] for term in method.terms)
@@ -138,7 +138,7 @@ def make_train_step(
         views = {name: {**batch[v.of], "image": batch[v.of][v.version]} for name, v in method.views().items()}
         mixed = MIXES[method.mix].function({**batch, **views}, mix_key)
         divided = into_parts({name: with_levels(arrays, levels) for name, arrays in mixed.items()}, parts)
-        shares = {term: _shares(divided, method, term, parts, class_weights, levels) for term in method.terms}
+        shares = {term: _shares(divided, method, term, parts, classes, levels) for term in method.terms}
         weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}
 
         def add_part(totals, item):
@@ -220,7 +220,7 @@ def _moving_average(variables: Any, state: TrainState, ema_decay: float) -> Any:
 
 
 def _shares(
-    divided: Batch, method: Method, term: str, parts: int, class_weights: Sequence[float], levels: int
+    divided: Batch, method: Method, term: str, parts: int, classes: Classes, levels: int
 ) -> tuple[jax.Array, ...]:
     """For each level of a term float32 (parts,): the level's weight times each part's share of the mean's divisor."""
     row = TERMS[term]
@@ -231,7 +231,7 @@ def _shares(
     def share(level: int, weight: float) -> jax.Array:
         def divisor(part: Batch) -> jax.Array:
             labels = of_level(join(_by_name(part), method.sets_of(term)), level)[label_map]
-            return divisor_of(labels, method.mean_of(term), class_weights)
+            return divisor_of(labels, method.mean_of(term), classes)
 
         divisors = jax.vmap(divisor)(divided)
         return weight * divisors / safe_divisor(divisors.sum())

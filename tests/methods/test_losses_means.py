@@ -11,7 +11,16 @@ import pytest
 
 from maps import CLASSES, LABELLED, QUICK, label_maps, labels_of, logit_maps, logits_of, value
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import DICE_SUMS, MEANS, cross_entropy, dice, has_structure, weigh
+from msl_jax.methods.losses import (
+    DICE_SUMS,
+    MEANS,
+    Classes,
+    cross_entropy,
+    dice,
+    has_structure,
+    union_label,
+    weigh,
+)
 
 # Means of a cross-entropy
 
@@ -45,7 +54,7 @@ def test_all_means_are_equal_if_every_pixel_is_labelled(pair):
     logits, labels = (jnp.asarray(a) for a in pair)
     labels = jnp.where(labels == UNLABELED, 0, labels)
     for weights in ((), (0.5, 2.0, 0.25, 4.0)[: logits.shape[-1]]):
-        values = [float(cross_entropy(logits, labels, mean, weights)) for mean in ("labelled", "pixels")]
+        values = [float(cross_entropy(logits, labels, mean, Classes(weights))) for mean in ("labelled", "pixels")]
         assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-6)
     values = [float(cross_entropy(logits, labels, mean)) for mean in MEANS]
     assert values == pytest.approx([values[0]] * len(values), rel=1e-4, abs=1e-6)
@@ -62,7 +71,7 @@ def test_class_weights_closed_form():
     expected = {"labelled": total / 7, "pixels": total / 8, "images": ((1 * 1 + 3 * 2) / 4 + 3) / 2}
     assert set(expected) == set(MEANS)
     for mean, value_in_bits in expected.items():
-        result = cross_entropy(logits, labels, mean, (1.0, 3.0))
+        result = cross_entropy(logits, labels, mean, Classes((1.0, 3.0)))
         assert float(result) == pytest.approx(value_in_bits * math.log(2), rel=1e-6), mean
 
 
@@ -79,7 +88,7 @@ def test_a_weighted_mean_follows_its_formula(pair):
     ce = -np.take_along_axis(np.asarray(jax.nn.log_softmax(jnp.asarray(logits))), safe[..., None], -1)[..., 0]
     v = np.where(labelled, np.array(WEIGHTS)[safe], 0)
     expected = (v * ce).sum() / v.sum() if v.sum() else 0.0
-    result = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), "labelled", WEIGHTS)
+    result = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), "labelled", Classes(WEIGHTS))
     assert float(result) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -88,9 +97,9 @@ def test_weights_of_1_are_no_weights(mean):
     generator = np.random.default_rng(0)
     logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
     labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (3, 4, 4)), jnp.int32)
-    assert cross_entropy(logits, labels, mean, (1.0, 1.0, 1.0)) == cross_entropy(logits, labels, mean)
+    assert cross_entropy(logits, labels, mean, Classes((1.0, 1.0, 1.0))) == cross_entropy(logits, labels, mean)
     if mean != "pixels":  # there, unlabelled pixels have weight 1
-        weighted = [cross_entropy(logits, labels, mean, tuple(c * w for w in (1, 2, 5))) for c in (1.0, 0.001)]
+        weighted = [cross_entropy(logits, labels, mean, Classes([c * w for w in (1, 2, 5)])) for c in (1.0, 0.001)]
         assert float(weighted[0]) == pytest.approx(float(weighted[1]), rel=1e-5)
 
 
@@ -99,12 +108,12 @@ def test_a_class_of_weight_0_has_no_gradient(mean):
     generator = np.random.default_rng(0)
     logits = jnp.array(generator.normal(size=(3, 4, 4, 3)), jnp.float32)
     labels = jnp.array(generator.integers(0, 2, (3, 4, 4)), jnp.int32)
-    loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, mean, (0.0, 0.0, 1.0))
+    loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, mean, Classes((0.0, 0.0, 1.0)))
     assert loss == 0 and not gradient.any()
     if mean != "pixels":
         one = jnp.where(labels == 1, 1, UNLABELED)
         near = pytest.approx(float(cross_entropy(logits, one, mean)), rel=1e-5)
-        assert float(cross_entropy(logits, labels, mean, (0.0, 2.0, 1.0))) == near
+        assert float(cross_entropy(logits, labels, mean, Classes((0.0, 2.0, 1.0)))) == near
 
 
 @pytest.mark.parametrize("weights", [(), (0.1, 2.0, 0.0)])
@@ -112,8 +121,8 @@ def test_a_class_of_weight_0_has_no_gradient(mean):
 def test_the_divisor_of_a_batch_is_the_sum_over_its_parts(mean, weights):
     generator = np.random.default_rng(0)
     labels = jnp.array(generator.choice([0, 1, 2, UNLABELED], (4, 3, 3), p=[0.1, 0.1, 0.1, 0.7]), jnp.int32)
-    parts = [weigh(labels[i : i + 2], mean, weights)[1] for i in (0, 2)]
-    assert float(weigh(labels, mean, weights)[1]) == pytest.approx(float(sum(parts)), rel=1e-6) != 0
+    parts = [weigh(labels[i : i + 2], mean, Classes(weights))[1] for i in (0, 2)]
+    assert float(weigh(labels, mean, Classes(weights))[1]) == pytest.approx(float(sum(parts)), rel=1e-6) != 0
 
 
 # Dice
@@ -209,3 +218,50 @@ def test_dice_of_images_is_the_weighted_mean_of_its_parts(sample):
     assert present.tolist() == [bool(((image > 0) & (image != UNLABELED)).any()) for image in labels]
     expected = np.dot(parts, present) / max(present.sum(), 1)
     assert value(dice, logits, labels, sums="images") == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+# Unions: labels that stand for several classes
+
+
+UNIONS = Classes(unions=((0, 2), (0, 1, 2)))
+
+
+def test_a_union_has_the_probability_of_its_classes():
+    """p = (1/2, 1/4, 1/8, 1/8): classes 0 and 2 have 5/8 together, 0, 1 and 2 have 7/8; the mean is over all pixels."""
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125])), (1, 1, 4, 4))
+    labels = labels_of(union_label(0), union_label(1), 1, UNLABELED)
+    expected = (math.log(8 / 5) + math.log(8 / 7) + math.log(4)) / 3
+    assert float(cross_entropy(logits, labels, classes=UNIONS)) == pytest.approx(expected, rel=1e-6)
+    gradient = jax.grad(lambda x: cross_entropy(x, labels, classes=UNIONS))(logits)[0, 0, 0]
+    np.testing.assert_allclose(gradient, (np.array([0.5, 0.25, 0.125, 0.125]) - [0.8, 0, 0.2, 0]) / 3, atol=1e-6)
+
+
+def test_a_union_has_the_weight_of_background():
+    logits, labels = jnp.zeros((1, 1, 2, 4)), labels_of(union_label(0), 3)
+    weighted = cross_entropy(logits, labels, classes=UNIONS._replace(weights=(2.0, 5.0, 5.0, 3.0)))
+    assert float(weighted) == pytest.approx((2 * math.log(2) + 3 * math.log(4)) / 5, rel=1e-6)
+
+
+@QUICK
+@given(LABELLED)
+def test_a_union_of_background_alone_is_background(pair):
+    logits, labels = (jnp.asarray(array) for array in pair)
+    classes = Classes((0.5, 2.0, 0.25, 4.0)[: logits.shape[-1]], unions=((0,),))
+    relabelled = jnp.where(labels == 0, union_label(0), labels)
+    for mean in MEANS:
+        expected = cross_entropy(logits, labels, mean, classes)
+        found = cross_entropy(logits, relabelled, mean, classes)
+        assert float(found) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+    for sums in DICE_SUMS:
+        expected = dice(logits, labels, sums)
+        assert float(dice(logits, relabelled, sums, classes)) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+        assert (has_structure(relabelled, sums, classes) == has_structure(labels, sums)).all()
+
+
+def test_pixels_of_a_union_count_in_the_dice_of_the_other_structures_only():
+    """Class 1 is known at all four pixels: 1 - 2 p / (4 p + 1). Class 2 is unknown at that of the union."""
+    logits = jnp.zeros((1, 1, 4, 3))
+    labels = labels_of(1, 2, 0, union_label(0))
+    of_1, of_2 = 2 / 3 / (4 / 3 + 1), 2 / 3 / (3 / 3 + 1)
+    assert float(dice(logits, labels, classes=UNIONS)) == pytest.approx(1 - (of_1 + of_2) / 2, rel=1e-6)
+    assert float(dice(logits, labels_of(0, 0, 0, union_label(1)), classes=UNIONS)) == 0

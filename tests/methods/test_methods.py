@@ -10,7 +10,7 @@ import pytest
 
 from msl_jax.errors import InputError
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.losses import DICE_SUMS, MEANS
+from msl_jax.methods.losses import DICE_SUMS, MEANS, PLAIN, Classes
 from msl_jax.methods.resolve import CHOICES, LIMITS, class_weights, resolve
 from msl_jax.methods.table import METHODS, ramp
 from msl_jax.methods.terms import DICE_OF, TERMS
@@ -292,16 +292,16 @@ def test_each_term_trains_its_branch():
     weighted = {"s", "student_s", "w", "teacher_w", "proposal", "student_proposal"}
     for name, term in TERMS.items():
         mean, draw = METHODS["kl"].mean_of(name), jax.random.key(0)
-        value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, (), draw)
-        assert (term.loss(logits, maps, mean, (1.0, 5.0), draw) != value) == (name in weighted), name
+        value, gradient = jax.value_and_grad(term.loss)(logits, maps, mean, PLAIN, draw)
+        assert (term.loss(logits, maps, mean, Classes((1.0, 5.0)), draw) != value) == (name in weighted), name
         if term.label_map:
-            divisors = [term.divisor(maps[term.label_map], mean, weights) for weights in ((), (1.0, 5.0))]
+            divisors = [term.divisor(maps[term.label_map], mean, classes) for classes in (PLAIN, Classes((1.0, 5.0)))]
             assert (divisors[0] != divisors[1]) == (name in weighted), name
         trained = {"teacher", "student"} if name in OF_BOTH else {"student" if name in OF_STUDENT else "teacher"}
         assert {branch for branch, g in gradient.items() if g.any()} == trained == set(term.branches)
         for key, other in maps.items():
             swapped = jnp.where(other == 0, UNLABELED, 0) if key == "certain" else 1 - other
-            changed = term.loss(logits, maps | {key: swapped}, mean, (), draw)
+            changed = term.loss(logits, maps | {key: swapped}, mean, PLAIN, draw)
             assert (changed != value) == (key in reads[name]), (name, key)
 
 

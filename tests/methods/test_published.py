@@ -127,7 +127,8 @@ def test_bidirectional_copy_paste(batch):
     labels = {name: {of: mixed[of][name] for of in mixed} for name in ("label", "proposal")}
     method = METHODS["bcp"]
     assert method.sets_of("s") == method.sets_of("proposal") == ("strong", "weak")
-    given = join(logits, ("strong", "weak")), join(labels, ("strong", "weak")), "labelled", (), jax.random.key(0)
+    sets, key = ("strong", "weak"), jax.random.key(0)
+    given = join(logits, sets), join(labels, sets), "labelled", losses.PLAIN, key
     close(sum(method.terms[term] * TERMS[term].loss(*given) for term in ("s", "proposal")), 3.545153)
 
 

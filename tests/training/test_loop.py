@@ -272,7 +272,7 @@ def test_the_first_stage_is_the_method_it_names_and_becomes_the_guide(loop, prop
 @pytest.mark.parametrize(("given", "used"), [({}, ()), ({"background": 0}, (0.0, 1.0)), ({"LV": 3}, (1.0, 3.0))])
 def test_class_weights_reach_the_step(loop, monkeypatch, given, used):
     def step(**settings):
-        raise Broken(settings["class_weights"])
+        raise Broken(settings["classes"].weights)
 
     monkeypatch.setattr(training, "make_train_step", step)
     with pytest.raises(Broken) as raised:

@@ -13,7 +13,7 @@ from msl_jax.experiments.opening import open_experiment
 from msl_jax.inference.segmenter import Segmenter
 from msl_jax.labels import UNLABELED
 from msl_jax.methods.deep_supervision import most_frequent, nearest
-from msl_jax.methods.losses import cross_entropy, dice, entropy
+from msl_jax.methods.losses import Classes, cross_entropy, dice, entropy
 from msl_jax.methods.table import METHODS
 from msl_jax.models.dual_branch import DualBranchUNet, at_level
 from msl_jax.models.initial import init_variables
@@ -94,7 +94,7 @@ def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts
             devices=1,
             key=jax.random.key(0),
             parts=parts,
-            class_weights=class_weights,
+            classes=Classes(class_weights),
         )
         return jax.jit(step)(before, batch)
 
@@ -103,7 +103,7 @@ def test_parts_of_a_batch_give_the_same_gradient_and_terms(batch, backend, parts
         logits, _ = without_statistics(
             {"params": before.params}, {"strong": batch["strong"]["image"]}, {"teacher": ("strong",)}, {}
         )
-    expected = cross_entropy(logits["teacher"]["strong"], batch["strong"]["label"], class_weights=class_weights)
+    expected = cross_entropy(logits["teacher"]["strong"], batch["strong"]["label"], classes=Classes(class_weights))
     np.testing.assert_allclose(whole.sums["s"], expected, rtol=1e-5)
     for name, value in whole.sums.items():
         np.testing.assert_allclose(divided.sums[name], value, rtol=2e-5, err_msg=name)
