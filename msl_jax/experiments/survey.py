@@ -142,6 +142,9 @@ def report(experiment: Experiment, findings: Sequence[Finding]) -> str:
         counts = Counter(groups[patient] for patient in patients)
         detail = ", ".join(f"{n} {group}" for group, n in sorted(counts.items()) if group)
         lines.append(f"{role:<11}{len(patients):>4} patients  {detail}".rstrip())
+    for classes, number in Counter(experiment.unannotated.values()).items():
+        structures = ", ".join(trained[c] for c in classes)
+        lines.append(f"{structures}: not annotated in {counted(number, 'patient')}, whose background may be these, too")
     lines += [f"strong: {', '.join(experiment.strong)}", ""]
     for role in ("strong", "weak"):
         for kind in dict.fromkeys(finding.kind for finding in findings if finding.role == role):

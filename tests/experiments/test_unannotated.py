@@ -8,6 +8,7 @@ import pytest
 
 from files import save
 from msl_jax.errors import InputError
+from msl_jax.experiments.survey import report, survey
 from msl_jax.methods.losses import union_label
 from msl_jax.runs.config import claim
 from msl_jax.training.batches import streams
@@ -50,6 +51,7 @@ def test_background_of_their_masks_may_be_what_nobody_annotated(experiment, tmp_
     assert opened.unannotated == {"b": (1,), "d": (1,)} and opened.unions() == ((0, 1),)
     assert {p: opened.background_of(p) for p in "abd"} == {"a": 0, "b": union_label(0), "d": union_label(0)}
     assert not set(ONLY_LV) & {*opened.split["test"], *opened.split["validation"]}
+    assert "RV: not annotated in 2 patients, whose background may be these, too" in report(opened, survey(opened))
     stream = streams(opened, opened.method)["strong"]
     seen = {}
     for position in range(40):
