@@ -43,6 +43,8 @@ class Asked:
         int32 (groups, n, y, x). One group per device.
       key: PRNG key of the step and the set.
       progress: float32 scalar that rises from exp(-5) to 1.
+      others: its other networks, if it has several.
+      trained: the network that is trained.
       noise: standard deviation of the noise to add to images.
       passes: number of forward passes for uncertainty.
       confidence: least probability of a guess.
@@ -52,6 +54,8 @@ class Asked:
     arrays: Targets
     key: jax.Array
     progress: jax.Array
+    others: Sequence[Predict] = ()
+    trained: Predict | None = None
     noise: float = 0.0
     passes: int = 1
     confidence: float = 0.0
@@ -157,9 +161,29 @@ def reliable(asked: Asked) -> Targets:
     return {"proposal": overridden(guess, asked.arrays["weak_label"], classes)}
 
 
+def ensemble(asked: Asked) -> Targets:
+    """AD-MT (Zhao et al., ECCV 2024): guesses of the mean of two networks, as in the published code.
+
+    "proposal" is the most probable class of their mean probabilities. Where their own classes differ, the trained
+    network's class replaces it if that is more probable. It is UNLABELED where its probability is below `confidence`;
+    annotations override it.
+    """
+    (other,), trained, images = asked.others, asked.trained, asked.arrays["image"]
+    assert trained is not None
+    first, second, third = (
+        jax.nn.softmax(network(images, asked.key)["teacher"]) for network in (asked.predict, other, trained)
+    )
+    mean = (first + second) / 2
+    heard = (hard(first) != hard(second)) & (hard(third) != hard(mean)) & (third.max(-1) > mean.max(-1))
+    probability = jnp.where(heard, third.max(-1), mean.max(-1))
+    guess = jnp.where(probability >= asked.confidence, jnp.where(heard, hard(third), hard(mean)), UNLABELED)
+    return {"proposal": overridden(guess, asked.arrays["weak_label"], mean.shape[-1])}
+
+
 AVERAGE = Guide(average, target_names=("target", "certain"))
 CERTAIN_AVERAGE = Guide(certain_average, target_names=("target", "certain"))
 PROPOSALS = Guide(proposals, target_names=("proposal",))
 CLEANED = Guide(cleaned, target_names=("proposal",))
 RELIABLE = Guide(reliable, target_names=("proposal",))
 CONFIDENT = Guide(confident, target_names=("proposal",), version="plain")
+ENSEMBLE = Guide(ensemble, target_names=("proposal",), version="plain")

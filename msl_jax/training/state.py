@@ -26,7 +26,7 @@ class TrainState:
       batch_stats: float32 running means and variances; {} without batch norm.
       opt_state: state of the optax optimizer.
       sums: sums of "loss", every term and "steps" over the steps with an update since the last report; float32 scalars.
-      guide: variables of the guide network; None for a method without a guide.
+      guide: variables of the guide network, or a tuple with those of two; None for a method without a guide.
       average: moving average of the trained variables, parameters and running statistics; None without.
     """
 
@@ -88,7 +88,8 @@ def state_of(
     """The state before the first step of a stage, from given variables; `averaged` for one with a moving average."""
     guide = None
     if method.ema_decay is not None:
-        guide = jax.tree.map(jnp.copy, variables)
+        copies = tuple(jax.tree.map(jnp.copy, variables) for _ in range(method.averages))
+        guide = copies if method.averages > 1 else copies[0]
     elif method.guide:
         guide = previous_network
     return TrainState(

@@ -6,7 +6,7 @@ Augmented, its images are float32 (n, y, x, channels), its label maps int32 (n, 
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from msl_jax.methods.mixing import MIXES
 from msl_jax.methods.table import Method, ramp
 from msl_jax.methods.terms import TERMS
 from msl_jax.system import machine
+from msl_jax.training.averages import guides, moving_average, updated_guide
 from msl_jax.training.state import TrainState
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
@@ -63,9 +64,8 @@ def make_train_step(
 
     def with_targets(guide, state, batch, key):
         """Adds the guide's targets to the sets that it runs on; arrays are (devices, n, ...)."""
-        variables = state.trained() if state.guide is None else state.guide
 
-        def predict(images, key, train=False, branches=("teacher",)):
+        def predict(images, key, train=False, branches=("teacher",), *, variables):
             logits, _ = apply_fn(
                 variables,
                 {"images": images},
@@ -76,11 +76,14 @@ def make_train_step(
             )
             return {branch: logits[branch]["images"] for branch in branches}
 
+        networks = [functools.partial(predict, variables=variables) for variables in guides(state)]
+        trained = functools.partial(predict, variables=state.trained())
         progress = ramp(state.step, max(method.rampup.get(term, 0) for term in method.guided_terms()))
         given = {name: value for name in GIVEN if (value := getattr(method, name)) is not None}
         for number, name in enumerate(guide.sets):
             arrays = {**batch[name], "image": batch[name][guide.version]}
-            targets = guide.targets(Asked(predict, arrays, jax.random.fold_in(key, number), progress, **given))
+            own_key = jax.random.fold_in(key, number)
+            targets = guide.targets(Asked(networks[0], arrays, own_key, progress, networks[1:], trained, **given))
             batch = {**batch, name: {**batch[name], **jax.lax.stop_gradient(targets)}}
         return batch
 
@@ -165,9 +168,9 @@ def make_train_step(
             average=state.average,
         )
         if method.ema_decay is not None:
-            new = dataclasses.replace(new, guide=_moving_average(state.guide, new, method.ema_decay))
+            new = dataclasses.replace(new, guide=updated_guide(state, new, method, key))
         if average:
-            new = dataclasses.replace(new, average=_moving_average(state.average, new, average))
+            new = dataclasses.replace(new, average=moving_average(state.average, new, average))
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         return dataclasses.replace(kept, step=new.step)
@@ -211,12 +214,6 @@ def _by_name(batch: Batch) -> dict[str, dict[str, jax.Array]]:
 def _within(sets_by_branch: Mapping[str, Sequence[str]], sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Branch -> its sets that are in `sets`."""
     return {branch: tuple(name for name in own if name in sets) for branch, own in sets_by_branch.items()}
-
-
-def _moving_average(variables: Any, state: TrainState, ema_decay: float) -> Any:
-    """Averaged variables after a step: the mean of the networks of the first steps, then a moving average."""
-    decay = jnp.minimum(1 - 1 / state.step.astype(jnp.float32), ema_decay)
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, variables, state.trained())
 
 
 def _shares(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, PROPOSALS, RELIABLE, Asked
+from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, ENSEMBLE, PROPOSALS, RELIABLE, Asked
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
@@ -32,9 +32,10 @@ def random_in_training(images, key, train=False):
     return {"teacher": logits * sign if train else logits}
 
 
-@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, RELIABLE, CONFIDENT])
+@pytest.mark.parametrize("guide", [AVERAGE, CERTAIN_AVERAGE, PROPOSALS, CLEANED, RELIABLE, CONFIDENT, ENSEMBLE])
 def test_names_and_shapes_of_targets(guide):
-    targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4))
+    networks = {"others": [two_classes], "trained": two_classes}
+    targets = guide.targets(asked(two_classes, weak_label=NOTHING, noise=0.1, passes=4, **networks))
     assert tuple(targets) == guide.target_names
     for array in targets.values():
         assert array.shape[:4] == IMAGES.shape[:4]

@@ -10,7 +10,7 @@ import pytest
 
 from msl_jax.labels import UNLABELED
 from msl_jax.methods import losses
-from msl_jax.methods.guides import CERTAIN_AVERAGE, CONFIDENT, Asked
+from msl_jax.methods.guides import CERTAIN_AVERAGE, CONFIDENT, ENSEMBLE, Asked
 from msl_jax.methods.mixing import boxes_at, exchange
 from msl_jax.methods.table import METHODS, ramp
 from msl_jax.methods.terms import TERMS
@@ -34,6 +34,7 @@ class Batch:
         self.two_first, self.two_second = logits(2), logits(2)
         self.passes = jnp.stack([logits(2) for _ in range(4)])
         self.guess = jnp.array(random.randint(0, 4, (2, *SPACE)), jnp.int32)
+        self.third = logits()
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,17 @@ def test_confident_guesses(batch):
     guess = CONFIDENT.targets(asked)["proposal"]
     sure = guess[guess != UNLABELED]
     assert (sure.size, sure.sum()) == (10, 18)
+
+
+@pytest.mark.parametrize(("confidence", "number", "total"), [(0.6, 69, 92), (0.95, 6, 8)])
+def test_alternate_diverse_teaching(batch, confidence, number, total):
+    """AD-MT, code/train_post_2d_aut.py and train_utils.py: confident pixels and the sum of their classes.
+
+    The trained network gives 48 of the 69 guesses, and all 6.
+    """
+    first, second, third = (lambda *_, x=x: {"teacher": x[None]} for x in (batch.first, batch.second, batch.third))
+    arrays = {"image": jnp.zeros((1, 2, *SPACE, 1)), "weak_label": jnp.full((1, 2, *SPACE), UNLABELED)}
+    given = Asked(first, arrays, jax.random.key(0), jnp.float32(1), [second], third, confidence=confidence)
+    guess = ENSEMBLE.targets(given)["proposal"]
+    sure = guess[guess != UNLABELED]
+    assert (sure.size, sure.sum()) == (number, total)

@@ -23,6 +23,7 @@ from msl_jax.settings.optimizer import make_schedule
 from msl_jax.system import signals
 from msl_jax.training import loop as training
 from msl_jax.training import recorder
+from msl_jax.training.averages import guides
 from msl_jax.training.batches import batches as original_batches
 from msl_jax.training.batches import streams
 from msl_jax.training.loop import train
@@ -280,11 +281,13 @@ def test_class_weights_reach_the_step(loop, monkeypatch, given, used):
     assert raised.value.args == (used,)
 
 
-def test_a_guide_resumes_bit_for_bit(loop):
-    whole = loop("average", method="ua_mt")
-    resumed = broken_off(loop, 3, "average_resumed", method="ua_mt")
+@pytest.mark.parametrize("method", ["ua_mt", "ad_mt"])
+def test_a_guide_resumes_bit_for_bit(loop, method):
+    whole = loop(f"average_{method}", method=method)
+    resumed = broken_off(loop, 3, f"average_{method}_resumed", method=method)
     assert not unequal(whole.state, resumed.state) and whole.table() == resumed.table()
-    assert unequal(whole.state.guide, whole.state.network()) == paths(whole.state.guide)
+    for guide in guides(whole.state):
+        assert unequal(guide, whole.state.network()) == paths(guide)
 
 
 # What ends a run early
