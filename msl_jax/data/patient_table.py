@@ -18,7 +18,7 @@ Table = dict[str, dict[str, str]]
 
 
 def read_table(path: str, patients: Collection[str]) -> Table:
-    """Reads the CSV of config.data.table; patients that are not in it are not used.
+    """Reads the CSV of config.data.table.
 
     Raises:
       InputError: the file cannot be read, a column, a patient or a value is unknown, or a patient is listed twice.

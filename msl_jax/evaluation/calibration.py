@@ -137,7 +137,7 @@ def table(results: Mapping[str, Any]) -> list[list[str]]:
     """Rows under HEADER: each branch of test.json without and, where it was measured, with its temperature."""
     rows = []
     for branch, summary in results["calibration"].items():
-        for measured in (summary, results.get("calibration_scaled", {}).get(branch)):
+        for measured in (summary, summary.get("scaled")):
             if measured:
                 cells = [_cell(measured.get("temperature", 1.0), 1, 2), _cell(measured["ece"], 100, 2)]
                 cells += [_cell(measured["ece_predicted"], 100, 2), _cell(measured["confidence_where_wrong"], 100, 1)]

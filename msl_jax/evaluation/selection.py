@@ -56,21 +56,21 @@ def select(experiment: Experiment, workdir: epath.Path) -> tuple[Selection, list
     """
     config, patients = experiment.config, experiment.split["validation"]
     segmenter, variables, step = load_network(workdir, config.eval.checkpoint)
-    class_of_value = segmenter.preparation.class_of_value()
+    class_of_value, classes = segmenter.preparation.class_of_value(), len(segmenter.preparation.values)
     entries, structures = experiment.entries(patients), experiment.structures(patients)
     drawn: dict[str, list[temperature.Voxels]] = {branch: [] for branch in segmenter.branches}
 
     def cases() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for number, entry in enumerate(entries):
-            case, classes = experiment.data.case(entry), []
+            case, predicted = experiment.data.case(entry), []
             reference = class_of_value[case.mask]
-            of_slice = temperature.VOXELS / (len(entries) * len(reference))
+            of_slice = temperature.PROBABILITIES / (classes * len(entries) * len(reference))
             for slices, slab in segmenter.slabs(variables, case.image, case.spacing):
-                classes.append(most_probable(slab))
+                predicted.append(most_probable(slab))
                 share, seed = math.ceil(of_slice * (slices.stop - slices.start)), (number, slices.start)
                 for branch, probabilities in slab.items():
                     drawn[branch].append(temperature.draw(probabilities, reference[slices], share, seed))
-            yield reference, joined(classes)
+            yield reference, joined(predicted)
 
     validation = validate(cases(), structures) if structures else {}
     temperatures = {branch: temperature.fit(drawn[branch]) for branch in validation}

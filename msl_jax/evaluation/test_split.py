@@ -102,8 +102,8 @@ def score_test(
 
     Returns:
       The content of test.json (the result of `results`, "protocol" and "mirror" from config.eval, "postprocess" with
-      config.eval.postprocess as "setting" and `largest` as "largest_component", "calibration" with branch ->
-      `calibration.summarise`, and "calibration_scaled" with that at the branch's "temperature"), and a row per case and
+      config.eval.postprocess as "setting" and `largest` as "largest_component", and "calibration" with branch ->
+      `calibration.summarise`, and in it the same as "scaled", at the branch's "temperature"), and a row per case and
       branch.
 
     Raises:
@@ -141,10 +141,9 @@ def score_test(
     summary["calibration"] = {
         branch: calibration.summarise(calibration.total(slab_sums)) for branch, slab_sums in sums.items()
     }
-    summary["calibration_scaled"] = {
-        branch: {"temperature": temperatures[branch], **calibration.summarise(calibration.total(slab_sums))}
-        for branch, slab_sums in scaled_sums.items()
-    }
+    for branch, slab_sums in scaled_sums.items():
+        scaled_summary = calibration.summarise(calibration.total(slab_sums))
+        summary["calibration"][branch]["scaled"] = {"temperature": temperatures[branch], **scaled_summary}
     return summary, rows
 
 

@@ -24,8 +24,8 @@ def assign_roles(
 ) -> tuple[splits.Split, list[str]]:
     """Split and strong patients, from the config's lists, the table or the data set, else at random.
 
-    Random draws use only patients with full masks; patients assigned by name may have partial masks. Patients with
-    unannotated structures are never drawn for validation or test.
+    Random draws use only patients with full masks of all structures; patients assigned by name may have partial masks.
+    Patients with unannotated structures are never drawn for validation or test, nor are they held out by a fold.
 
     Raises:
       InputError: patients are assigned twice, are unknown, or are too few.
@@ -33,9 +33,11 @@ def assign_roles(
     groups = {**data.groups(), **{patient: row["group"] for patient, row in table.items() if "group" in row}}
     given_roles = _given_roles(config, data, table)
     split = _split(config, data, groups, given_roles, unannotated)
-    strong = _strong(config, method, data, {patient: groups[patient] for patient in split["train"]}, given_roles)
+    train = {patient: groups[patient] for patient in split["train"]}
+    strong = _strong(config, method, data, train, given_roles, unannotated)
     if config.data.fold:
-        split = splits.fold(split, strong, groups, config.data.fold, config.data.split_seed)
+        whole = [patient for patient in strong if patient not in unannotated]
+        split = splits.fold(split, whole, groups, config.data.fold, config.data.split_seed)
         strong = [patient for patient in strong if patient in split["train"]]
     return split, strong
 
@@ -105,10 +107,16 @@ def _split(
 
 
 def _strong(
-    config: ConfigDict, method: Method, data: builder.Dataset, train: Mapping[str, str], given_roles: Mapping[str, str]
+    config: ConfigDict,
+    method: Method,
+    data: builder.Dataset,
+    train: Mapping[str, str],
+    given_roles: Mapping[str, str],
+    unannotated: Collection[str],
 ) -> list[str]:
     """The strong patients of `train`, a map from patient to group."""
     listed = [patient for patient in train if given_roles.get(patient) == "strong"]
     requested = "all" if method.all_strong else listed or config.data.strong
     masked = data.masked(full=isinstance(requested, int | str))  # patients listed by name may have partial masks
-    return splits.draw_strong(train, [patient for patient in train if patient in masked], requested, config.seed)
+    drawn_from = [p for p in train if p in masked and not (isinstance(requested, int) and p in unannotated)]
+    return splits.draw_strong(train, drawn_from, requested, config.seed)

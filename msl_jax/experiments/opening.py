@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from msl_jax.data import builder
+from msl_jax.data import builder, splits
 from msl_jax.data.case import shared_unit
 from msl_jax.data.patient_table import read_table
 from msl_jax.data.weak_labels import DRAWN
@@ -46,6 +46,8 @@ def open_experiment(config: ConfigDict, machine: Machine | None = None) -> Exper
     _check_structures(filled, {"": data.entries} if data.masked(full=False) else {})
     unannotated = unannotated_classes(filled, data, table)
     split, strong = assign_roles(config, method, data, table, unannotated)
+    _check_unannotated(filled, split, unannotated)
+    unannotated = {patient: classes for patient, classes in unannotated.items() if patient in split["train"]}
     recipes = {patient: row["weak"] for patient, row in table.items() if row.get("weak")}
     experiment = Experiment(filled, data, split, strong, recipes, method, settled, unannotated)
     _check_masks(experiment)
@@ -66,18 +68,32 @@ def _check_masks(experiment: Experiment) -> None:
             if patient not in masked
         ]
         + [
-            f"{patient}: is a {role} patient, but nobody annotated all structures in its mask; give it the role train."
-            for role in ("validation", "test")
-            for patient in experiment.split[role]
-            if patient in experiment.unannotated
-        ]
-        + [
             f"{patient}: has no mask, which config.data.weak={recipe} needs; give config.data.weak={DRAWN} for drawn "
             "annotations."
             for patient, recipe in recipes.items()
             if recipe not in (DRAWN, "none") and patient not in masked
         ]
     )
+
+
+def _check_unannotated(config: ConfigDict, split: splits.Split, unannotated: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InputError if cases with unannotated structures would be scored, or no label values are left for them."""
+    names = list(config.data.classes)
+    raise_all(
+        [
+            f"{patient}: is a {role} patient, but {config.data.table} says that nobody annotated "
+            f"{', '.join(names[c - 1] for c in unannotated[patient])} in it; give it the role train."
+            for role in ("validation", "test")
+            for patient in split[role]
+            if patient in unannotated
+        ]
+    )
+    sets = len({unannotated[patient] for patient in split["train"] if patient in unannotated})
+    if 1 + len(names) + sets > UNLABELED:
+        raise InputError(
+            f"{config.data.table}: has {sets} different lists of classes, but with {len(names)} structures there may "
+            f"be {UNLABELED - 1 - len(names)}; make some lists equal."
+        )
 
 
 def _check_test_and_validation(experiment: Experiment) -> None:

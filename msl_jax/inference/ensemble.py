@@ -80,15 +80,14 @@ class Ensemble:
         """Reads the networks that are not loaded yet.
 
         Raises:
-          InputError: a run has no readable checkpoint, did not train the branch, or has no temperature for it although
-            it shall be calibrated.
+          InputError: a run has no readable checkpoint, did not train the branch, or has no temperature to calibrate it.
         """
         for index, name in enumerate(self.branches(branch)):
             self._network(index, (name,))
             if calibrated and name not in self.selections[index].temperature:
                 raise InputError(
-                    f"{self.workdirs[index]}: has no temperature, which needs validation cases and a run of this "
-                    "version; do not ask for calibrated probabilities."
+                    f"{self.workdirs[index]}: has no temperature of the {name}; with validation cases, rerun the "
+                    "training command, which fits it without training; else do not ask for calibrated probabilities."
                 )
 
     def turns(self, directions: np.ndarray | None) -> list[Turn]:

@@ -55,6 +55,7 @@ def describe(config: ConfigDict, branches: tuple[str, ...], step: int, selected:
         "branches": branches,
         "branch": selected.branch,
         "largest_component": selected.largest_component,
+        "temperature": selected.temperature,
         "classes": {"background": 0, **data["classes"]},
         "channels": data["channels"],
         "preprocessing": {

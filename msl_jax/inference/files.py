@@ -53,12 +53,14 @@ def predict(
       The paths of the written label maps.
 
     Raises:
-      InputError: there is nothing to segment, an output exists or has an invalid name, or the runs have different
-        structures or kinds of images. Files that are no images or have other channels are listed after all others are
-        written.
+      InputError: calibration has no effect, there is nothing to segment, an output exists or has an invalid name, or
+        the runs have different structures or kinds of images. Files that are no images or have other channels are
+        listed after all others are written.
     """
     ensemble = Ensemble(workdirs)
     config = ensemble.configs[0]
+    if calibrated and not save_probabilities and len(ensemble.workdirs) == 1:
+        raise InputError("calibrated: has no effect on the label maps of a single run; also save probabilities.")
     ensemble.load(branch, calibrated)
     check_output(output)
     targets = _targets(source, output, READERS[config.data.layout].images)

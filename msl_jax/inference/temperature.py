@@ -14,8 +14,8 @@ from scipy import optimize
 
 from msl_jax.labels import UNLABELED
 
-VOXELS = 1_000_000
-"""Voxels of all validation cases together that a temperature is fitted on."""
+PROBABILITIES = 4_000_000
+"""Numbers of all validation cases together that a temperature is fitted on: voxels times classes."""
 RANGE = (0.1, 10.0)
 """Least and greatest temperature; if every voxel is right, the least one fits best."""
 

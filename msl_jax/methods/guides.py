@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from msl_jax.labels import UNLABELED
 from msl_jax.methods.components import largest_components
+from msl_jax.methods.losses import union_label
 from msl_jax.models.dual_branch import BRANCHES
 
 Targets = Mapping[str, jax.Array]
@@ -45,6 +46,7 @@ class Asked:
       progress: float32 scalar that rises from exp(-5) to 1.
       others: its other networks, if it has several.
       trained: the network that is trained.
+      unions: the sets of classes that a weak label may stand for, as in losses.Classes.
       noise: standard deviation of the noise to add to images.
       passes: number of forward passes for uncertainty.
       confidence: least probability of a guess.
@@ -56,6 +58,7 @@ class Asked:
     progress: jax.Array
     others: Sequence[Predict] = ()
     trained: Predict | None = None
+    unions: Sequence[Sequence[int]] = ()
     noise: float = 0.0
     passes: int = 1
     confidence: float = 0.0
@@ -117,9 +120,13 @@ def hard(logits: jax.Array) -> jax.Array:
     return logits.argmax(-1).astype(jnp.int32)
 
 
-def overridden(guess: jax.Array, weak_label: jax.Array, classes: int) -> jax.Array:
-    """The guess, with the annotation in its place where it is one of the classes."""
-    return jnp.where(weak_label < classes, weak_label, guess)
+def overridden(guess: jax.Array, asked: Asked) -> jax.Array:
+    """The guess, with the annotation in its place where there is one; of a union's classes, the guess selects one."""
+    weak_label = asked.arrays["weak_label"]
+    result = jnp.where(weak_label == UNLABELED, guess, weak_label)
+    for k, union in enumerate(asked.unions):
+        result = jnp.where((weak_label == union_label(k)) & jnp.isin(guess, jnp.array(union)), guess, result)
+    return result
 
 
 def proposals(asked: Asked) -> Targets:
@@ -131,7 +138,7 @@ def cleaned(asked: Asked) -> Targets:
     """BCP (Bai et al., CVPR 2023): the largest component of each structure of "proposal"; annotations override it."""
     logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
     guess = jax.vmap(lambda labels: largest_components(labels, logits.shape[-1]))(hard(logits))
-    return {"proposal": overridden(guess, asked.arrays["weak_label"], logits.shape[-1])}
+    return {"proposal": overridden(guess, asked)}
 
 
 def confident(asked: Asked) -> Targets:
@@ -142,7 +149,7 @@ def confident(asked: Asked) -> Targets:
     logits = asked.predict(asked.arrays["image"], asked.key)["teacher"]
     sure = jax.nn.softmax(logits).max(-1) >= asked.confidence
     guess = jnp.where(sure, hard(logits), UNLABELED)
-    return {"proposal": overridden(guess, asked.arrays["weak_label"], logits.shape[-1])}
+    return {"proposal": overridden(guess, asked)}
 
 
 def reliable(asked: Asked) -> Targets:
@@ -158,7 +165,7 @@ def reliable(asked: Asked) -> Targets:
     guess = jnp.where(certain, hard(mean), classes)  # the uncertain pixels are one class more
     kept = jax.vmap(lambda labels: largest_components(labels, classes + 1))(guess)
     guess = jnp.where(certain & (kept == guess), guess, UNLABELED)
-    return {"proposal": overridden(guess, asked.arrays["weak_label"], classes)}
+    return {"proposal": overridden(guess, asked)}
 
 
 def ensemble(asked: Asked) -> Targets:
@@ -177,7 +184,7 @@ def ensemble(asked: Asked) -> Targets:
     heard = (hard(first) != hard(second)) & (hard(third) != hard(mean)) & (third.max(-1) > mean.max(-1))
     probability = jnp.where(heard, third.max(-1), mean.max(-1))
     guess = jnp.where(probability >= asked.confidence, jnp.where(heard, hard(third), hard(mean)), UNLABELED)
-    return {"proposal": overridden(guess, asked.arrays["weak_label"], mean.shape[-1])}
+    return {"proposal": overridden(guess, asked)}
 
 
 AVERAGE = Guide(average, target_names=("target", "certain"))

@@ -67,12 +67,13 @@ def resolve(settings: Mapping[str, Any], dropout: float | None, steps: float) ->
 
 
 def _stage_before(row: Method, settings: Mapping[str, Any], dropout: float | None) -> Method:
-    """The stage before, with the settings that are not about single terms: weak labels' and Dice's."""
+    """The stage before, with the settings that are not about single terms: of weak labels, Dice and batch norm."""
     weights = _with_dice(dict(row.terms) | _weak_weights(row.terms, settings["weak_weight"]), settings["dice"])
     return dataclasses.replace(
         row,
         terms=weights,
         dice_sums=settings.get("dice_sums") or row.dice_sums,
+        batch_norm=settings.get("batch_norm") or row.batch_norm,
         dropout=row.dropout if dropout is None else dropout,
     )
 

@@ -33,6 +33,7 @@ class Selection:
       largest_component: branch -> names of the structures of which only the largest component is kept.
       temperature: branch -> temperature at which its probabilities are calibrated (inference/temperature.py); empty
         without validation cases, and in runs of older versions.
+      mirror: config.eval.mirror when it was decided; with another one, there is no temperature.
     """
 
     checkpoint: str
@@ -42,6 +43,7 @@ class Selection:
     validation_dice: Mapping[str, float]
     largest_component: Mapping[str, tuple[str, ...]]
     temperature: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mirror: bool = False
 
     def __str__(self) -> str:
         """The branch and the reason for it."""
@@ -63,6 +65,7 @@ def undecided(config: ConfigDict, step: int | None = None) -> Selection:
         branch=branches[-1],
         validation_dice={},
         largest_component=dict.fromkeys(branches, structures),
+        mirror=config.eval.mirror,
     )
 
 
@@ -92,8 +95,11 @@ def read(workdir: epath.PathLike, config: ConfigDict) -> Selection:
             f"{path}: is damaged; rerun the training command, which writes it again, or remove it to predict with the "
             f"{undecided(config).branch}."
         ) from error
-    settings = (selection.checkpoint, selection.postprocess)
-    return selection if settings == (config.eval.checkpoint, config.eval.postprocess) else undecided(config)
+    if (selection.checkpoint, selection.postprocess) != (config.eval.checkpoint, config.eval.postprocess):
+        return undecided(config)
+    if selection.mirror != config.eval.mirror:
+        return dataclasses.replace(selection, temperature={}, mirror=config.eval.mirror)
+    return selection
 
 
 def _parsed(content: Any, config: ConfigDict) -> Selection:

@@ -111,7 +111,7 @@ def filled_in(
     filled["data"] |= {"channels": channels, "contents": contents, "units": units}
     filled["data"]["directions"] = None if directions is None else directions.tolist()
     filled["method"] |= {
-        "weak_weight": None,  # now part of the terms' weights, as is "dice"
+        "weak_weight": _weak_weight_before(config, method),  # part of the terms' weights otherwise, as is "dice"
         "dice": None,
         "terms": {term: method.terms.get(term, 0.0) for term in TERMS},
         "rampup": {term: method.rampup.get(term, 0) for term in TERMS},
@@ -121,6 +121,12 @@ def filled_in(
     }
     filled["model"]["dropout"] = method.dropout
     return in_order(filled)
+
+
+def _weak_weight_before(config: ConfigDict, method: Method) -> float | None:
+    """config.method.weak_weight if a stage before the last one has weak labels, which `terms` does not show."""
+    before = (term for stage in method.stages()[:-1] for term in stage.terms)
+    return config.method.weak_weight if any(TERMS[term].label_map == "weak_label" for term in before) else None
 
 
 def in_order(tree: Mapping[str, Any]) -> ConfigDict:

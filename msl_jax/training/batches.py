@@ -1,13 +1,14 @@
 """The batches of a stage, sharded over the devices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import os
 
 import jax
 from jax.sharding import NamedSharding
 
 from msl_jax.data import pipeline
-from msl_jax.data.ready import make_ready
+from msl_jax.data.ready import ReadyCase, make_ready
+from msl_jax.errors import raise_all
 from msl_jax.experiments.cache import writing
 from msl_jax.experiments.experiment import Experiment
 from msl_jax.methods.table import Method
@@ -20,7 +21,7 @@ def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream
     """The stream of patches of each set; prepares cases that are not ready yet.
 
     Raises:
-      InputError: the cache is not writable.
+      InputError: the cache is not writable, or labels have structures that the table says nobody annotated.
     """
     config, preparation, annotator = experiment.config, preparation_of(experiment.config), experiment.annotator()
     with writing(os.fspath(experiment.data.ready)):
@@ -28,6 +29,8 @@ def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream
             name: make_ready(experiment.data, entries, preparation, annotator)
             for name, entries in experiment.training_sets(method).items()
         }
+    for cases in ready.values():
+        _check_classes(experiment, cases)
     source = source_size(preparation.size, config.data.augment.to_dict())
     return {
         name: pipeline.Stream(
@@ -41,6 +44,21 @@ def streams(experiment: Experiment, method: Method) -> dict[str, pipeline.Stream
         )
         for name, cases in ready.items()
     }
+
+
+def _check_classes(experiment: Experiment, cases: Sequence[ReadyCase]) -> None:
+    """Raises InputError if a case has a labelled pixel of a structure that nobody annotated in its patient."""
+    names = list(experiment.config.data.classes)
+    problems = []
+    for case in cases:
+        missing = experiment.unannotated.get(case.entry.patient, ())
+        present = [names[c - 1] for c in missing if any(of_map[:, c].any() for of_map in case.classes.values())]
+        if present:
+            problems.append(
+                f"{case.entry.name}: has labels of {', '.join(present)}, which {experiment.config.data.table} leaves "
+                "out of the patient's classes; add them there, or remove the labels."
+            )
+    raise_all(problems)
 
 
 def batches(

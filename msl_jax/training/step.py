@@ -83,7 +83,8 @@ def make_train_step(
         for number, name in enumerate(guide.sets):
             arrays = {**batch[name], "image": batch[name][guide.version]}
             own_key = jax.random.fold_in(key, number)
-            targets = guide.targets(Asked(networks[0], arrays, own_key, progress, networks[1:], trained, **given))
+            asked = Asked(networks[0], arrays, own_key, progress, networks[1:], trained, classes.unions, **given)
+            targets = guide.targets(asked)
             batch = {**batch, name: {**batch[name], **jax.lax.stop_gradient(targets)}}
         return batch
 
@@ -140,7 +141,8 @@ def make_train_step(
             batch = with_targets(method.guide, state, batch, guide_key)
         views = {name: {**batch[v.of], "image": batch[v.of][v.version]} for name, v in method.views().items()}
         mixed = MIXES[method.mix].function({**batch, **views}, mix_key)
-        divided = into_parts({name: with_levels(arrays, levels) for name, arrays in mixed.items()}, parts)
+        leveled = {name: with_levels(arrays, levels, len(classes.unions)) for name, arrays in mixed.items()}
+        divided = into_parts(leveled, parts)
         shares = {term: _shares(divided, method, term, parts, classes, levels) for term in method.terms}
         weights = {term: weight * ramp(state.step, method.rampup.get(term, 0)) for term, weight in method.terms.items()}
 

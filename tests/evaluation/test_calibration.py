@@ -137,9 +137,8 @@ def test_without_structure_there_is_no_mean():
 
 def test_a_branch_has_a_second_row_at_its_temperature():
     found = summary((5, 0, 0.75, 0))
-    results = {"calibration": {"teacher": found, "student": found}}
-    results["calibration_scaled"] = {"student": {"temperature": 1.5, **found, "ece": 0.125}}
-    rows = [row[:3] for row in calibration.table(results)]
+    student = found | {"scaled": {"temperature": 1.5, **found, "ece": 0.125}}
+    rows = [row[:3] for row in calibration.table({"calibration": {"teacher": found, "student": student}})]
     assert rows == [["teacher", "1.00", "25.00"], ["student", "1.00", "25.00"], ["student", "1.50", "12.50"]]
 
 

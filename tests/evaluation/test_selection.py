@@ -194,6 +194,16 @@ def test_no_validation_patient_is_no_error(run, opened):
     assert chosen == selections.undecided(experiment.config, 1) and not remarks
 
 
+def test_calibration_is_also_measured_at_the_temperature(run, opened):
+    """A temperature above 1 makes a branch less certain; the other has none."""
+    experiment = opened("method=kl_ent")
+    segmenter, variables, _ = load_network(run)
+    summary, _ = score_test(experiment, segmenter, variables, temperatures={"student": 2.0})
+    before, after = summary["calibration"]["student"], summary["calibration"]["student"]["scaled"]
+    assert after["temperature"] == 2.0 and "scaled" not in summary["calibration"]["teacher"]
+    assert all(after["entropy"][key] > before["entropy"][key] for key in ("foreground", "background"))
+
+
 def test_test_results_are_of_the_selected_components(run, tiny_config, monkeypatch):
     """With all components, with the largest ones of both branches, and of the student alone."""
     monkeypatch.setattr(Segmenter, "slabs", speckled_slabs)
@@ -211,7 +221,7 @@ def test_test_results_are_of_the_selected_components(run, tiny_config, monkeypat
     assert summary == json.loads((run / "results" / "test.json").read_text())
     assert summary["branches"]["teacher"] == plain["branches"]["teacher"]
     assert summary["branches"]["student"] == largest["branches"]["student"]
-    assert summary["calibration"] == plain["calibration"] and plain["calibration_scaled"] == {}
-    before = summary["calibration"]["student"]  # of certain voxels, which no temperature changes
-    assert summary["calibration_scaled"] == {"student": {"temperature": 2.0, **before}}
+    assert summary["calibration"]["teacher"] == plain["calibration"]["teacher"]
+    assert summary["calibration"]["student"].pop("scaled")["temperature"] == 2.0
+    assert summary["calibration"]["student"] == plain["calibration"]["student"]
     assert summary["postprocess"] == {"setting": "auto", "largest_component": {"teacher": [], "student": ["LV"]}}

@@ -105,6 +105,8 @@ def test_calibrated_probabilities_are_those_of_each_run_at_its_temperature(selec
         written[calibrated] = [nib.load(folder / name).get_fdata() for name in ("a.nii.gz", "a_prob.nii.gz")]
     np.testing.assert_array_equal(written[True][0], written[False][0])
     np.testing.assert_allclose(written[True][1], scaled(written[False][1].astype(np.float32), 2.0), atol=1e-6)
-    with pytest.raises(InputError, match=r"a: has no temperature, which needs .*; do not ask for calibrated"):
-        predict(runs[:1], path, tmp_path / "out", branch="student", calibrated=True)
+    with pytest.raises(InputError, match=r"a: has no temperature of the student; .* do not ask for calibrated"):
+        predict(runs[:1], path, tmp_path / "out", branch="student", save_probabilities=True, calibrated=True)
+    with pytest.raises(InputError, match=r"calibrated: has no effect on the label maps of a single run; "):
+        predict(runs[:1], path, tmp_path / "out", calibrated=True)
     assert not (tmp_path / "out").exists()

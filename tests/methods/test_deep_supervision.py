@@ -55,3 +55,11 @@ def test_levels_are_added_to_label_maps_only():
     assert levels.keys() - arrays.keys() == {"weak_label 1/2", "weak_label 1/4"}
     assert of_level(levels, 2)["weak_label"].shape == (1, 1, 1) and of_level(levels, 2).keys() == {"weak_label"}
     assert with_levels(arrays, 1).keys() == arrays.keys()
+
+
+def test_a_union_comes_before_structures_in_a_tie_and_counts_as_one_label():
+    """254 stands for background or a structure; without unions it is a structure like any other."""
+    tie, more = jnp.array([[2, 2], [254, 254]]), jnp.array([[2, 2], [2, 254]])
+    assert most_frequent(tie, 2, unions=1).tolist() == [[254]] and most_frequent(tie, 2).tolist() == [[2]]
+    assert most_frequent(more, 2, unions=1).tolist() == [[2]]
+    assert most_frequent(jnp.array([[255, 255], [255, 254]]), 2, unions=1).tolist() == [[254]]

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from msl_jax.labels import UNLABELED
-from msl_jax.methods.guides import AVERAGE, CERTAIN_AVERAGE, CLEANED, CONFIDENT, ENSEMBLE, PROPOSALS, RELIABLE, Asked
+from msl_jax.methods.guides import (
+    AVERAGE,
+    CERTAIN_AVERAGE,
+    CLEANED,
+    CONFIDENT,
+    ENSEMBLE,
+    PROPOSALS,
+    RELIABLE,
+    Asked,
+    overridden,
+)
 
 IMAGES = jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 2, 2, 1)
 """Two groups of three images."""
@@ -123,3 +133,11 @@ def test_reliable_guesses_are_certain_in_the_mean_of_both_branches_and_in_the_la
     u = UNLABELED
     assert proposal.dtype == jnp.int32
     assert proposal[0, 0].tolist() == [[1, 1, 1, u], [u, 0, 0, u], [1, 0, 0, u]]
+
+
+def test_of_a_unions_classes_the_guess_selects_one():
+    """254 is background or 1: a guess of 2 and no guess leave it, 0 and 1 replace it. 253 is any class."""
+    guess = jnp.array([[[[0, 1, 2, UNLABELED, 2, 1, 0]]]], jnp.int32)
+    weak_label = jnp.array([[[[254, 254, 254, 254, 253, 2, UNLABELED]]]], jnp.int32)
+    given = Asked(two_classes, {"weak_label": weak_label}, KEY, jnp.float32(1), unions=((0, 1), (0, 1, 2)))
+    assert overridden(guess, given)[0, 0, 0].tolist() == [0, 1, 254, 254, 2, 2, 0]

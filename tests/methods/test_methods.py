@@ -118,7 +118,10 @@ def test_stages():
         assert METHODS[name].stages() == (METHODS[name],)
 
 
-def test_settings_of_labels_and_dice_apply_to_the_stage_before():
+def test_settings_of_labels_dice_and_batch_norm_apply_to_the_stage_before():
+    first, second = resolved("dmsps", weak_weight=0.25, batch_norm="together").stages()
+    assert (first.terms["w"], first.terms["teacher_w"], first.terms["s"]) == (0.25, 0.25, 1.0)
+    assert first.batch_norm == second.batch_norm == "together"
     before = resolved("proposals", dice=0.5, dice_sums="images").previous
     assert before.terms == {"s": 1.0, "dice": 0.5} and before.dice_sums == "images"
     assert resolved("bcp", dice=0.5).previous == METHODS["copy_paste"]  # which has a Dice term

@@ -50,6 +50,11 @@ def test_a_file_of_an_older_version_has_no_temperature(written, config, tmp_path
     assert selection.read(tmp_path, config) == dataclasses.replace(written, temperature={})
 
 
+def test_temperatures_do_not_apply_to_the_mean_of_mirrored_copies(written, config, tmp_path):
+    config.eval.mirror = True
+    assert selection.read(tmp_path, config) == dataclasses.replace(written, temperature={}, mirror=True)
+
+
 @pytest.mark.parametrize(("key", "value"), [("checkpoint", "best"), ("postprocess", "none")])
 def test_a_decision_for_other_settings_does_not_apply(written, config, tmp_path, key, value):
     config.eval[key] = value
