@@ -299,3 +299,19 @@ def test_volumes_of_other_sizes_do_not_compile_more(tiny_config, compiled):
     for other in (volume[:1], volume[:6, :33], volume[:, :, :20]):
         segmenter.probabilities(variables, other, (8, 1.4, 1.4))
     assert not compiled
+
+
+@pytest.mark.parametrize(("name", "expected"), [("dmpls", {"student": 0.5}), ("kl", {})])
+def test_the_network_in_training_is_given_the_methods_dropout_of_features(batch, name, expected):
+    given = []
+
+    def network(*args, feature_dropout, **kwargs):
+        given.append(feature_dropout)
+        return without_statistics(*args, **kwargs)
+
+    method, optimizer = METHODS[name], optax.sgd(1.0)
+    step = make_train_step(apply_fn=network, optimizer=optimizer, method=method, devices=1, key=jax.random.key(0))
+    before = start({"teacher": jnp.float32(0.3), "student": jnp.float32(-0.2)}, {}, optimizer, method)
+    with jax.numpy_rank_promotion("allow"):
+        jax.eval_shape(step, before, batch)
+    assert given == [expected] * 2
