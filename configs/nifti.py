@@ -43,7 +43,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # msl_jax.sweep --folds=4, which trains all four and tests every strong mask once.
     config.data.fold = ""
     # Or assign roles in a CSV with the columns patient and role: strong, weak, validation, test, train (strong ones are
-    # drawn from these), or empty (unused). Optional columns: group (draws are stratified by it) and weak (see below).
+    # drawn from these), or empty (unused). Optional columns: group (draws are stratified by it), weak (see below), and
+    # classes, the structures annotated in a patient (LV+MYO; empty for all).
     config.data.table = ""
 
     # Weak labels: "drawn" uses a case's annotation, else its mask, else nothing. The other recipes simulate weak labels
