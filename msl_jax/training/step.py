@@ -170,7 +170,8 @@ def make_train_step(
             average=state.average,
         )
         if method.ema_decay is not None:
-            new = dataclasses.replace(new, guide=updated_guide(state, new, method, key))
+            turns_key = jax.random.split(key)[1]  # not that of any step
+            new = dataclasses.replace(new, guide=updated_guide(state, new, method, turns_key))
         if average:
             new = dataclasses.replace(new, average=moving_average(state.average, new, average))
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(optax.tree.norm(gradient))
