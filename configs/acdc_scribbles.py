@@ -1,11 +1,11 @@
 """ACDC with the experts' scribbles: 3 full masks, all structures, sized for 2 CPU cores.
 
 Source: masks by Bernard et al. (IEEE TMI 2018), scribbles by Valvano et al. (IEEE TMI 2021).
-Cost: on one busy CPU core 19 minutes for upper_bound and 46 for kl_ent, including evaluation; on two idle ones
-  msl_jax.prepare says 22 for kl_ent, without validation.
-Result: Dice of RV, MYO and LV in percent, 15 test patients, seed 0: kl_ent student 84.0, 82.8, 88.2 (mean 85.0),
-  teacher 73.9, 80.2, 87.0; kl student 83.6, 82.9, 87.0; single 85.4, 83.3, 92.0 (mean 86.9); lower_bound 53.3, 71.7,
-  79.6; upper_bound 85.6, 84.5, 91.8 (mean 87.3). Other seeds are not measured.
+Cost: on one busy CPU core 26 minutes for upper_bound (16 images a step) and 46 for kl_ent, including evaluation; on two
+  idle ones msl_jax.prepare says 22 for kl_ent, without validation.
+Result: Dice of RV, MYO and LV in percent, 15 test patients, means of seeds 0 and 1: kl_ent student 84.8, 82.7, 89.9
+  (mean 85.8), teacher 76.8, 80.3, 89.2; kl student 84.0, 82.6, 89.2 (85.3); single 85.4, 83.0, 91.8 (86.7);
+  lower_bound 45.9, 69.7, 80.6 (65.4); upper_bound, seeds 0, 1 and 2, 87.3, 85.0, 92.3 (88.2).
 Command: python -m msl_jax.main --config=configs/acdc_scribbles.py --config.data.source=ACDC --workdir=RUN
 """
 
