@@ -2,7 +2,7 @@
 
 With a temperature T, the probabilities p of a voxel become p_c^(1/T) / sum_k p_k^(1/T), which is softmax(logits / T) of
 p = softmax(logits). Above 1 it makes a branch less certain, below 1 more. The most probable class stays. It is applied
-on the volume's own grid, after windows, mirrored copies and slices are merged, where there are no logits.
+on the volume's own grid, after windows are merged and slices resized, where there are no logits.
 """
 
 from collections.abc import Iterable
